@@ -1,0 +1,578 @@
+//! `contract.toml`: all that must be known to feed a network and to read its answer.
+//!
+//! Nothing is guessed from a file name: input layout, colour order, normalisation, resize policy, output
+//! kind, classes, palette, and one file for each backend with its sha256. docs/contract.md describes every key.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::infer::InputSize;
+
+/// The `format` this version reads and writes.
+pub const FORMAT: u32 = 1;
+
+/// Largest input side in pixels that a contract may ask for.
+pub const MAX_SIDE: usize = 4096;
+
+/// A model's contract.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contract {
+    /// Version of the format: 1.
+    pub format: u32,
+    /// Short name, as in `--model NAME`: letters, digits, `-`, `_`, `.`.
+    pub name: String,
+    /// One line for people.
+    #[serde(default)]
+    pub description: String,
+    /// SPDX identifier or a sentence.
+    #[serde(default)]
+    pub license: String,
+    /// What the network takes.
+    pub input: Input,
+    /// What the network gives.
+    pub output: OutputContract,
+    /// Classes in label order; label `i` is `classes[i]`.
+    pub classes: Vec<Class>,
+    /// The network's files; a backend takes the first that lists it.
+    pub files: Vec<ModelFile>,
+    /// How it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<Training>,
+    /// What it scored, each with its protocol.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scores: Vec<Score>,
+}
+
+/// Order of a tensor's dimensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// `[1, C, H, W]`
+    Nchw,
+    /// `[1, H, W, C]`
+    Nhwc,
+}
+
+/// Type of the input's elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InputType {
+    /// 32-bit float, normalised.
+    F32,
+    /// Bytes 0..255, not normalised.
+    U8,
+}
+
+/// Order of the colour channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ColorOrder {
+    /// Red first.
+    Rgb,
+    /// Blue first.
+    Bgr,
+}
+
+/// How the picture is brought to the network's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resize {
+    /// Aspect kept: the longer side becomes the larger of `width` and `height`, and each side is rounded to
+    /// the nearest valid one; the picture fills the input.
+    Fit,
+    /// To exactly `width` x `height`.
+    Stretch,
+    /// Aspect kept inside `width` x `height`, the rest filled with `pad`.
+    Letterbox,
+}
+
+/// What the network takes: one picture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// Order of dimensions.
+    pub layout: Layout,
+    /// Type of elements.
+    pub dtype: InputType,
+    /// Order of colours.
+    pub color: ColorOrder,
+    /// Subtracted from each channel, on the 0..255 scale, in `color` order.
+    #[serde(default = "zeros")]
+    pub mean: [f32; 3],
+    /// Each channel is divided by it afterwards.
+    #[serde(default = "ones")]
+    pub std: [f32; 3],
+    /// How the picture is brought to the input's size.
+    pub resize: Resize,
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Valid sides are `k * multiple + offset`.
+    #[serde(default = "one")]
+    pub multiple: usize,
+    /// See `multiple`.
+    #[serde(default)]
+    pub offset: usize,
+    /// Fill of a letterbox, one value for all channels, 0..255.
+    #[serde(default)]
+    pub pad: u8,
+}
+
+fn zeros() -> [f32; 3] {
+    [0.0; 3]
+}
+
+fn ones() -> [f32; 3] {
+    [1.0; 3]
+}
+
+fn one() -> usize {
+    1
+}
+
+/// What the output holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputKind {
+    /// A score for each class in each cell; the largest wins.
+    Logits,
+    /// The winning class's index in each cell.
+    Labels,
+}
+
+/// Type of the output's elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputType {
+    /// 32-bit float.
+    F32,
+    /// 64-bit integer (labels).
+    I64,
+    /// 32-bit integer (labels).
+    I32,
+    /// Bytes (labels).
+    U8,
+}
+
+/// Where the cells of an output that is smaller than the input lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grid {
+    /// Cell `i` is centred at `(i + 0.5) * input / output - 0.5` (`align_corners = false`).
+    HalfPixel,
+    /// The first and last cells are centred on the first and last pixels (`align_corners = true`).
+    AlignCorners,
+}
+
+/// What the network gives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputContract {
+    /// Logits or labels.
+    pub kind: OutputKind,
+    /// Order of dimensions. Labels have none for classes: `[1, H, W]`, or 1 in its place.
+    #[serde(default = "nchw")]
+    pub layout: Layout,
+    /// Type of elements.
+    #[serde(default = "f32_type")]
+    pub dtype: OutputType,
+    /// Where the cells lie.
+    #[serde(default = "half_pixel")]
+    pub grid: Grid,
+    /// The output's name, for networks with several; the only output otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+fn nchw() -> Layout {
+    Layout::Nchw
+}
+
+fn f32_type() -> OutputType {
+    OutputType::F32
+}
+
+fn half_pixel() -> Grid {
+    Grid::HalfPixel
+}
+
+/// One class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Class {
+    /// Name as in `--classes`.
+    pub name: String,
+    /// RGB colour of the overlay.
+    pub color: [u8; 3],
+    /// Not drawn unless asked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub background: bool,
+}
+
+/// Precision of a file's arithmetic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit float.
+    Fp32,
+    /// 16-bit float.
+    Fp16,
+    /// 8-bit integer.
+    Int8,
+}
+
+impl Precision {
+    /// As in the contract.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
+/// One of the network's files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelFile {
+    /// File name inside the model's folder.
+    pub path: String,
+    /// Precision of its arithmetic.
+    pub precision: Precision,
+    /// Backends that may run it: `tract`, `ort`.
+    pub backends: Vec<String>,
+    /// Lower-case hex sha256 of the file.
+    pub sha256: String,
+}
+
+/// How the model was made.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Training {
+    /// The data and its terms.
+    pub data: String,
+    /// The recipe.
+    #[serde(default)]
+    pub recipe: String,
+}
+
+/// One score, with the protocol that gives it meaning.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Score {
+    /// For example `mean IoU`.
+    pub metric: String,
+    /// The value, in percent for IoU and accuracy.
+    pub value: f64,
+    /// Precision of the file that was scored.
+    pub precision: Precision,
+    /// Data set.
+    pub dataset: String,
+    /// Split.
+    pub split: String,
+    /// Images scored.
+    pub images: usize,
+    /// Resolution, crop or resize, classes, void handling.
+    pub protocol: String,
+}
+
+impl Contract {
+    /// Reads and checks a contract. `origin` names the file in errors.
+    ///
+    /// # Errors
+    /// Usage, naming the key, what was found and what was expected.
+    pub fn parse(text: &str, origin: &str) -> Result<Self> {
+        let contract: Self = toml::from_str(text).map_err(|e| {
+            Error::usage(format!(
+                "{origin}: {}",
+                e.to_string().trim_end().replace('\n', " ")
+            ))
+            .hint("see docs/contract.md for the keys of a contract")
+        })?;
+        contract
+            .check()
+            .map_err(|why| Error::usage(format!("{origin}: {why}")))?;
+        Ok(contract)
+    }
+
+    /// The contract as TOML.
+    ///
+    /// # Errors
+    /// Fatal if it can't be written as TOML.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::fatal("contract can't be written as TOML").caused_by(e))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.format != FORMAT {
+            return Err(format!(
+                "format = {}, this segd reads format {FORMAT}",
+                self.format
+            ));
+        }
+        let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(good) {
+            return Err(format!(
+                "name = {:?}, expected letters, digits, '-', '_' and '.', not starting with '.'",
+                self.name
+            ));
+        }
+        let input = &self.input;
+        for (key, side) in [("input.width", input.width), ("input.height", input.height)] {
+            if side == 0 || side > MAX_SIDE {
+                return Err(format!("{key} = {side}, expected 1 to {MAX_SIDE} pixels"));
+            }
+        }
+        if input.multiple == 0 || input.multiple > MAX_SIDE {
+            return Err(format!(
+                "input.multiple = {}, expected 1 to {MAX_SIDE}",
+                input.multiple
+            ));
+        }
+        if input.offset >= input.multiple.max(2) {
+            return Err(format!(
+                "input.offset = {}, expected less than input.multiple",
+                input.offset
+            ));
+        }
+        if input.resize != Resize::Fit {
+            for (key, side) in [("input.width", input.width), ("input.height", input.height)] {
+                if !input.is_valid_side(side) {
+                    return Err(format!(
+                        "{key} = {side} is not a multiple of {} plus {}",
+                        input.multiple, input.offset
+                    ));
+                }
+            }
+        }
+        for (channel, (mean, std)) in input.mean.iter().zip(input.std).enumerate() {
+            if !mean.is_finite() || !std.is_finite() || std <= 0.0 {
+                return Err(format!(
+                    "input.mean[{channel}] = {mean}, input.std[{channel}] = {std}: expected finite numbers, std > 0"
+                ));
+            }
+        }
+        if input.dtype == InputType::U8 && (input.mean != zeros() || input.std != ones()) {
+            return Err("input.dtype = \"u8\" takes bytes as they are: mean must be 0 and std 1".into());
+        }
+        let float = self.output.dtype == OutputType::F32;
+        if self.output.kind == OutputKind::Logits && !float {
+            return Err("output.dtype must be \"f32\" for kind = \"logits\"".into());
+        }
+        if self.classes.is_empty() || self.classes.len() > 256 {
+            return Err(format!("{} classes, expected 1 to 256", self.classes.len()));
+        }
+        for (i, class) in self.classes.iter().enumerate() {
+            if class.name.is_empty() || self.classes[..i].iter().any(|c| c.name == class.name) {
+                return Err(format!(
+                    "classes[{i}].name = {:?}: empty or used twice",
+                    class.name
+                ));
+            }
+        }
+        if self.files.is_empty() {
+            return Err("no [[files]]: expected at least one".into());
+        }
+        for file in &self.files {
+            // A contract may only name files beside itself.
+            let plain = !file.path.is_empty() && file.path.chars().all(good) && !file.path.starts_with('.');
+            if !plain {
+                return Err(format!(
+                    "files.path = {:?}, expected the name of a file beside the contract",
+                    file.path
+                ));
+            }
+            if file.sha256.len() != 64 || !file.sha256.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')) {
+                return Err(format!(
+                    "files.sha256 of {} = {:?}, expected 64 lower-case hex digits",
+                    file.path, file.sha256
+                ));
+            }
+            if let Some(unknown) = file
+                .backends
+                .iter()
+                .find(|b| !matches!(b.as_str(), "tract" | "ort"))
+            {
+                return Err(format!(
+                    "files.backends of {} has {unknown:?}, expected \"tract\" and \"ort\"",
+                    file.path
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The first file that `backend` may run, of `precision` if given.
+    pub fn file_for(&self, backend: &str, precision: Option<Precision>) -> Option<&ModelFile> {
+        self.files
+            .iter()
+            .filter(|f| precision.is_none_or(|p| p == f.precision))
+            .find(|f| f.backends.iter().any(|b| b == backend))
+    }
+
+    /// The label of the class called `name`, in any case.
+    pub fn class_index(&self, name: &str) -> Option<u8> {
+        self.classes
+            .iter()
+            .position(|c| c.name.eq_ignore_ascii_case(name))
+            .and_then(|i| u8::try_from(i).ok())
+    }
+}
+
+impl Input {
+    /// Whether `side` is `k * multiple + offset` for some k >= 0, and not 0.
+    pub fn is_valid_side(&self, side: usize) -> bool {
+        side > 0 && side >= self.offset && (side - self.offset).is_multiple_of(self.multiple)
+    }
+
+    /// The valid side nearest to `side`, at least the smallest one.
+    pub fn nearest_side(&self, side: usize) -> usize {
+        let k = (side.saturating_sub(self.offset) + self.multiple / 2) / self.multiple;
+        let nearest = k * self.multiple + self.offset;
+        if nearest == 0 {
+            self.multiple
+        } else {
+            nearest.max(1)
+        }
+    }
+
+    /// The input's size for pictures of `width` x `height`. `longest` replaces the contract's longer side
+    /// where the policy is [`Resize::Fit`], and scales the fixed size otherwise.
+    pub fn size_for(&self, width: usize, height: usize, longest: Option<usize>) -> InputSize {
+        let base = self.width.max(self.height);
+        let longest = longest.unwrap_or(base).clamp(1, MAX_SIDE);
+        let (w, h) = match self.resize {
+            Resize::Fit => (width.max(1), height.max(1)),
+            Resize::Stretch | Resize::Letterbox => (self.width, self.height),
+        };
+        let long = w.max(h);
+        let scale = |side: usize| self.nearest_side((side * longest + long / 2) / long);
+        InputSize {
+            width: scale(w),
+            height: scale(h),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        format = 1
+        name = "tiny"
+        [input]
+        layout = "nchw"
+        dtype = "f32"
+        color = "rgb"
+        mean = [123.675, 116.28, 103.53]
+        std = [58.395, 57.12, 57.375]
+        resize = "fit"
+        width = 384
+        height = 384
+        multiple = 32
+        [output]
+        kind = "logits"
+        [[classes]]
+        name = "background"
+        color = [0, 0, 0]
+        background = true
+        [[classes]]
+        name = "person"
+        color = [192, 128, 128]
+        [[files]]
+        path = "fp32.onnx"
+        precision = "fp32"
+        backends = ["tract", "ort"]
+        sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    "#;
+
+    #[test]
+    fn a_contract_survives_writing_and_reading() {
+        let contract = Contract::parse(GOOD, "contract.toml").unwrap();
+        let again = Contract::parse(&contract.to_toml().unwrap(), "again").unwrap();
+        assert_eq!(contract, again);
+        assert_eq!(contract.class_index("Person"), Some(1));
+        assert_eq!(contract.file_for("ort", None).unwrap().path, "fp32.onnx");
+        assert!(contract.file_for("ort", Some(Precision::Int8)).is_none());
+    }
+
+    #[test]
+    fn bad_contracts_are_refused_with_the_key() {
+        for (from, to, expected) in [
+            ("format = 1", "format = 2", "format = 2"),
+            ("name = \"tiny\"", "name = \"../x\"", "name ="),
+            ("path = \"fp32.onnx\"", "path = \"../fp32.onnx\"", "files.path"),
+            ("e3b0", "E3B0", "files.sha256"),
+            ("std = [58.395", "std = [0.0", "input.std[0]"),
+            ("width = 384", "width = 0", "input.width = 0"),
+            ("multiple = 32", "multiple = 0", "input.multiple"),
+            ("multiple = 32", "multipel = 32", "multipel"),
+            ("\"tract\", \"ort\"", "\"tensorflow\"", "files.backends"),
+            ("name = \"person\"", "name = \"background\"", "used twice"),
+            ("resize = \"fit\"", "resize = \"stretch\"\npad = 300", "pad"),
+            ("dtype = \"f32\"", "dtype = \"u8\"", "mean must be 0"),
+        ] {
+            let text = GOOD.replacen(from, to, 1);
+            assert_ne!(text, GOOD, "{from}");
+            let error = Contract::parse(&text, "contract.toml").unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(expected), "{error}");
+            assert!(error.to_string().starts_with("contract.toml: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn fit_keeps_the_aspect_within_half_a_step() {
+        let input = Contract::parse(GOOD, "").unwrap().input;
+        assert_eq!(
+            input.size_for(640, 480, None),
+            InputSize {
+                width: 384,
+                height: 288
+            }
+        );
+        assert_eq!(
+            input.size_for(1280, 720, None),
+            InputSize {
+                width: 384,
+                height: 224
+            }
+        );
+        assert_eq!(
+            input.size_for(480, 640, None),
+            InputSize {
+                width: 288,
+                height: 384
+            }
+        );
+        assert_eq!(
+            input.size_for(640, 480, Some(513)),
+            InputSize {
+                width: 512,
+                height: 384
+            }
+        );
+        assert_eq!(
+            input.size_for(10000, 1, None),
+            InputSize {
+                width: 384,
+                height: 32
+            }
+        );
+    }
+
+    #[test]
+    fn sides_with_an_offset() {
+        let mut input = Contract::parse(GOOD, "").unwrap().input;
+        input.multiple = 16;
+        input.offset = 1;
+        assert_eq!(input.nearest_side(513), 513);
+        assert_eq!(input.nearest_side(510), 513);
+        assert_eq!(input.nearest_side(0), 1);
+        assert!(input.is_valid_side(513) && !input.is_valid_side(512));
+    }
+}

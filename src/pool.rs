@@ -1,0 +1,146 @@
+//! A fixed set of byte buffers. A buffer returns itself when dropped; an empty pool gives `None`,
+//! and never allocates.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_queue::ArrayQueue;
+
+#[derive(Debug)]
+struct Shared {
+    free: ArrayQueue<Box<[u8]>>,
+    buffer_bytes: usize,
+    exhausted: AtomicU64,
+}
+
+/// A pool of `capacity` buffers of `buffer_bytes` bytes each, all allocated at the start.
+#[derive(Debug, Clone)]
+pub struct FramePool {
+    shared: Arc<Shared>,
+    capacity: usize,
+}
+
+impl FramePool {
+    /// Allocates the pool. `capacity` is at least 1.
+    pub fn new(capacity: usize, buffer_bytes: usize) -> Self {
+        let capacity = capacity.max(1);
+        let free = ArrayQueue::new(capacity);
+        for _ in 0..capacity {
+            // The queue has room for exactly this many.
+            let _ = free.push(vec![0u8; buffer_bytes].into_boxed_slice());
+        }
+        Self {
+            shared: Arc::new(Shared {
+                free,
+                buffer_bytes,
+                exhausted: AtomicU64::new(0),
+            }),
+            capacity,
+        }
+    }
+
+    /// A free buffer, its content unspecified; `None` (and counted) if all are in use.
+    pub fn take(&self) -> Option<PooledBuffer> {
+        match self.shared.free.pop() {
+            Some(bytes) => Some(PooledBuffer {
+                bytes,
+                home: Some(self.shared.clone()),
+            }),
+            None => {
+                self.shared.exhausted.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+
+    /// Bytes of each buffer.
+    pub fn buffer_bytes(&self) -> usize {
+        self.shared.buffer_bytes
+    }
+
+    /// Buffers in all.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Buffers that are free now.
+    pub fn available(&self) -> usize {
+        self.shared.free.len()
+    }
+
+    /// How often [`take`](Self::take) found the pool empty.
+    pub fn exhausted(&self) -> u64 {
+        self.shared.exhausted.load(Ordering::Relaxed)
+    }
+}
+
+/// A buffer on loan from a [`FramePool`], or one that belongs to nobody ([`PooledBuffer::unpooled`]).
+#[derive(Debug)]
+pub struct PooledBuffer {
+    bytes: Box<[u8]>,
+    home: Option<Arc<Shared>>,
+}
+
+impl PooledBuffer {
+    /// A buffer outside any pool, for single images and tests.
+    pub fn unpooled(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes: bytes.into_boxed_slice(),
+            home: None,
+        }
+    }
+}
+
+impl Drop for PooledBuffer {
+    fn drop(&mut self) {
+        if let Some(home) = self.home.take() {
+            let _ = home.free.push(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+impl Deref for PooledBuffer {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl DerefMut for PooledBuffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+impl AsRef<[u8]> for PooledBuffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_buffer_comes_back_and_an_empty_pool_counts() {
+        let pool = FramePool::new(2, 8);
+        let mut a = pool.take().unwrap();
+        a[0] = 7;
+        let address = a.as_ptr();
+        let _b = pool.take().unwrap();
+        assert!(pool.take().is_none());
+        assert_eq!(pool.exhausted(), 1);
+        drop(a);
+        let again = pool.take().unwrap();
+        assert_eq!(again.as_ptr(), address, "the same memory is handed out again");
+        assert_eq!(again.len(), 8);
+    }
+
+    #[test]
+    fn a_buffer_outlives_its_pool() {
+        let buffer = FramePool::new(1, 4).take().unwrap();
+        assert_eq!(buffer.len(), 4);
+    }
+}

@@ -1,0 +1,43 @@
+//! Sinks of composed frames.
+
+use crate::error::Result;
+use crate::frame::{Frame, FrameFormat};
+
+/// Where composed frames (always I420) go.
+pub trait FrameSink: Send {
+    /// Where to, for logs: the address or path, and the encoder.
+    fn describe(&self) -> String;
+
+    /// Hands a frame on. A live sink (RTSP) never waits: it keeps the newest frames and counts what it
+    /// drops. A file sink waits for room.
+    ///
+    /// # Errors
+    /// Transient or fatal, as the sink knows; the sink is not used after an error.
+    fn push(&mut self, frame: Frame) -> Result<()>;
+
+    /// Frames that were pushed and dropped so far.
+    fn dropped(&self) -> u64 {
+        0
+    }
+
+    /// Ends the output: a file gets its last bytes and its final name.
+    ///
+    /// # Errors
+    /// If the output could not be completed.
+    fn finish(self: Box<Self>) -> Result<()>;
+}
+
+/// Opens a sink once the format of the frames is known.
+pub trait SinkOpener: Send {
+    /// Where to, for logs and errors.
+    fn name(&self) -> String;
+
+    /// Whether frames are pushed at capture rate and may be dropped (RTSP), or must all arrive (files).
+    fn is_live(&self) -> bool;
+
+    /// Opens the sink for frames of `format`, at `frame_rate` per second if known.
+    ///
+    /// # Errors
+    /// Usage, fatal or transient (a port in use, a path that can't be written, no encoder).
+    fn open(&self, format: FrameFormat, frame_rate: Option<f64>) -> Result<Box<dyn FrameSink>>;
+}
