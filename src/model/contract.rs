@@ -28,6 +28,9 @@ pub struct Contract {
     /// SPDX identifier or a sentence.
     #[serde(default)]
     pub license: String,
+    /// Multiply-accumulates of one inference at `input.width` x `input.height`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multiply_adds: Option<u64>,
     /// What the network takes.
     pub input: Input,
     /// What the network gives.
@@ -36,6 +39,9 @@ pub struct Contract {
     pub classes: Vec<Class>,
     /// The network's files; a backend takes the first that lists it.
     pub files: Vec<ModelFile>,
+    /// A picture and the labels that the reference gave, to test a backend with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selftest: Option<SelfTest>,
     /// How it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<Training>,
@@ -248,6 +254,24 @@ pub struct ModelFile {
     pub sha256: String,
 }
 
+/// A picture whose labels are known: a backend must find them again before it is trusted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SelfTest {
+    /// PNG or JPEG beside the contract.
+    pub image: String,
+    /// 8-bit PNG beside the contract, of the image's size: the class index of each pixel as the fp32 file
+    /// labels it at the contract's input size.
+    pub labels: String,
+    /// Smallest share of pixels (0 to 1) with the same label that passes.
+    #[serde(default = "default_agreement")]
+    pub agreement: f64,
+}
+
+fn default_agreement() -> f64 {
+    0.9
+}
+
 /// How the model was made.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -376,15 +400,27 @@ impl Contract {
         if self.files.is_empty() {
             return Err("no [[files]]: expected at least one".into());
         }
-        for file in &self.files {
-            // A contract may only name files beside itself.
-            let plain = !file.path.is_empty() && file.path.chars().all(good) && !file.path.starts_with('.');
-            if !plain {
+        // A contract may only name files beside itself.
+        let beside = |key: &str, path: &str| {
+            if path.is_empty() || path.starts_with('.') || !path.chars().all(good) {
                 return Err(format!(
-                    "files.path = {:?}, expected the name of a file beside the contract",
-                    file.path
+                    "{key} = {path:?}, expected the name of a file beside the contract"
                 ));
             }
+            Ok(())
+        };
+        if let Some(test) = &self.selftest {
+            beside("selftest.image", &test.image)?;
+            beside("selftest.labels", &test.labels)?;
+            if !(test.agreement > 0.0 && test.agreement <= 1.0) {
+                return Err(format!(
+                    "selftest.agreement = {}, expected more than 0, at most 1",
+                    test.agreement
+                ));
+            }
+        }
+        for file in &self.files {
+            beside("files.path", &file.path)?;
             if file.sha256.len() != 64 || !file.sha256.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')) {
                 return Err(format!(
                     "files.sha256 of {} = {:?}, expected 64 lower-case hex digits",
@@ -515,6 +551,16 @@ mod tests {
             ("name = \"person\"", "name = \"background\"", "used twice"),
             ("resize = \"fit\"", "resize = \"stretch\"\npad = 300", "pad"),
             ("dtype = \"f32\"", "dtype = \"u8\"", "mean must be 0"),
+            (
+                "[output]",
+                "[selftest]\nimage = \"a/b.png\"\nlabels = \"l.png\"\n[output]",
+                "selftest.image",
+            ),
+            (
+                "[output]",
+                "[selftest]\nimage = \"i.png\"\nlabels = \"l.png\"\nagreement = 90\n[output]",
+                "selftest.agreement = 90",
+            ),
         ] {
             let text = GOOD.replacen(from, to, 1);
             assert_ne!(text, GOOD, "{from}");
