@@ -1,1 +1,276 @@
-//! metrics
+//! Counters and latency histograms of every stage: what `segd bench` prints and the log sums up.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use hdrhistogram::Histogram;
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+
+use crate::mailbox::MailboxStats;
+
+/// The stages, in the order in which a frame meets them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Reading a frame and copying it into a pooled buffer. Its wall time includes waiting for the source.
+    Capture,
+    /// Frame to tensor.
+    Preprocess,
+    /// The network.
+    Infer,
+    /// Logits to mask.
+    Postprocess,
+    /// Mask onto the picture.
+    Overlay,
+    /// Handing the frame to the outputs (encoding runs on threads of GStreamer's own).
+    Stream,
+}
+
+impl Stage {
+    /// All stages in order.
+    pub const ALL: [Self; 6] =
+        [Self::Capture, Self::Preprocess, Self::Infer, Self::Postprocess, Self::Overlay, Self::Stream];
+
+    /// Lower-case name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Capture => "capture",
+            Self::Preprocess => "preprocess",
+            Self::Infer => "infer",
+            Self::Postprocess => "postprocess",
+            Self::Overlay => "overlay",
+            Self::Stream => "stream",
+        }
+    }
+}
+
+/// Largest latency that is told apart: one minute.
+const MAX_NS: u64 = 60_000_000_000;
+
+/// A latency histogram in nanoseconds with two significant digits; larger values count as [`MAX_NS`].
+#[derive(Debug)]
+pub struct Latency(Mutex<Histogram<u64>>);
+
+impl Default for Latency {
+    fn default() -> Self {
+        // The bounds are constants within hdrhistogram's limits.
+        let histogram = Histogram::new_with_bounds(1_000, MAX_NS, 2).unwrap_or_else(|e| unreachable!("{e}"));
+        Self(Mutex::new(histogram))
+    }
+}
+
+impl Latency {
+    /// Adds one value.
+    pub fn record(&self, ns: u64) {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).saturating_record(ns.clamp(1_000, MAX_NS));
+    }
+
+    /// Percentiles, in milliseconds.
+    pub fn summary(&self) -> LatencySummary {
+        let histogram = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let ms = |q: f64| histogram.value_at_quantile(q) as f64 / 1e6;
+        if histogram.is_empty() {
+            return LatencySummary::default();
+        }
+        LatencySummary { count: histogram.len(), p50_ms: ms(0.5), p95_ms: ms(0.95), p99_ms: ms(0.99) }
+    }
+}
+
+/// Percentiles of a [`Latency`]; all zero where nothing was recorded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct LatencySummary {
+    /// Values recorded.
+    pub count: u64,
+    /// Median in milliseconds.
+    pub p50_ms: f64,
+    /// 95th percentile in milliseconds.
+    pub p95_ms: f64,
+    /// 99th percentile in milliseconds.
+    pub p99_ms: f64,
+}
+
+/// Wall and CPU time of one stage.
+#[derive(Debug, Default)]
+pub struct StageMetrics {
+    /// Wall time of each call.
+    pub wall: Latency,
+    /// CPU time of the calling thread, summed, in nanoseconds.
+    pub cpu_ns: AtomicU64,
+    /// Calls.
+    pub calls: AtomicU64,
+}
+
+/// The CPU time this thread has used, in nanoseconds.
+pub fn thread_cpu_ns() -> u64 {
+    let t = clock_gettime(ClockId::ThreadCPUTime);
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
+/// The CPU time this process has used, in nanoseconds.
+pub fn process_cpu_ns() -> u64 {
+    let t = clock_gettime(ClockId::ProcessCPUTime);
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
+/// All that is counted while a pipeline runs. Shared by its threads.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    stages: [StageMetrics; 6],
+    /// Frames captured.
+    pub captured: AtomicU64,
+    /// Frames of the source that were lost because no buffer was free.
+    pub dropped_capture: AtomicU64,
+    /// Frames composed and handed to the outputs.
+    pub composed: AtomicU64,
+    /// Frames lost because no output buffer was free.
+    pub dropped_compose: AtomicU64,
+    /// Frames composed without any mask.
+    pub without_mask: AtomicU64,
+    /// Inferences.
+    pub inferences: AtomicU64,
+    /// How often the source was opened again.
+    pub reconnects: AtomicU64,
+    /// Age of the mask on each composed frame: the frame's capture time less that of the mask's frame.
+    pub mask_age: Latency,
+    /// From capture to the hand-over to the outputs.
+    pub capture_to_stream: Latency,
+    mailboxes: Mutex<Vec<(&'static str, Arc<MailboxStats>)>>,
+}
+
+impl Metrics {
+    /// Metrics at zero.
+    pub fn shared() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    /// The metrics of one stage.
+    pub fn stage(&self, stage: Stage) -> &StageMetrics {
+        &self.stages[stage as usize]
+    }
+
+    /// Runs `f` and records its wall and CPU time under `stage`.
+    pub fn time<T>(&self, stage: Stage, f: impl FnOnce() -> T) -> T {
+        let (wall, cpu) = (Instant::now(), thread_cpu_ns());
+        let value = f();
+        let metrics = self.stage(stage);
+        metrics.wall.record(wall.elapsed().as_nanos() as u64);
+        metrics.cpu_ns.fetch_add(thread_cpu_ns().saturating_sub(cpu), Ordering::Relaxed);
+        metrics.calls.fetch_add(1, Ordering::Relaxed);
+        value
+    }
+
+    /// Adds a mailbox whose drops are reported under `name`.
+    pub fn add_mailbox(&self, name: &'static str, stats: Arc<MailboxStats>) {
+        self.mailboxes.lock().unwrap_or_else(|e| e.into_inner()).push((name, stats));
+    }
+
+    /// A copy of all figures.
+    pub fn snapshot(&self) -> Snapshot {
+        let get = |a: &AtomicU64| a.load(Ordering::Relaxed);
+        Snapshot {
+            captured: get(&self.captured),
+            composed: get(&self.composed),
+            inferences: get(&self.inferences),
+            without_mask: get(&self.without_mask),
+            reconnects: get(&self.reconnects),
+            dropped_capture: get(&self.dropped_capture),
+            dropped_compose: get(&self.dropped_compose),
+            dropped_mailboxes: self
+                .mailboxes
+                .lock()
+                .unwrap_or_else(|e| e.into_inner())
+                .iter()
+                .map(|(name, stats)| (*name, stats.dropped()))
+                .collect(),
+            stages: Stage::ALL
+                .iter()
+                .map(|&stage| {
+                    let m = self.stage(stage);
+                    (stage, StageSummary { wall: m.wall.summary(), cpu_ms: get(&m.cpu_ns) as f64 / 1e6 })
+                })
+                .collect(),
+            mask_age: self.mask_age.summary(),
+            capture_to_stream: self.capture_to_stream.summary(),
+        }
+    }
+}
+
+/// One stage's figures.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct StageSummary {
+    /// Wall time of a call.
+    pub wall: LatencySummary,
+    /// CPU time in all, in milliseconds.
+    pub cpu_ms: f64,
+}
+
+/// A copy of the metrics at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Snapshot {
+    /// Frames captured.
+    pub captured: u64,
+    /// Frames composed.
+    pub composed: u64,
+    /// Inferences.
+    pub inferences: u64,
+    /// Frames composed without any mask.
+    pub without_mask: u64,
+    /// Times the source was opened again.
+    pub reconnects: u64,
+    /// Frames lost at capture for want of a buffer.
+    pub dropped_capture: u64,
+    /// Frames lost at compose for want of a buffer.
+    pub dropped_compose: u64,
+    /// Items dropped by each mailbox.
+    pub dropped_mailboxes: Vec<(&'static str, u64)>,
+    /// Each stage's figures.
+    pub stages: Vec<(Stage, StageSummary)>,
+    /// Age of masks.
+    pub mask_age: LatencySummary,
+    /// Capture to outputs.
+    pub capture_to_stream: LatencySummary,
+}
+
+/// The process's resident memory in bytes, from `/proc/self/statm`
+/// (<https://man7.org/linux/man-pages/man5/proc_pid_statm.5.html>); `None` where it can't be read.
+pub fn resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn percentiles() {
+        let latency = Latency::default();
+        for ms in 1..=100u64 {
+            latency.record(ms * 1_000_000);
+        }
+        let s = latency.summary();
+        assert_eq!(s.count, 100);
+        assert!((s.p50_ms - 50.0).abs() <= 1.0, "{s:?}");
+        assert!((s.p99_ms - 99.0).abs() <= 1.0, "{s:?}");
+        assert_eq!(Latency::default().summary(), LatencySummary::default());
+    }
+
+    #[test]
+    fn sleeping_is_wall_time_and_not_cpu_time() {
+        let metrics = Metrics::default();
+        metrics.time(Stage::Infer, || std::thread::sleep(Duration::from_millis(20)));
+        let snapshot = metrics.snapshot();
+        let (_, infer) = snapshot.stages[Stage::Infer as usize];
+        assert!(infer.wall.p50_ms >= 19.0);
+        assert!(infer.cpu_ms < 19.0);
+    }
+
+    #[test]
+    fn memory_is_known_on_linux() {
+        assert!(resident_bytes().is_some_and(|b| b > 100_000));
+    }
+}

@@ -1,1 +1,328 @@
-//! supervise
+//! Threads: the only place that spawns, retries, stops and joins them.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, select_biased, unbounded};
+use tracing::{debug, info, warn};
+
+use crate::clock::{Clock, Stop, StopHandle, Waited, stop_pair};
+use crate::error::{Error, Result};
+
+/// How long threads may take to end after a stop.
+pub const JOIN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Capped exponential backoff.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// Wait after the first failure.
+    pub first: Duration,
+    /// Longest wait.
+    pub max: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { first: Duration::from_millis(250), max: Duration::from_secs(10) }
+    }
+}
+
+impl Backoff {
+    /// The wait after `failures` failures in a row (1, 2, ...): doubling from `first` to `max`.
+    pub fn delay(&self, failures: u32) -> Duration {
+        let factor = 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.first.saturating_mul(factor).min(self.max)
+    }
+}
+
+/// What a transient error leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnTransient {
+    /// Open again, waiting longer each time. For cameras and network streams.
+    Retry(Backoff),
+    /// End with the error. For files.
+    GiveUp,
+}
+
+/// Opens something until it works, a stop comes (`None`), or an error says that trying again is useless.
+///
+/// # Errors
+/// The error that ended the attempts.
+pub fn open_with_retry<T>(
+    what: &str,
+    policy: OnTransient,
+    clock: &dyn Clock,
+    stop: &Stop,
+    mut open: impl FnMut() -> Result<T>,
+) -> Result<Option<T>> {
+    let mut failures = 0u32;
+    loop {
+        if stop.is_stopped() {
+            return Ok(None);
+        }
+        let error = match open() {
+            Ok(opened) => return Ok(Some(opened)),
+            Err(error) => error,
+        };
+        let OnTransient::Retry(backoff) = policy else { return Err(error) };
+        if !error.is_transient() {
+            return Err(error);
+        }
+        failures = failures.saturating_add(1);
+        let delay = backoff.delay(failures);
+        warn!(failures, retry_in_ms = delay.as_millis() as u64, "{what}: {error}");
+        if clock.wait(delay, stop) == Waited::Stopped {
+            return Ok(None);
+        }
+    }
+}
+
+/// Why the pipeline ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Every thread came to its end: the input is over.
+    Finished,
+    /// A stop was asked for.
+    Stopped,
+}
+
+struct Thread {
+    name: &'static str,
+    handle: JoinHandle<()>,
+}
+
+/// Spawns the pipeline's threads, waits for their end, and stops them all when one fails.
+pub struct Supervisor {
+    stop: Stop,
+    handle: Option<StopHandle>,
+    threads: Vec<Thread>,
+    done_tx: Sender<(&'static str, Result<()>)>,
+    done_rx: Receiver<(&'static str, Result<()>)>,
+}
+
+impl Default for Supervisor {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Supervisor {
+    /// A supervisor without threads.
+    pub fn new() -> Self {
+        let (handle, stop) = stop_pair();
+        let (done_tx, done_rx) = unbounded();
+        Self { stop, handle: Some(handle), threads: Vec::new(), done_tx, done_rx }
+    }
+
+    /// The stop that every thread of this supervisor watches.
+    pub fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
+    /// Starts a thread. Its error stops all others.
+    ///
+    /// # Errors
+    /// Fatal if the system can't start another thread.
+    pub fn spawn(&mut self, name: &'static str, run: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+        let done = self.done_tx.clone();
+        let handle = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(move || {
+                // In builds that unwind, a panic is reported as this thread's failure; the release build aborts.
+                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run))
+                    .unwrap_or_else(|_| Err(Error::fatal(format!("thread {name} panicked; please report this"))));
+                let _ = done.send((name, result));
+            })
+            .map_err(|e| Error::fatal(format!("thread {name} can't be started")).caused_by(e))?;
+        self.threads.push(Thread { name, handle });
+        Ok(())
+    }
+
+    /// Waits until every thread has ended, one has failed, or `asked_to_stop` fires or is dropped; then
+    /// stops and joins all threads against [`JOIN_DEADLINE`].
+    ///
+    /// # Errors
+    /// The first error of a thread; or, if none failed, that a thread did not end in time (named).
+    pub fn run(mut self, asked_to_stop: &Receiver<()>) -> Result<Ended> {
+        let mut outcome = Ok(Ended::Finished);
+        let mut running = self.threads.len();
+        while running > 0 {
+            select_biased! {
+                recv(self.done_rx) -> done => {
+                    running -= 1;
+                    if let Ok((name, result)) = done {
+                        debug!(thread = name, ok = result.is_ok(), "ended");
+                        if let Err(error) = result {
+                            outcome = Err(error);
+                            break;
+                        }
+                    }
+                }
+                recv(asked_to_stop) -> _ => {
+                    info!("stopping");
+                    outcome = Ok(Ended::Stopped);
+                    break;
+                }
+            }
+        }
+        drop(self.handle.take());
+        let late = self.join(running, &mut outcome);
+        if late.is_empty() {
+            return outcome;
+        }
+        let message = format!(
+            "{} did not end within {} s of the stop",
+            late.join(", "),
+            JOIN_DEADLINE.as_secs()
+        );
+        warn!("{message}");
+        outcome.and(Err(Error::fatal(message)))
+    }
+
+    fn join(&mut self, mut running: usize, outcome: &mut Result<Ended>) -> Vec<&'static str> {
+        let deadline = Instant::now() + JOIN_DEADLINE;
+        while running > 0 {
+            match self.done_rx.recv_deadline(deadline) {
+                Ok((_, result)) => {
+                    running -= 1;
+                    if let (Err(error), true) = (result, outcome.is_ok()) {
+                        *outcome = Err(error);
+                    }
+                }
+                Err(_) => break,
+            }
+        }
+        let mut late = Vec::new();
+        for thread in self.threads.drain(..) {
+            // A thread that has sent its result ends within microseconds.
+            let grace = Instant::now() + Duration::from_millis(if running > 0 { 5 } else { 500 });
+            while !thread.handle.is_finished() && Instant::now() < grace {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if thread.handle.is_finished() {
+                let _ = thread.handle.join();
+            } else {
+                late.push(thread.name);
+            }
+        }
+        late
+    }
+}
+
+/// A channel that fires on SIGINT and SIGTERM. A second signal ends the process at once (exit code 130).
+///
+/// # Errors
+/// Fatal if the handlers can't be installed.
+pub fn stop_on_signals() -> Result<Receiver<()>> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let (tx, rx) = bounded(1);
+    let fail = |e: std::io::Error| Error::fatal("signal handlers can't be installed").caused_by(e);
+    let seen = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // Order matters: the first signal finds `seen` false, sets it, and is delivered below; the second exits.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, seen.clone()).map_err(fail)?;
+        signal_hook::flag::register(signal, seen.clone()).map_err(fail)?;
+    }
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(fail)?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            if let Some(signal) = signals.forever().next() {
+                info!(signal, "signal received; a second one exits at once");
+                let _ = tx.send(());
+            }
+        })
+        .map_err(fail)?;
+    Ok(rx)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SimulatedClock;
+
+    #[test]
+    fn backoff_doubles_to_its_cap() {
+        let backoff = Backoff { first: Duration::from_millis(250), max: Duration::from_secs(10) };
+        let ms: Vec<u128> = (1..=8).map(|n| backoff.delay(n).as_millis()).collect();
+        assert_eq!(ms, [250, 500, 1000, 2000, 4000, 8000, 10_000, 10_000]);
+        assert_eq!(backoff.delay(u32::MAX), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn transient_errors_are_retried_at_the_backoffs_times() {
+        let clock = SimulatedClock::auto();
+        let (_handle, stop) = stop_pair();
+        let mut times_ms = Vec::new();
+        let opened = open_with_retry("camera", OnTransient::Retry(Backoff::default()), &*clock, &stop, || {
+            times_ms.push(clock.now_ns() / 1_000_000);
+            if times_ms.len() < 5 { Err(Error::transient("busy")) } else { Ok(7) }
+        });
+        assert_eq!(opened.unwrap(), Some(7));
+        assert_eq!(times_ms, [0, 250, 750, 1750, 3750]);
+    }
+
+    #[test]
+    fn fatal_errors_and_give_up_are_not_retried() {
+        let clock = SimulatedClock::auto();
+        let (handle, stop) = stop_pair();
+        for (policy, error) in [
+            (OnTransient::Retry(Backoff::default()), Error::fatal("x")),
+            (OnTransient::GiveUp, Error::transient("x")),
+        ] {
+            let mut error = Some(error);
+            let result: Result<Option<()>> = open_with_retry("file", policy, &*clock, &stop, || {
+                Err(error.take().expect("opened once"))
+            });
+            assert!(result.is_err());
+        }
+        drop(handle);
+        let none: Result<Option<()>> =
+            open_with_retry("file", OnTransient::GiveUp, &*clock, &stop, || panic!("opened after stop"));
+        assert!(none.unwrap().is_none());
+    }
+
+    #[test]
+    fn one_failing_thread_stops_the_others() {
+        let mut supervisor = Supervisor::new();
+        let stop = supervisor.stop().clone();
+        supervisor
+            .spawn("waits", move || {
+                stop.wait(Duration::from_secs(60));
+                Ok(())
+            })
+            .unwrap();
+        supervisor.spawn("fails", || Err(Error::fatal("no model"))).unwrap();
+        let (_tx, rx) = bounded(1);
+        assert_eq!(supervisor.run(&rx).unwrap_err().to_string(), "no model");
+    }
+
+    #[test]
+    fn a_panic_is_a_failure() {
+        let mut supervisor = Supervisor::new();
+        supervisor.spawn("panics", || panic!("boom")).unwrap();
+        let (_tx, rx) = bounded(1);
+        assert!(supervisor.run(&rx).unwrap_err().to_string().contains("panics"));
+    }
+
+    #[test]
+    fn an_asked_stop_and_a_natural_end_differ() {
+        let mut supervisor = Supervisor::new();
+        let stop = supervisor.stop().clone();
+        supervisor
+            .spawn("waits", move || {
+                stop.wait(Duration::from_secs(60));
+                Ok(())
+            })
+            .unwrap();
+        let (tx, rx) = bounded(1);
+        tx.send(()).unwrap();
+        assert_eq!(supervisor.run(&rx).unwrap(), Ended::Stopped);
+
+        let mut supervisor = Supervisor::new();
+        supervisor.spawn("ends", || Ok(())).unwrap();
+        let (_tx, rx) = bounded(1);
+        assert_eq!(supervisor.run(&rx).unwrap(), Ended::Finished);
+    }
+}
