@@ -1,0 +1,120 @@
+//! One picture through the network: preprocess, infer, postprocess.
+//!
+//! The stages don't know each other; this joins the three that run on the inference thread. The pipeline,
+//! `segd image` and `segd eval` all segment through it, so a score is the score of what is streamed.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::frame::{FrameFormat, ImageRef, Mask};
+use crate::infer::{Backend, InputSize, Output, RunsOn, Segmenter, TensorData};
+use crate::metrics::{Metrics, Stage};
+use crate::model::Model;
+use crate::postprocess::Postprocessor;
+use crate::preprocess::Preprocessor;
+
+/// Tables and buffers for one frame format.
+struct Prepared {
+    format: FrameFormat,
+    size: InputSize,
+    preprocessor: Preprocessor,
+    postprocessor: Postprocessor,
+}
+
+/// Segments pictures of any format with one model on one backend. Used from one thread.
+///
+/// While the format stays the same nothing is allocated. Networks prepared for other input sizes are kept
+/// (up to [`Engine::MAX_PREPARED`]), so that images of a few aspects don't prepare it anew each time.
+pub struct Engine {
+    model: Arc<Model>,
+    backend: Arc<dyn Backend>,
+    longest: Option<usize>,
+    segmenters: Vec<Box<dyn Segmenter>>,
+    prepared: Option<Prepared>,
+    input: TensorData,
+    output: Output,
+    metrics: Arc<Metrics>,
+}
+
+impl Engine {
+    /// Networks kept for different input sizes.
+    pub const MAX_PREPARED: usize = 32;
+
+    /// An engine whose input's longer side is `longest` pixels, or the contract's if `None`.
+    pub fn new(
+        model: Arc<Model>,
+        backend: Arc<dyn Backend>,
+        longest: Option<usize>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            model,
+            backend,
+            longest,
+            segmenters: Vec::new(),
+            prepared: None,
+            input: TensorData::F32(Vec::new()),
+            output: Output::Labels { height: 0, width: 0, labels: Vec::new() },
+            metrics,
+        }
+    }
+
+    /// Prepares the network and the tables for pictures of `format`; says what will run.
+    ///
+    /// # Errors
+    /// As [`Backend::prepare`].
+    pub fn prepare(&mut self, format: FrameFormat) -> Result<RunsOn> {
+        let input = &self.model.contract.input;
+        let size = input.size_for(format.width, format.height, self.longest);
+        match self.segmenters.iter().position(|s| s.input_size() == size) {
+            // The one in use stands last.
+            Some(at) => {
+                let last = self.segmenters.len() - 1;
+                self.segmenters.swap(at, last);
+            }
+            None => {
+                let segmenter = self.backend.prepare(&self.model, size)?;
+                if self.segmenters.len() == Self::MAX_PREPARED {
+                    self.segmenters.remove(0);
+                }
+                self.segmenters.push(segmenter);
+            }
+        }
+        let preprocessor = Preprocessor::new(input, format, size);
+        let postprocessor = Postprocessor::new(
+            self.model.contract.output.grid,
+            size,
+            preprocessor.placement(),
+            format.width,
+            format.height,
+        );
+        self.prepared = Some(Prepared { format, size, preprocessor, postprocessor });
+        self.segmenters
+            .last()
+            .map(|s| s.runs_on())
+            .ok_or_else(|| Error::fatal("no network was prepared; please report this"))
+    }
+
+    /// The input's size for the pictures prepared for last.
+    pub fn input_size(&self) -> Option<InputSize> {
+        self.prepared.as_ref().map(|p| p.size)
+    }
+
+    /// Labels every pixel of `image`; `mask` gets the image's size.
+    ///
+    /// # Errors
+    /// As [`Backend::prepare`] for a new format, and [`Segmenter::run`].
+    pub fn segment(&mut self, image: &ImageRef<'_>, mask: &mut Mask) -> Result<()> {
+        if self.prepared.as_ref().is_none_or(|p| p.format != image.format) {
+            self.prepare(image.format)?;
+        }
+        let (Some(prepared), Some(segmenter)) = (&mut self.prepared, self.segmenters.last_mut()) else {
+            return Err(Error::fatal("no network was prepared; please report this"));
+        };
+        let (input, output) = (&mut self.input, &mut self.output);
+        self.metrics.time(Stage::Preprocess, || prepared.preprocessor.run(image, input));
+        self.metrics.time(Stage::Infer, || segmenter.run(input, output))?;
+        self.metrics.time(Stage::Postprocess, || prepared.postprocessor.run(output, mask));
+        Ok(())
+    }
+}
