@@ -1,0 +1,126 @@
+//! PASCAL VOC segmentation: `ImageSets/Segmentation/<split>.txt`, `JPEGImages`, `SegmentationClass`.
+//!
+//! Layout and label numbers: the VOC 2007 development kit, section 3.3.
+
+use std::path::Path;
+
+use crate::error::Result;
+
+use super::{DatasetClass, LabelEncoding, Sample, SizeMismatch, failed, list_files, read_names, stem};
+
+macro_rules! classes {
+    ($($name:literal $r:literal $g:literal $b:literal),* $(,)?) => {
+        [$(DatasetClass { name: $name, color: [$r, $g, $b] }),*]
+    };
+}
+pub(super) use classes;
+
+/// VOC's classes in label order, with the colours of its palette.
+pub const VOC_CLASSES: [DatasetClass; 21] = classes![
+    "background" 0 0 0, "aeroplane" 128 0 0, "bicycle" 0 128 0, "bird" 128 128 0, "boat" 0 0 128,
+    "bottle" 128 0 128, "bus" 0 128 128, "car" 128 128 128, "cat" 64 0 0, "chair" 192 0 0,
+    "cow" 64 128 0, "dining table" 192 128 0, "dog" 64 0 128, "horse" 192 0 128, "motorbike" 64 128 128,
+    "person" 192 128 128, "potted plant" 0 64 0, "sheep" 128 64 0, "sofa" 0 192 0, "train" 128 192 0,
+    "tv monitor" 0 64 128,
+];
+
+/// The pictures of `split` (`train`, `val`, `trainval`, `test`) under `root`.
+///
+/// # Errors
+/// The split's list can't be read or is empty.
+pub fn voc(root: &Path, split: &str) -> Result<Vec<Sample>> {
+    let names = read_names(&root.join("ImageSets/Segmentation").join(format!("{split}.txt")))?;
+    Ok(names
+        .into_iter()
+        .map(|name| Sample {
+            image: root.join("JPEGImages").join(format!("{name}.jpg")),
+            labels: root.join("SegmentationClass").join(format!("{name}.png")),
+            encoding: LabelEncoding::Index { void: None },
+            size_mismatch: SizeMismatch::Refuse,
+            name,
+        })
+        .collect())
+}
+
+/// Pictures of `images` with machine-made labels of the same name in `labels`; those without labels are left out.
+///
+/// # Errors
+/// A folder can't be listed, or no label file has a picture.
+pub fn pseudo(images: &Path, labels: &Path) -> Result<Vec<Sample>> {
+    let samples: Vec<Sample> = list_files(labels, &["png"])?
+        .into_iter()
+        .filter_map(|labels| {
+            let name = stem(&labels);
+            let image = images.join(format!("{name}.jpg"));
+            image.is_file().then_some(Sample {
+                name,
+                image,
+                labels,
+                encoding: LabelEncoding::Index { void: None },
+                size_mismatch: SizeMismatch::Refuse,
+            })
+        })
+        .collect();
+    if samples.is_empty() {
+        return Err(failed(
+            labels,
+            format!("no label file has a .jpg in {}", images.display()),
+        ));
+    }
+    Ok(samples)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn palette_is_voc_s_bit_pattern() {
+        // The development kit's `VOCcolormap`: three bits of the class number a round, from the highest bit down.
+        for (index, class) in VOC_CLASSES.iter().enumerate() {
+            let mut color = [0u8; 3];
+            for bit in 0..8 {
+                for (channel, value) in color.iter_mut().enumerate() {
+                    *value |= ((index >> (3 * bit + channel) & 1) as u8) << (7 - bit);
+                }
+            }
+            assert_eq!(class.color, color, "{}", class.name);
+        }
+    }
+
+    #[test]
+    fn a_split_lists_its_pictures() {
+        let dir = tempfile::tempdir().unwrap();
+        let lists = dir.path().join("ImageSets/Segmentation");
+        std::fs::create_dir_all(&lists).unwrap();
+        std::fs::write(lists.join("val.txt"), "000032\n\n 000061 \n").unwrap();
+        let samples = voc(dir.path(), "val").unwrap();
+        assert_eq!(
+            samples.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(),
+            ["000032", "000061"]
+        );
+        assert!(samples[1].labels.ends_with("SegmentationClass/000061.png"));
+        let message = voc(dir.path(), "train").unwrap_err().to_string();
+        assert!(message.contains("train.txt"), "{message}");
+    }
+
+    #[test]
+    fn pseudo_labels_pair_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (images, labels) = (dir.path().join("i"), dir.path().join("l"));
+        std::fs::create_dir_all(&images).unwrap();
+        std::fs::create_dir_all(&labels).unwrap();
+        std::fs::write(labels.join("b.png"), "").unwrap();
+        assert!(
+            pseudo(&images, &labels)
+                .unwrap_err()
+                .to_string()
+                .contains("no label file")
+        );
+        std::fs::write(labels.join("a.png"), "").unwrap();
+        std::fs::write(images.join("a.jpg"), "").unwrap();
+        let samples = pseudo(&images, &labels).unwrap();
+        assert_eq!(samples.len(), 1);
+        assert_eq!(samples[0].name, "a");
+    }
+}
