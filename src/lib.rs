@@ -28,8 +28,8 @@ pub mod stream;
 
 // What is wired, and by what.
 pub mod model;
-pub mod config;
-pub mod pipeline;
+// pub mod config;
+// pub mod pipeline;
 pub mod supervise;
 pub mod metrics;
 
