@@ -12,6 +12,19 @@ pub struct InputSize {
     pub height: usize,
 }
 
+/// The part of the network's input that the picture fills, in input pixels: all of it, or a letterbox's window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Placement {
+    /// First column.
+    pub x: usize,
+    /// First row.
+    pub y: usize,
+    /// Columns, at least 1.
+    pub width: usize,
+    /// Rows, at least 1.
+    pub height: usize,
+}
+
 /// The network's input, in the layout and type of the contract.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TensorData {
