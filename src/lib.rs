@@ -37,6 +37,6 @@ pub mod metrics;
 pub mod dataset;
 pub mod score;
 
-pub mod cli;
+// pub mod cli;
 
 pub use error::{Error, Result};

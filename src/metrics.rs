@@ -136,6 +136,7 @@ pub struct Metrics {
     pub mask_age: Latency,
     /// From capture to the hand-over to the outputs.
     pub capture_to_stream: Latency,
+    runs_on: Mutex<String>,
     mailboxes: Mutex<Vec<(&'static str, Arc<MailboxStats>)>>,
 }
 
@@ -159,6 +160,16 @@ impl Metrics {
         metrics.cpu_ns.fetch_add(thread_cpu_ns().saturating_sub(cpu), Ordering::Relaxed);
         metrics.calls.fetch_add(1, Ordering::Relaxed);
         value
+    }
+
+    /// Says what the network really runs on: backend, version, provider, precision, input size.
+    pub fn set_runs_on(&self, text: String) {
+        *self.runs_on.lock().unwrap_or_else(|e| e.into_inner()) = text;
+    }
+
+    /// What the network really runs on; empty before the first frame.
+    pub fn runs_on(&self) -> String {
+        self.runs_on.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     /// Adds a mailbox whose drops are reported under `name`.

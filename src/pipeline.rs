@@ -307,9 +307,14 @@ impl InferStage {
                 Received::Closed => return Ok(()),
             };
             if prepared != Some(frame.format) {
-                let runs_on = self.engine.prepare(frame.format)?;
-                let size = self.engine.input_size();
-                info!(?runs_on, ?size, "infer");
+                let on = self.engine.prepare(frame.format)?;
+                let size = self.engine.input_size().map(|s| format!("{}x{}", s.width, s.height));
+                let size = size.unwrap_or_default();
+                info!(backend = on.backend, version = on.version, provider = on.provider, precision = on.precision, size, "infer");
+                self.metrics.set_runs_on(format!(
+                    "{} {} {} {} {size}",
+                    on.backend, on.version, on.provider, on.precision
+                ));
                 prepared = Some(frame.format);
             }
             next_ns = self.clock.now_ns() + self.interval.as_nanos() as u64;

@@ -210,6 +210,41 @@ impl Supervisor {
     }
 }
 
+/// Calls a function at regular times on a thread of its own, until dropped.
+#[derive(Debug)]
+pub struct Ticker {
+    stop: Option<StopHandle>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ticker {
+    /// Starts calling `tick` every `period`.
+    ///
+    /// # Errors
+    /// Fatal if the system can't start another thread.
+    pub fn start(name: &'static str, period: Duration, mut tick: impl FnMut() + Send + 'static) -> Result<Self> {
+        let (handle, stop) = stop_pair();
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(move || {
+                while !stop.wait(period) {
+                    tick();
+                }
+            })
+            .map_err(|e| Error::fatal(format!("thread {name} can't be started")).caused_by(e))?;
+        Ok(Self { stop: Some(handle), thread: Some(thread) })
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 /// A channel that fires on SIGINT and SIGTERM. A second signal ends the process at once (exit code 130).
 ///
 /// # Errors

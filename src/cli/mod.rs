@@ -1,1 +1,130 @@
-//! cli
+//! The command line: subcommands, their arguments, logging.
+
+use std::io::IsTerminal;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::error::Result;
+
+pub mod args;
+pub mod bench;
+pub mod check_config;
+pub mod eval;
+pub mod image;
+pub mod models;
+pub mod probe;
+pub mod run;
+mod status;
+
+const EXAMPLES: &str = "\
+Examples:
+  segd --camera /dev/video0                     annotated video at rtsp://127.0.0.1:8554/segd
+  segd --input street.mp4 --loop                the same from a file, again and again
+  segd --input street.mp4 --no-pace --output street-seg.mkv
+  segd image photo.jpg -o photo-seg.png         one picture
+  segd probe                                    what this machine has, and what segd would use
+
+Watch it:
+  ffplay -fflags nobuffer rtsp://127.0.0.1:8554/segd     (or vlc, mpv)";
+
+/// Labels every pixel of a camera's video with a segmentation network, draws the result onto the video,
+/// and streams it over RTSP.
+#[derive(Debug, Parser)]
+#[command(name = "segd", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// What to do; `run` if nothing is said.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Arguments of `run`.
+    #[command(flatten)]
+    pub run: run::RunArgs,
+}
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Segment a camera or a video and stream it (the default)
+    Run(Box<run::RunArgs>),
+    /// Segment single images
+    Image(image::ImageArgs),
+    /// Score a model on a labelled data set
+    Eval(eval::EvalArgs),
+    /// Measure this machine: time and CPU of each stage, drops, mask age, memory
+    Bench(Box<bench::BenchArgs>),
+    /// List cameras, backends and encoders, and say what segd would use
+    Probe(probe::ProbeArgs),
+    /// List the models that are found, with their scores
+    Models(models::ModelsArgs),
+    /// Check a configuration file
+    CheckConfig(check_config::CheckConfigArgs),
+}
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Logging options, the same for all subcommands.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// What to log: error, warn, info, debug, trace, or a filter such as `info,segd::capture=debug`
+    #[arg(long, env = "SEGD_LOG", default_value = "info", global = true, help_heading = "Logging")]
+    pub log_level: String,
+    /// Form of the log
+    #[arg(long, env = "SEGD_LOG_FORMAT", value_enum, default_value = "text", global = true, help_heading = "Logging")]
+    pub log_format: LogFormat,
+}
+
+/// Starts logging to standard error.
+pub fn init_logging(args: &LogArgs) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_new(&args.log_level).unwrap_or_else(|why| {
+        eprintln!("segd: --log-level {:?}: {why}; using \"info\"", args.log_level);
+        EnvFilter::new("info")
+    });
+    // The inference libraries log every optimisation step at info.
+    let filter = ["tract_onnx=warn", "tract_core=warn", "tract_hir=warn", "tract_linalg=warn", "ort=warn"]
+        .iter()
+        .filter_map(|d| d.parse().ok())
+        .fold(filter, |filter, directive| filter.add_directive(directive));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match args.log_format {
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// Runs what the command line says.
+///
+/// # Errors
+/// The subcommand's error.
+pub fn dispatch(cli: Cli) -> Result<()> {
+    match cli.command {
+        None => run::run(cli.run),
+        Some(Command::Run(args)) => run::run(*args),
+        Some(Command::Image(args)) => image::run(args),
+        Some(Command::Eval(args)) => eval::run(args),
+        Some(Command::Bench(args)) => bench::run(*args),
+        Some(Command::Probe(args)) => probe::run(args),
+        Some(Command::Models(args)) => models::run(args),
+        Some(Command::CheckConfig(args)) => check_config::run(args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
