@@ -35,7 +35,7 @@ use crate::overlay::{OverlayOptions, Painter};
 use crate::pool::FramePool;
 use crate::segment::Engine;
 use crate::stream::{FrameSink, SinkOpener};
-use crate::supervise::{Backoff, Ended, OnTransient, Supervisor, open_with_retry};
+use crate::supervise::{Backoff, Ended, OnEnd, OnTransient, Supervisor, open_with_retry};
 
 /// Which mask a frame goes out with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,18 +156,18 @@ pub fn run(parts: Parts, options: PipelineOptions, asked_to_stop: &Receiver<()>)
         if lockstep { (None, Some(compose_tx)) } else { (Some(compose_tx), None) };
     {
         let (clock, metrics, stop, options) = (clock.clone(), metrics.clone(), stop.clone(), options.clone());
-        supervisor.spawn("capture", move || {
+        supervisor.spawn("capture", OnEnd::GoOn, move || {
             CaptureStage { source, to_infer: infer_tx, to_compose: capture_compose, clock, metrics, stop, options }.run()
         })?;
     }
     {
         let (clock, metrics, stop) = (clock.clone(), metrics.clone(), stop.clone());
         let (newest, interval) = (newest.clone(), options.infer_interval);
-        supervisor.spawn("infer", move || {
+        supervisor.spawn("infer", OnEnd::GoOn, move || {
             InferStage { engine, from: infer_rx, to_compose: infer_compose, newest, interval, clock, metrics, stop }.run()
         })?;
     }
-    supervisor.spawn("compose", move || {
+    supervisor.spawn("compose", OnEnd::Finish, move || {
         ComposeStage { from: compose_rx, sinks, classes, newest, clock, metrics, stop, options }.run()
     })?;
     supervisor.run(asked_to_stop)

@@ -87,18 +87,30 @@ pub enum Ended {
     Stopped,
 }
 
+/// What the orderly end of a thread means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnEnd {
+    /// The others go on.
+    GoOn,
+    /// The run is finished: the others are stopped. For the last stage of a pipeline.
+    Finish,
+}
+
 struct Thread {
     name: &'static str,
     handle: JoinHandle<()>,
 }
+
+/// A thread's name, what its end means, and how it ended.
+type Done = (&'static str, OnEnd, Result<()>);
 
 /// Spawns the pipeline's threads, waits for their end, and stops them all when one fails.
 pub struct Supervisor {
     stop: Stop,
     handle: Option<StopHandle>,
     threads: Vec<Thread>,
-    done_tx: Sender<(&'static str, Result<()>)>,
-    done_rx: Receiver<(&'static str, Result<()>)>,
+    done_tx: Sender<Done>,
+    done_rx: Receiver<Done>,
 }
 
 impl Default for Supervisor {
@@ -124,7 +136,12 @@ impl Supervisor {
     ///
     /// # Errors
     /// Fatal if the system can't start another thread.
-    pub fn spawn(&mut self, name: &'static str, run: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    pub fn spawn(
+        &mut self,
+        name: &'static str,
+        on_end: OnEnd,
+        run: impl FnOnce() -> Result<()> + Send + 'static,
+    ) -> Result<()> {
         let done = self.done_tx.clone();
         let handle = std::thread::Builder::new()
             .name(name.into())
@@ -132,14 +149,14 @@ impl Supervisor {
                 // In builds that unwind, a panic is reported as this thread's failure; the release build aborts.
                 let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run))
                     .unwrap_or_else(|_| Err(Error::fatal(format!("thread {name} panicked; please report this"))));
-                let _ = done.send((name, result));
+                let _ = done.send((name, on_end, result));
             })
             .map_err(|e| Error::fatal(format!("thread {name} can't be started")).caused_by(e))?;
         self.threads.push(Thread { name, handle });
         Ok(())
     }
 
-    /// Waits until every thread has ended, one has failed, or `asked_to_stop` fires or is dropped; then
+    /// Waits until every thread has ended, one whose end finishes the run has, one has failed, or `asked_to_stop` fires or is dropped; then
     /// stops and joins all threads against [`JOIN_DEADLINE`].
     ///
     /// # Errors
@@ -151,10 +168,13 @@ impl Supervisor {
             select_biased! {
                 recv(self.done_rx) -> done => {
                     running -= 1;
-                    if let Ok((name, result)) = done {
+                    if let Ok((name, on_end, result)) = done {
                         debug!(thread = name, ok = result.is_ok(), "ended");
                         if let Err(error) = result {
                             outcome = Err(error);
+                            break;
+                        }
+                        if on_end == OnEnd::Finish {
                             break;
                         }
                     }
@@ -184,7 +204,7 @@ impl Supervisor {
         let deadline = Instant::now() + JOIN_DEADLINE;
         while running > 0 {
             match self.done_rx.recv_deadline(deadline) {
-                Ok((_, result)) => {
+                Ok((_, _, result)) => {
                     running -= 1;
                     if let (Err(error), true) = (result, outcome.is_ok()) {
                         *outcome = Err(error);
@@ -323,20 +343,35 @@ mod tests {
         let mut supervisor = Supervisor::new();
         let stop = supervisor.stop().clone();
         supervisor
-            .spawn("waits", move || {
+            .spawn("waits", OnEnd::GoOn, move || {
                 stop.wait(Duration::from_secs(60));
                 Ok(())
             })
             .unwrap();
-        supervisor.spawn("fails", || Err(Error::fatal("no model"))).unwrap();
+        supervisor.spawn("fails", OnEnd::GoOn, || Err(Error::fatal("no model"))).unwrap();
         let (_tx, rx) = bounded(1);
         assert_eq!(supervisor.run(&rx).unwrap_err().to_string(), "no model");
     }
 
     #[test]
+    fn the_end_of_the_last_stage_finishes_the_run() {
+        let mut supervisor = Supervisor::new();
+        let stop = supervisor.stop().clone();
+        supervisor
+            .spawn("waits", OnEnd::GoOn, move || {
+                stop.wait(Duration::from_secs(60));
+                Ok(())
+            })
+            .unwrap();
+        supervisor.spawn("last", OnEnd::Finish, || Ok(())).unwrap();
+        let (_tx, rx) = bounded(1);
+        assert_eq!(supervisor.run(&rx).unwrap(), Ended::Finished);
+    }
+
+    #[test]
     fn a_panic_is_a_failure() {
         let mut supervisor = Supervisor::new();
-        supervisor.spawn("panics", || panic!("boom")).unwrap();
+        supervisor.spawn("panics", OnEnd::GoOn, || panic!("boom")).unwrap();
         let (_tx, rx) = bounded(1);
         assert!(supervisor.run(&rx).unwrap_err().to_string().contains("panics"));
     }
@@ -346,7 +381,7 @@ mod tests {
         let mut supervisor = Supervisor::new();
         let stop = supervisor.stop().clone();
         supervisor
-            .spawn("waits", move || {
+            .spawn("waits", OnEnd::GoOn, move || {
                 stop.wait(Duration::from_secs(60));
                 Ok(())
             })
@@ -356,7 +391,7 @@ mod tests {
         assert_eq!(supervisor.run(&rx).unwrap(), Ended::Stopped);
 
         let mut supervisor = Supervisor::new();
-        supervisor.spawn("ends", || Ok(())).unwrap();
+        supervisor.spawn("ends", OnEnd::GoOn, || Ok(())).unwrap();
         let (_tx, rx) = bounded(1);
         assert_eq!(supervisor.run(&rx).unwrap(), Ended::Finished);
     }
