@@ -1,1 +1,396 @@
-//! overlay
+//! Frame and mask to output frame, in the frame's own colours: Y, U and V are blended as they are.
+//!
+//! A class has one ink, opaque or not, in the samples of the output. A sample becomes
+//! `(sample * (256 - a) + ink * a + 128) / 256`, where `a` is the opacity in 256ths. A chroma sample stands for
+//! four pixels (two at an odd edge, one in an odd corner); it becomes the rounded mean of what it would become
+//! under each of them. 4:2:2 pictures come out as 4:2:0, the two rows averaged in the same step.
+
+mod canvas;
+mod contour;
+mod ink;
+mod legend;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
+use crate::model::contract::Class;
+
+use canvas::{Canvas, Planes};
+use contour::Contour;
+use ink::Ink;
+use legend::Entry;
+use rows::{ChromaRows, Inks};
+
+/// A class is in the legend from so many pixels of a thousand on.
+const LEGEND_PER_MILLE: usize = 1;
+
+/// What is made of picture and mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Visualize {
+    /// Class colours blended onto the picture.
+    #[default]
+    Overlay,
+    /// Class colours on black.
+    Mask,
+    /// The class index itself as brightness (Y, or R = G = B), without colour: for programs.
+    Labels,
+    /// The picture with the borders of classes drawn in their colours.
+    Contour,
+    /// The picture, and on its right the overlay.
+    SideBySide,
+}
+
+impl Visualize {
+    /// As in options and configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Overlay => "overlay",
+            Self::Mask => "mask",
+            Self::Labels => "labels",
+            Self::Contour => "contour",
+            Self::SideBySide => "side-by-side",
+        }
+    }
+}
+
+impl fmt::Display for Visualize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Visualize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::value_variants()
+            .iter()
+            .copied()
+            .find(|v| v.as_str() == text)
+            .ok_or_else(|| {
+                let known: Vec<_> = Self::value_variants().iter().map(|v| v.as_str()).collect();
+                format!("{text:?} is none of {}", known.join(", "))
+            })
+    }
+}
+
+/// How masks are drawn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OverlayOptions {
+    /// What is made of picture and mask.
+    pub mode: Visualize,
+    /// Opacity of colours on the picture, 0 to 1; other values are clamped. Masks and contours are opaque.
+    pub alpha: f32,
+    /// Labels of the classes to draw; all that are not background if `None`. [`Visualize::Labels`] shows all.
+    pub shown: Option<Vec<u8>>,
+    /// Name the classes that are drawn and take at least a thousandth of the picture, in the upper left corner.
+    /// [`Visualize::Labels`] has no legend.
+    pub legend: bool,
+}
+
+impl Default for OverlayOptions {
+    fn default() -> Self {
+        Self {
+            mode: Visualize::Overlay,
+            alpha: 0.5,
+            shown: None,
+            legend: true,
+        }
+    }
+}
+
+/// Draws masks onto frames of one format. All tables and rows are made once.
+#[derive(Debug)]
+pub struct Painter {
+    format: FrameFormat,
+    output: FrameFormat,
+    options: OverlayOptions,
+    /// An ink for each label.
+    inks: Box<Inks>,
+    /// For a picture without a mask: the same for each label.
+    bare: Box<Inks>,
+    /// A label that draws nothing.
+    hidden: u8,
+    /// A legend line for each drawn class.
+    entries: Vec<(u8, Entry)>,
+    legend_inks: legend::Inks,
+    contour: Contour,
+    /// The contour's labels of the whole picture.
+    borders: Vec<u8>,
+    /// Labels of a row of a picture without a mask.
+    no_labels: Vec<u8>,
+    scratch: Deinterleaved,
+}
+
+impl Painter {
+    /// For frames of `format` and masks whose label `i` is `classes[i]`. Labels without a class are not drawn.
+    ///
+    /// Of 256 drawn classes the last has no contour: the label stands for "none" there.
+    pub fn new(format: FrameFormat, classes: &[Class], options: OverlayOptions) -> Self {
+        let yuv = format.pixel != PixelFormat::Rgb24;
+        let black = Ink::new(ink::code(format, [0; 3]), 256);
+        let (nothing, opacity) = match options.mode {
+            Visualize::Overlay | Visualize::SideBySide => (Ink::COPY, ink::opacity(options.alpha)),
+            Visualize::Contour => (Ink::COPY, 256),
+            Visualize::Mask | Visualize::Labels => (black, 256),
+        };
+        let mut inks = Box::new([nothing; 256]);
+        let mut entries = Vec::new();
+        let mut is_drawn = [false; 256];
+        for (label, class) in (0..=255_u8).zip(classes) {
+            let drawn = match &options.shown {
+                Some(shown) => shown.contains(&label),
+                None => !class.background,
+            };
+            if drawn {
+                is_drawn[usize::from(label)] = true;
+                let code = ink::code(format, class.color);
+                inks[usize::from(label)] = Ink::new(code, opacity);
+                entries.push((label, Entry::new(&class.name, Ink::new(code, 256))));
+            }
+        }
+        if options.mode == Visualize::Labels {
+            for (label, ink) in (0..=255_u8).zip(inks.iter_mut()) {
+                *ink = Ink::new(if yuv { [label, 128, 128] } else { [label; 3] }, 256);
+            }
+        }
+        let hidden = (0..=255_u8).find(|&l| !is_drawn[usize::from(l)]).unwrap_or(255);
+        if options.mode == Visualize::Contour {
+            inks[usize::from(hidden)] = nothing;
+        }
+        let mut output = format;
+        if yuv {
+            output.pixel = PixelFormat::I420;
+        }
+        if options.mode == Visualize::SideBySide {
+            output.width = 2 * half_width(format);
+        }
+        let borders = match options.mode {
+            Visualize::Contour => format.width * format.height,
+            _ => 0,
+        };
+        Self {
+            format,
+            output,
+            inks,
+            bare: Box::new([nothing; 256]),
+            hidden,
+            entries,
+            legend_inks: legend::Inks {
+                shade: Ink::new(ink::code(format, [0; 3]), 166),
+                text: Ink::new(ink::code(format, [255; 3]), 256),
+            },
+            contour: Contour::default(),
+            borders: vec![0; borders],
+            no_labels: vec![0; format.width],
+            scratch: Deinterleaved::new(format),
+            options,
+        }
+    }
+
+    /// The format of what is painted: [`PixelFormat::I420`] for YUV frames, [`PixelFormat::Rgb24`] for RGB ones,
+    /// with the frame's size and colorimetry. [`Visualize::SideBySide`] doubles the width, after rounding it up
+    /// to an even one for YUV (the column that this adds repeats the last).
+    pub fn output_format(&self) -> FrameFormat {
+        self.output
+    }
+
+    /// Paints `mask` onto `image` into the first [`FrameFormat::packed_bytes`] of `out`, planes without padding.
+    ///
+    /// Without a mask, or with one of another size, the picture goes out as it is, or black for
+    /// [`Visualize::Mask`] and [`Visualize::Labels`].
+    ///
+    /// # Panics
+    /// If `image` is not of the painter's format, or `out` is shorter than the output.
+    pub fn paint(&mut self, image: &ImageRef<'_>, mask: Option<&Mask>, out: &mut [u8]) {
+        assert_eq!(image.format, self.format, "the painter was made for another format");
+        let (width, height) = (self.format.width, self.format.height);
+        let mask = mask
+            .filter(|m| (m.width, m.height) == (width, height) && m.labels.len() == width * height)
+            .map(|m| m.labels.as_slice());
+        let bytes = self.output.packed_bytes();
+        let mut canvas = Canvas::new(self.output, &mut out[..bytes]);
+        let mut left = 0;
+        if self.options.mode == Visualize::SideBySide {
+            let none = Labels::same(&self.no_labels);
+            paint_at(image, none, &self.bare, &mut canvas, 0, &mut self.scratch);
+            left = half_width(self.format);
+        }
+        let (labels, inks) = match mask {
+            None => (Labels::same(&self.no_labels), &self.bare),
+            Some(mask) if self.options.mode == Visualize::Contour => {
+                let radius = contour::radius(height);
+                for (y, row) in self.borders.chunks_exact_mut(width).enumerate() {
+                    self.contour.row(mask, y, radius, self.hidden, row);
+                }
+                (Labels::each(&self.borders, width), &self.inks)
+            }
+            Some(mask) => (Labels::each(mask, width), &self.inks),
+        };
+        paint_at(image, labels, inks, &mut canvas, left, &mut self.scratch);
+        if let Some(mask) = mask
+            && self.options.legend
+            && self.options.mode != Visualize::Labels
+        {
+            let mut counts = [0; 256];
+            rows::count(mask, &mut counts);
+            let least = (mask.len() * LEGEND_PER_MILLE / 1000).max(1);
+            let present = self
+                .entries
+                .iter()
+                .filter(|(label, _)| counts[usize::from(*label)] as usize >= least)
+                .map(|(_, entry)| entry);
+            legend::draw(&mut canvas, left, present, self.legend_inks);
+        }
+    }
+}
+
+/// Columns of the left part of a side-by-side picture.
+fn half_width(format: FrameFormat) -> usize {
+    match format.pixel {
+        PixelFormat::Rgb24 => format.width,
+        _ => format.width.next_multiple_of(2),
+    }
+}
+
+/// The labels of a picture, row by row.
+#[derive(Clone, Copy)]
+struct Labels<'a> {
+    data: &'a [u8],
+    width: usize,
+    stride: usize,
+}
+
+impl<'a> Labels<'a> {
+    fn each(data: &'a [u8], width: usize) -> Self {
+        Self {
+            data,
+            width,
+            stride: width,
+        }
+    }
+
+    /// The same for each row.
+    fn same(row: &'a [u8]) -> Self {
+        Self {
+            data: row,
+            width: row.len(),
+            stride: 0,
+        }
+    }
+
+    fn row(&self, y: usize) -> &'a [u8] {
+        &self.data[y * self.stride..][..self.width]
+    }
+}
+
+/// Rows of the samples of an interleaved picture.
+#[derive(Debug)]
+struct Deinterleaved {
+    luma: Vec<u8>,
+    /// Of two rows.
+    u: [Vec<u8>; 2],
+    v: [Vec<u8>; 2],
+}
+
+impl Deinterleaved {
+    fn new(format: FrameFormat) -> Self {
+        let half = || vec![0; format.width.div_ceil(2)];
+        Self {
+            luma: vec![0; format.width],
+            u: [half(), half()],
+            v: [half(), half()],
+        }
+    }
+
+    /// Luma of row `y`.
+    fn luma<'s>(&'s mut self, image: &ImageRef<'s>, y: usize) -> &'s [u8] {
+        let (width, plane) = (image.width(), image.plane(0));
+        if image.format.pixel != PixelFormat::Yuyv {
+            return plane.row(y, width);
+        }
+        let row = plane.row(y, 4 * width.div_ceil(2));
+        rows::take::<2>(row, 0, &mut self.luma);
+        &self.luma
+    }
+
+    /// Chroma of pixel rows `y` and `y + 1`, or `y` twice at the bottom of an odd height; `y` is even.
+    fn chroma<'s>(&'s mut self, image: &ImageRef<'s>, y: usize) -> ChromaRows<'s> {
+        let half = image.width().div_ceil(2);
+        match image.format.pixel {
+            PixelFormat::Nv12 => {
+                let row = image.plane(1).row(y / 2, 2 * half);
+                rows::take::<2>(row, 0, &mut self.u[0]);
+                rows::take::<2>(row, 1, &mut self.v[0]);
+                ChromaRows {
+                    u: [&self.u[0], &self.u[0]],
+                    v: [&self.v[0], &self.v[0]],
+                }
+            }
+            PixelFormat::Yuyv => {
+                for (of_two, (u, v)) in self.u.iter_mut().zip(&mut self.v).enumerate() {
+                    let y = (y + of_two).min(image.height() - 1);
+                    let row = image.plane(0).row(y, 4 * half);
+                    rows::take::<4>(row, 1, u);
+                    rows::take::<4>(row, 3, v);
+                }
+                ChromaRows {
+                    u: [&self.u[0], &self.u[1]],
+                    v: [&self.v[0], &self.v[1]],
+                }
+            }
+            // RGB has no chroma and does not come here.
+            PixelFormat::I420 | PixelFormat::Rgb24 => {
+                let (u, v) = (image.plane(1).row(y / 2, half), image.plane(2).row(y / 2, half));
+                ChromaRows { u: [u, u], v: [v, v] }
+            }
+        }
+    }
+}
+
+/// Paints `image` with its `labels` at column `left` of the canvas; `left` is even for YUV.
+fn paint_at(
+    image: &ImageRef<'_>,
+    labels: Labels<'_>,
+    inks: &Inks,
+    canvas: &mut Canvas<'_>,
+    left: usize,
+    scratch: &mut Deinterleaved,
+) {
+    let (width, height, out_width) = (image.width(), image.height(), canvas.width);
+    match &mut canvas.planes {
+        Planes::Rgb24(out) => {
+            for (y, row) in out.chunks_exact_mut(3 * out_width).enumerate() {
+                let from = image.plane(0).row(y, 3 * width);
+                rows::rgb(from, labels.row(y), inks, &mut row[3 * left..3 * (left + width)]);
+            }
+        }
+        Planes::I420([out_y, out_u, out_v]) => {
+            for (y, row) in out_y.chunks_exact_mut(out_width).enumerate() {
+                let from = scratch.luma(image, y);
+                rows::luma(from, labels.row(y), inks, &mut row[left..left + width]);
+                if left + width < out_width && width % 2 == 1 {
+                    row[left + width] = row[left + width - 1];
+                }
+            }
+            let (half, stride) = (width.div_ceil(2), out_width.div_ceil(2));
+            let rows_u = out_u.chunks_exact_mut(stride);
+            let rows_v = out_v.chunks_exact_mut(stride);
+            for (row, (out_u, out_v)) in rows_u.zip(rows_v).enumerate() {
+                let upper = labels.row(2 * row);
+                let lower = labels.row((2 * row + 1).min(height - 1));
+                let from = scratch.chroma(image, 2 * row);
+                let at = left / 2..left / 2 + half;
+                rows::chroma(from, upper, lower, inks, &mut out_u[at.clone()], &mut out_v[at]);
+            }
+        }
+    }
+}
