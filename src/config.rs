@@ -101,9 +101,8 @@ impl FileConfig {
     /// # Errors
     /// Usage, naming the file, the key, and for an unknown key the nearest valid one.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| {
-            Error::usage(format!("config {}: can't be read", path.display())).caused_by(e)
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::usage(format!("config {}: can't be read", path.display())).caused_by(e))?;
         Self::parse(&text, &path.display().to_string())
     }
 
@@ -113,7 +112,9 @@ impl FileConfig {
     /// As [`read`](Self::read).
     pub fn parse(text: &str, origin: &str) -> Result<Self> {
         toml::from_str(text).map_err(|e| {
-            let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].lines().count().max(1));
+            let line = e
+                .span()
+                .map_or(1, |s| text[..s.start.min(text.len())].lines().count().max(1));
             let message = e.message().trim().replace('\n', " ");
             let error = Error::usage(format!("config {origin}, line {line}: {message}"));
             match nearest_key(&message) {
@@ -126,7 +127,11 @@ impl FileConfig {
 
 /// For serde's "unknown field `x`, expected one of `a`, `b`": the listed key nearest to `x`.
 fn nearest_key(message: &str) -> Option<String> {
-    let mut quoted = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
+    let mut quoted = message
+        .strip_prefix("unknown field ")?
+        .split('`')
+        .skip(1)
+        .step_by(2);
     let unknown = quoted.next()?;
     quoted
         .map(|key| (strsim::damerau_levenshtein(unknown, key), key))
@@ -175,7 +180,11 @@ pub struct WantedMode {
 
 impl Default for WantedMode {
     fn default() -> Self {
-        Self { width: 640, height: 480, fps: 30.0 }
+        Self {
+            width: 640,
+            height: 480,
+            fps: 30.0,
+        }
     }
 }
 
@@ -187,12 +196,18 @@ pub fn check_range(key: &str, value: f64, range: std::ops::RangeInclusive<f64>) 
     if range.contains(&value) {
         return Ok(value);
     }
-    Err(Error::usage(format!("{key} = {value}, expected {} to {}", range.start(), range.end())))
+    Err(Error::usage(format!(
+        "{key} = {value}, expected {} to {}",
+        range.start(),
+        range.end()
+    )))
 }
 
 /// The configuration files that are read when none is named, the first that exists.
 pub fn default_config_path() -> Option<PathBuf> {
-    [PathBuf::from("/etc/segd/segd.toml")].into_iter().find(|p| p.is_file())
+    [PathBuf::from("/etc/segd/segd.toml")]
+        .into_iter()
+        .find(|p| p.is_file())
 }
 
 #[cfg(test)]
@@ -234,23 +249,39 @@ mod tests {
     fn an_unknown_key_is_refused_with_line_and_nearest_key() {
         let error = FileConfig::parse("[overlay]\nalpah = 0.4\n", "segd.toml").unwrap_err();
         let text = error.to_string();
-        assert!(text.starts_with("config segd.toml, line 2: unknown field `alpah`"), "{text}");
+        assert!(
+            text.starts_with("config segd.toml, line 2: unknown field `alpah`"),
+            "{text}"
+        );
         assert!(text.ends_with("did you mean `alpha`?"), "{text}");
         assert_eq!(error.exit_code(), 2);
     }
 
     #[test]
     fn wrong_types_are_refused() {
-        for text in ["[capture]\nwidth = \"wide\"", "[capture]\nwidth = -1", "[overlay]\nvisualize = \"glow\"", "[[["] {
+        for text in [
+            "[capture]\nwidth = \"wide\"",
+            "[capture]\nwidth = -1",
+            "[overlay]\nvisualize = \"glow\"",
+            "[[[",
+        ] {
             let error = FileConfig::parse(text, "segd.toml").unwrap_err();
-            assert!(error.to_string().starts_with("config segd.toml, line "), "{error}");
+            assert!(
+                error.to_string().starts_with("config segd.toml, line "),
+                "{error}"
+            );
         }
     }
 
     #[test]
     fn ranges() {
         assert!(check_range("alpha", f64::NAN, 0.0..=1.0).is_err());
-        assert!(check_range("alpha", 1.5, 0.0..=1.0).unwrap_err().to_string().contains("alpha = 1.5"));
+        assert!(
+            check_range("alpha", 1.5, 0.0..=1.0)
+                .unwrap_err()
+                .to_string()
+                .contains("alpha = 1.5")
+        );
         assert!(check_range("alpha", 0.5, 0.0..=1.0).is_ok());
     }
 }

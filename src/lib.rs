@@ -28,8 +28,9 @@ pub mod stream;
 
 // What is wired, and by what.
 pub mod model;
-// pub mod config;
-// pub mod pipeline;
+pub mod config;
+pub mod segment;
+pub mod pipeline;
 pub mod supervise;
 pub mod metrics;
 

@@ -30,8 +30,14 @@ pub enum Stage {
 
 impl Stage {
     /// All stages in order.
-    pub const ALL: [Self; 6] =
-        [Self::Capture, Self::Preprocess, Self::Infer, Self::Postprocess, Self::Overlay, Self::Stream];
+    pub const ALL: [Self; 6] = [
+        Self::Capture,
+        Self::Preprocess,
+        Self::Infer,
+        Self::Postprocess,
+        Self::Overlay,
+        Self::Stream,
+    ];
 
     /// Lower-case name.
     pub fn as_str(self) -> &'static str {
@@ -64,7 +70,10 @@ impl Default for Latency {
 impl Latency {
     /// Adds one value.
     pub fn record(&self, ns: u64) {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).saturating_record(ns.clamp(1_000, MAX_NS));
+        self.0
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .saturating_record(ns.clamp(1_000, MAX_NS));
     }
 
     /// Percentiles, in milliseconds.
@@ -74,7 +83,12 @@ impl Latency {
         if histogram.is_empty() {
             return LatencySummary::default();
         }
-        LatencySummary { count: histogram.len(), p50_ms: ms(0.5), p95_ms: ms(0.95), p99_ms: ms(0.99) }
+        LatencySummary {
+            count: histogram.len(),
+            p50_ms: ms(0.5),
+            p95_ms: ms(0.95),
+            p99_ms: ms(0.99),
+        }
     }
 }
 
@@ -157,7 +171,9 @@ impl Metrics {
         let value = f();
         let metrics = self.stage(stage);
         metrics.wall.record(wall.elapsed().as_nanos() as u64);
-        metrics.cpu_ns.fetch_add(thread_cpu_ns().saturating_sub(cpu), Ordering::Relaxed);
+        metrics
+            .cpu_ns
+            .fetch_add(thread_cpu_ns().saturating_sub(cpu), Ordering::Relaxed);
         metrics.calls.fetch_add(1, Ordering::Relaxed);
         value
     }
@@ -174,7 +190,10 @@ impl Metrics {
 
     /// Adds a mailbox whose drops are reported under `name`.
     pub fn add_mailbox(&self, name: &'static str, stats: Arc<MailboxStats>) {
-        self.mailboxes.lock().unwrap_or_else(|e| e.into_inner()).push((name, stats));
+        self.mailboxes
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .push((name, stats));
     }
 
     /// A copy of all figures.
@@ -199,7 +218,13 @@ impl Metrics {
                 .iter()
                 .map(|&stage| {
                     let m = self.stage(stage);
-                    (stage, StageSummary { wall: m.wall.summary(), cpu_ms: get(&m.cpu_ns) as f64 / 1e6 })
+                    (
+                        stage,
+                        StageSummary {
+                            wall: m.wall.summary(),
+                            cpu_ms: get(&m.cpu_ns) as f64 / 1e6,
+                        },
+                    )
                 })
                 .collect(),
             mask_age: self.mask_age.summary(),

@@ -133,10 +133,23 @@ impl NewestMask {
 /// # Errors
 /// The first error that retrying could not mend.
 pub fn run(parts: Parts, options: PipelineOptions, asked_to_stop: &Receiver<()>) -> Result<Ended> {
-    let Parts { source, sinks, engine, classes, clock, metrics } = parts;
+    let Parts {
+        source,
+        sinks,
+        engine,
+        classes,
+        clock,
+        metrics,
+    } = parts;
     let mut supervisor = Supervisor::new();
     let stop = supervisor.stop().clone();
-    let when_full = |live| if live { WhenFull::DropOldest } else { WhenFull::Block };
+    let when_full = |live| {
+        if live {
+            WhenFull::DropOldest
+        } else {
+            WhenFull::Block
+        }
+    };
     let lockstep = options.masks == MaskPolicy::Lockstep;
 
     let (infer_tx, infer_rx) = if lockstep {
@@ -152,23 +165,55 @@ pub fn run(parts: Parts, options: PipelineOptions, asked_to_stop: &Receiver<()>)
     metrics.add_mailbox("compose", compose_tx.stats());
     let newest = Arc::new(NewestMask::default());
 
-    let (capture_compose, infer_compose) =
-        if lockstep { (None, Some(compose_tx)) } else { (Some(compose_tx), None) };
+    let (capture_compose, infer_compose) = if lockstep {
+        (None, Some(compose_tx))
+    } else {
+        (Some(compose_tx), None)
+    };
     {
         let (clock, metrics, stop, options) = (clock.clone(), metrics.clone(), stop.clone(), options.clone());
         supervisor.spawn("capture", OnEnd::GoOn, move || {
-            CaptureStage { source, to_infer: infer_tx, to_compose: capture_compose, clock, metrics, stop, options }.run()
+            CaptureStage {
+                source,
+                to_infer: infer_tx,
+                to_compose: capture_compose,
+                clock,
+                metrics,
+                stop,
+                options,
+            }
+            .run()
         })?;
     }
     {
         let (clock, metrics, stop) = (clock.clone(), metrics.clone(), stop.clone());
         let (newest, interval) = (newest.clone(), options.infer_interval);
         supervisor.spawn("infer", OnEnd::GoOn, move || {
-            InferStage { engine, from: infer_rx, to_compose: infer_compose, newest, interval, clock, metrics, stop }.run()
+            InferStage {
+                engine,
+                from: infer_rx,
+                to_compose: infer_compose,
+                newest,
+                interval,
+                clock,
+                metrics,
+                stop,
+            }
+            .run()
         })?;
     }
     supervisor.spawn("compose", OnEnd::Finish, move || {
-        ComposeStage { from: compose_rx, sinks, classes, newest, clock, metrics, stop, options }.run()
+        ComposeStage {
+            from: compose_rx,
+            sinks,
+            classes,
+            newest,
+            clock,
+            metrics,
+            stop,
+            options,
+        }
+        .run()
     })?;
     supervisor.run(asked_to_stop)
 }
@@ -191,8 +236,13 @@ impl CaptureStage {
         let mut pool: Option<FramePool> = None;
         loop {
             let open = || self.source.open();
-            let Some(mut source) =
-                open_with_retry(&name, self.options.on_source_error, &*self.clock, &self.stop, open)?
+            let Some(mut source) = open_with_retry(
+                &name,
+                self.options.on_source_error,
+                &*self.clock,
+                &self.stop,
+                open,
+            )?
             else {
                 return Ok(());
             };
@@ -234,7 +284,10 @@ impl CaptureStage {
                 continue;
             }
             let timeout = self.options.read_timeout;
-            match self.metrics.time(Stage::Capture, || source.next_frame(pool, timeout))? {
+            match self
+                .metrics
+                .time(Stage::Capture, || source.next_frame(pool, timeout))?
+            {
                 Capture::Frame(frame) => {
                     last_frame_ns = self.clock.now_ns();
                     frames += 1;
@@ -269,7 +322,11 @@ impl CaptureStage {
     /// Passes a frame on; false when nobody listens any more.
     fn share(&self, frame: SharedFrame, frame_rate: Option<f64>) -> bool {
         if let Some(to_compose) = &self.to_compose {
-            let sent = to_compose.send(ToCompose { frame: frame.clone(), own_mask: None, frame_rate });
+            let sent = to_compose.send(ToCompose {
+                frame: frame.clone(),
+                own_mask: None,
+                frame_rate,
+            });
             if sent == Sent::Closed {
                 return false;
             }
@@ -293,7 +350,12 @@ struct InferStage {
 impl InferStage {
     fn run(mut self) -> Result<()> {
         let mut masks: Vec<Arc<TimedMask>> = (0..MASKS)
-            .map(|_| Arc::new(TimedMask { captured_at_ns: 0, mask: Mask::zeros(0, 0) }))
+            .map(|_| {
+                Arc::new(TimedMask {
+                    captured_at_ns: 0,
+                    mask: Mask::zeros(0, 0),
+                })
+            })
             .collect();
         let mut prepared: Option<FrameFormat> = None;
         let mut next_ns = 0;
@@ -308,9 +370,19 @@ impl InferStage {
             };
             if prepared != Some(frame.format) {
                 let on = self.engine.prepare(frame.format)?;
-                let size = self.engine.input_size().map(|s| format!("{}x{}", s.width, s.height));
+                let size = self
+                    .engine
+                    .input_size()
+                    .map(|s| format!("{}x{}", s.width, s.height));
                 let size = size.unwrap_or_default();
-                info!(backend = on.backend, version = on.version, provider = on.provider, precision = on.precision, size, "infer");
+                info!(
+                    backend = on.backend,
+                    version = on.version,
+                    provider = on.provider,
+                    precision = on.precision,
+                    size,
+                    "infer"
+                );
                 self.metrics.set_runs_on(format!(
                     "{} {} {} {} {size}",
                     on.backend, on.version, on.provider, on.precision
@@ -318,7 +390,9 @@ impl InferStage {
                 prepared = Some(frame.format);
             }
             next_ns = self.clock.now_ns() + self.interval.as_nanos() as u64;
-            let Some(slot) = self.free_mask(&mut masks) else { return Ok(()) };
+            let Some(slot) = self.free_mask(&mut masks) else {
+                return Ok(());
+            };
             self.segment(frame, frame_rate, slot, &mut masks)?;
         }
     }
@@ -350,7 +424,11 @@ impl InferStage {
         masks.push(slot.clone());
         match &self.to_compose {
             Some(to_compose) => {
-                to_compose.send(ToCompose { frame, own_mask: Some(slot), frame_rate });
+                to_compose.send(ToCompose {
+                    frame,
+                    own_mask: Some(slot),
+                    frame_rate,
+                });
             }
             None => self.newest.set(slot),
         }
@@ -430,19 +508,37 @@ impl ComposeStage {
             sinks.push(sink);
         }
         let pool = FramePool::new(OUTPUT_BUFFERS * sinks.len().max(1), output_format.packed_bytes());
-        Ok(Opened { format, output_format, painter, pool, sinks })
+        Ok(Opened {
+            format,
+            output_format,
+            painter,
+            pool,
+            sinks,
+        })
     }
 
     /// Paints one frame and pushes it to every output; false if no buffer was free.
     fn compose(&self, opened: &mut Opened, item: &ToCompose) -> Result<bool> {
         let frame = &item.frame;
-        let Opened { output_format, painter, pool, sinks, .. } = opened;
-        let Some(mut buffer) = self.output_buffer(pool) else { return Ok(false) };
+        let Opened {
+            output_format,
+            painter,
+            pool,
+            sinks,
+            ..
+        } = opened;
+        let Some(mut buffer) = self.output_buffer(pool) else {
+            return Ok(false);
+        };
         let mask = item.own_mask.clone().or_else(|| self.newest.get());
         // A mask of another size was made before the source changed its format.
-        let mask = mask.filter(|m| (m.mask.width, m.mask.height) == (frame.format.width, frame.format.height));
+        let mask =
+            mask.filter(|m| (m.mask.width, m.mask.height) == (frame.format.width, frame.format.height));
         match &mask {
-            Some(mask) => self.metrics.mask_age.record(frame.captured_at_ns.saturating_sub(mask.captured_at_ns)),
+            Some(mask) => self
+                .metrics
+                .mask_age
+                .record(frame.captured_at_ns.saturating_sub(mask.captured_at_ns)),
             None => {
                 self.metrics.without_mask.fetch_add(1, Relaxed);
             }
@@ -457,19 +553,29 @@ impl ComposeStage {
             format: *output_format,
             data: buffer,
         };
-        self.metrics.time(Stage::Stream, || self.push(painted, pool, sinks))?;
-        self.metrics.capture_to_stream.record(self.clock.now_ns().saturating_sub(frame.captured_at_ns));
+        self.metrics
+            .time(Stage::Stream, || self.push(painted, pool, sinks))?;
+        self.metrics
+            .capture_to_stream
+            .record(self.clock.now_ns().saturating_sub(frame.captured_at_ns));
         self.metrics.composed.fetch_add(1, Relaxed);
         Ok(true)
     }
 
     /// The first output gets the painted buffer, each further one a copy.
     fn push(&self, painted: Frame, pool: &FramePool, sinks: &mut [Box<dyn FrameSink>]) -> Result<()> {
-        let Some((first, others)) = sinks.split_first_mut() else { return Ok(()) };
+        let Some((first, others)) = sinks.split_first_mut() else {
+            return Ok(());
+        };
         for sink in others {
-            let Some(mut copy) = self.output_buffer(pool) else { continue };
+            let Some(mut copy) = self.output_buffer(pool) else {
+                continue;
+            };
             copy.copy_from_slice(&painted.data);
-            sink.push(Frame { data: copy, ..header(&painted) })?;
+            sink.push(Frame {
+                data: copy,
+                ..header(&painted)
+            })?;
         }
         first.push(painted)
     }

@@ -54,7 +54,11 @@ impl Engine {
             segmenters: Vec::new(),
             prepared: None,
             input: TensorData::F32(Vec::new()),
-            output: Output::Labels { height: 0, width: 0, labels: Vec::new() },
+            output: Output::Labels {
+                height: 0,
+                width: 0,
+                labels: Vec::new(),
+            },
             metrics,
         }
     }
@@ -88,7 +92,12 @@ impl Engine {
             format.width,
             format.height,
         );
-        self.prepared = Some(Prepared { format, size, preprocessor, postprocessor });
+        self.prepared = Some(Prepared {
+            format,
+            size,
+            preprocessor,
+            postprocessor,
+        });
         self.segmenters
             .last()
             .map(|s| s.runs_on())
@@ -112,9 +121,11 @@ impl Engine {
             return Err(Error::fatal("no network was prepared; please report this"));
         };
         let (input, output) = (&mut self.input, &mut self.output);
-        self.metrics.time(Stage::Preprocess, || prepared.preprocessor.run(image, input));
+        self.metrics
+            .time(Stage::Preprocess, || prepared.preprocessor.run(image, input));
         self.metrics.time(Stage::Infer, || segmenter.run(input, output))?;
-        self.metrics.time(Stage::Postprocess, || prepared.postprocessor.run(output, mask));
+        self.metrics
+            .time(Stage::Postprocess, || prepared.postprocessor.run(output, mask));
         Ok(())
     }
 }

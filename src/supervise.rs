@@ -24,7 +24,10 @@ pub struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { first: Duration::from_millis(250), max: Duration::from_secs(10) }
+        Self {
+            first: Duration::from_millis(250),
+            max: Duration::from_secs(10),
+        }
     }
 }
 
@@ -65,13 +68,19 @@ pub fn open_with_retry<T>(
             Ok(opened) => return Ok(Some(opened)),
             Err(error) => error,
         };
-        let OnTransient::Retry(backoff) = policy else { return Err(error) };
+        let OnTransient::Retry(backoff) = policy else {
+            return Err(error);
+        };
         if !error.is_transient() {
             return Err(error);
         }
         failures = failures.saturating_add(1);
         let delay = backoff.delay(failures);
-        warn!(failures, retry_in_ms = delay.as_millis() as u64, "{what}: {error}");
+        warn!(
+            failures,
+            retry_in_ms = delay.as_millis() as u64,
+            "{what}: {error}"
+        );
         if clock.wait(delay, stop) == Waited::Stopped {
             return Ok(None);
         }
@@ -124,7 +133,13 @@ impl Supervisor {
     pub fn new() -> Self {
         let (handle, stop) = stop_pair();
         let (done_tx, done_rx) = unbounded();
-        Self { stop, handle: Some(handle), threads: Vec::new(), done_tx, done_rx }
+        Self {
+            stop,
+            handle: Some(handle),
+            threads: Vec::new(),
+            done_tx,
+            done_rx,
+        }
     }
 
     /// The stop that every thread of this supervisor watches.
@@ -147,8 +162,12 @@ impl Supervisor {
             .name(name.into())
             .spawn(move || {
                 // In builds that unwind, a panic is reported as this thread's failure; the release build aborts.
-                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run))
-                    .unwrap_or_else(|_| Err(Error::fatal(format!("thread {name} panicked; please report this"))));
+                let result =
+                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|_| {
+                        Err(Error::fatal(format!(
+                            "thread {name} panicked; please report this"
+                        )))
+                    });
                 let _ = done.send((name, on_end, result));
             })
             .map_err(|e| Error::fatal(format!("thread {name} can't be started")).caused_by(e))?;
@@ -242,7 +261,11 @@ impl Ticker {
     ///
     /// # Errors
     /// Fatal if the system can't start another thread.
-    pub fn start(name: &'static str, period: Duration, mut tick: impl FnMut() + Send + 'static) -> Result<Self> {
+    pub fn start(
+        name: &'static str,
+        period: Duration,
+        mut tick: impl FnMut() + Send + 'static,
+    ) -> Result<Self> {
         let (handle, stop) = stop_pair();
         let thread = std::thread::Builder::new()
             .name(name.into())
@@ -252,7 +275,10 @@ impl Ticker {
                 }
             })
             .map_err(|e| Error::fatal(format!("thread {name} can't be started")).caused_by(e))?;
-        Ok(Self { stop: Some(handle), thread: Some(thread) })
+        Ok(Self {
+            stop: Some(handle),
+            thread: Some(thread),
+        })
     }
 }
 
@@ -299,7 +325,10 @@ mod tests {
 
     #[test]
     fn backoff_doubles_to_its_cap() {
-        let backoff = Backoff { first: Duration::from_millis(250), max: Duration::from_secs(10) };
+        let backoff = Backoff {
+            first: Duration::from_millis(250),
+            max: Duration::from_secs(10),
+        };
         let ms: Vec<u128> = (1..=8).map(|n| backoff.delay(n).as_millis()).collect();
         assert_eq!(ms, [250, 500, 1000, 2000, 4000, 8000, 10_000, 10_000]);
         assert_eq!(backoff.delay(u32::MAX), Duration::from_secs(10));
@@ -310,10 +339,20 @@ mod tests {
         let clock = SimulatedClock::auto();
         let (_handle, stop) = stop_pair();
         let mut times_ms = Vec::new();
-        let opened = open_with_retry("camera", OnTransient::Retry(Backoff::default()), &*clock, &stop, || {
-            times_ms.push(clock.now_ns() / 1_000_000);
-            if times_ms.len() < 5 { Err(Error::transient("busy")) } else { Ok(7) }
-        });
+        let opened = open_with_retry(
+            "camera",
+            OnTransient::Retry(Backoff::default()),
+            &*clock,
+            &stop,
+            || {
+                times_ms.push(clock.now_ns() / 1_000_000);
+                if times_ms.len() < 5 {
+                    Err(Error::transient("busy"))
+                } else {
+                    Ok(7)
+                }
+            },
+        );
         assert_eq!(opened.unwrap(), Some(7));
         assert_eq!(times_ms, [0, 250, 750, 1750, 3750]);
     }
@@ -333,8 +372,9 @@ mod tests {
             assert!(result.is_err());
         }
         drop(handle);
-        let none: Result<Option<()>> =
-            open_with_retry("file", OnTransient::GiveUp, &*clock, &stop, || panic!("opened after stop"));
+        let none: Result<Option<()>> = open_with_retry("file", OnTransient::GiveUp, &*clock, &stop, || {
+            panic!("opened after stop")
+        });
         assert!(none.unwrap().is_none());
     }
 
@@ -348,7 +388,9 @@ mod tests {
                 Ok(())
             })
             .unwrap();
-        supervisor.spawn("fails", OnEnd::GoOn, || Err(Error::fatal("no model"))).unwrap();
+        supervisor
+            .spawn("fails", OnEnd::GoOn, || Err(Error::fatal("no model")))
+            .unwrap();
         let (_tx, rx) = bounded(1);
         assert_eq!(supervisor.run(&rx).unwrap_err().to_string(), "no model");
     }
@@ -371,7 +413,9 @@ mod tests {
     #[test]
     fn a_panic_is_a_failure() {
         let mut supervisor = Supervisor::new();
-        supervisor.spawn("panics", OnEnd::GoOn, || panic!("boom")).unwrap();
+        supervisor
+            .spawn("panics", OnEnd::GoOn, || panic!("boom"))
+            .unwrap();
         let (_tx, rx) = bounded(1);
         assert!(supervisor.run(&rx).unwrap_err().to_string().contains("panics"));
     }

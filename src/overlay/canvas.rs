@@ -71,7 +71,10 @@ impl<'a> Canvas<'a> {
 
     /// Draws `ink` on `rect`, leaving chroma planes as they are.
     pub fn fill_bright(&mut self, rect: Rect, ink: Ink) {
-        let (x1, y1) = (self.width.min(rect.x + rect.width), self.height.min(rect.y + rect.height));
+        let (x1, y1) = (
+            self.width.min(rect.x + rect.width),
+            self.height.min(rect.y + rect.height),
+        );
         match &mut self.planes {
             Planes::I420([luma, ..]) => {
                 for row in rows(luma, self.width, rect.x, x1, rect.y, y1) {

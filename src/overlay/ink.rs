@@ -89,7 +89,14 @@ mod tests {
 
     #[test]
     fn opacity_is_clamped() {
-        for (alpha, expected) in [(-1.0, 0), (0.0, 0), (0.5, 128), (1.0, 256), (7.0, 256), (f32::NAN, 0)] {
+        for (alpha, expected) in [
+            (-1.0, 0),
+            (0.0, 0),
+            (0.5, 128),
+            (1.0, 256),
+            (7.0, 256),
+            (f32::NAN, 0),
+        ] {
             assert_eq!(opacity(alpha), expected);
         }
     }

@@ -123,7 +123,10 @@ mod tests {
     #[test]
     fn unknown_letters_are_question_marks() {
         let ink = Ink::COPY;
-        assert_eq!(Entry::new("a\u{4e00}\u{e9}", ink).glyphs[1], Entry::new("?", ink).glyphs[0]);
+        assert_eq!(
+            Entry::new("a\u{4e00}\u{e9}", ink).glyphs[1],
+            Entry::new("?", ink).glyphs[0]
+        );
         assert_ne!(Entry::new("\u{e9}", ink).glyphs, Entry::new("?", ink).glyphs);
     }
 }

@@ -211,7 +211,10 @@ impl Painter {
     /// # Panics
     /// If `image` is not of the painter's format, or `out` is shorter than the output.
     pub fn paint(&mut self, image: &ImageRef<'_>, mask: Option<&Mask>, out: &mut [u8]) {
-        assert_eq!(image.format, self.format, "the painter was made for another format");
+        assert_eq!(
+            image.format, self.format,
+            "the painter was made for another format"
+        );
         let (width, height) = (self.format.width, self.format.height);
         let mask = mask
             .filter(|m| (m.width, m.height) == (width, height) && m.labels.len() == width * height)

@@ -14,7 +14,11 @@ fn run_end(a: &[u8], b: &[u8], start: usize) -> usize {
     let label = a[start];
     let pattern = u64::from_ne_bytes([label; 8]);
     let mut at = start;
-    let words = a[start..].as_chunks::<8>().0.iter().zip(b[start..].as_chunks::<8>().0);
+    let words = a[start..]
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .zip(b[start..].as_chunks::<8>().0);
     for (&x, &y) in words {
         if u64::from_ne_bytes(x) != pattern || u64::from_ne_bytes(y) != pattern {
             break;

@@ -70,11 +70,17 @@ fn painted(
     let at = |x: usize, y: usize| labels[y * f.width + x];
     let label = at(x, y);
     if options.mode == Visualize::Labels {
-        let value = if channel == 0 || f.pixel == PixelFormat::Rgb24 { label } else { 128 };
+        let value = if channel == 0 || f.pixel == PixelFormat::Rgb24 {
+            label
+        } else {
+            128
+        };
         return u32::from(value) * 256;
     }
     let classes = classes();
-    let Some(class) = classes.get(usize::from(label)) else { return nothing };
+    let Some(class) = classes.get(usize::from(label)) else {
+        return nothing;
+    };
     let drawn = options
         .shown
         .as_ref()
@@ -334,7 +340,9 @@ fn legend_names_what_is_drawn_and_present() {
     assert_eq!((pixel(47, 19), pixel(48, 19)), (vec![shade; 3], vec![255; 3]));
     assert_eq!(pixel(47, 20), [255; 3]);
     // The stem of `r`, whose glyph's first row with pixels has its left ones set.
-    let white = (20..44).flat_map(|x| (8..16).map(move |y| (x, y))).filter(|&(x, y)| pixel(x, y) == [255; 3]);
+    let white = (20..44)
+        .flat_map(|x| (8..16).map(move |y| (x, y)))
+        .filter(|&(x, y)| pixel(x, y) == [255; 3]);
     assert!((20..90).contains(&white.count()));
 }
 
@@ -346,5 +354,8 @@ fn names_of_modes() {
         assert_eq!(mode.to_possible_value().unwrap().get_name(), mode.as_str());
     }
     let error = "sidebyside".parse::<Visualize>().unwrap_err();
-    assert!(error.contains("sidebyside") && error.contains("side-by-side"), "{error}");
+    assert!(
+        error.contains("sidebyside") && error.contains("side-by-side"),
+        "{error}"
+    );
 }

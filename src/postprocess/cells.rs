@@ -136,7 +136,11 @@ mod tests {
         for grid in [Grid::HalfPixel, Grid::AlignCorners] {
             let axis = CellAxis::new(grid, 5, 0, 5, 5, 5);
             assert_eq!(axis.nearest, [0, 1, 2, 3, 4]);
-            assert!(axis.spans.iter().all(|s| s.first == s.second && s.end == s.start + 1));
+            assert!(
+                axis.spans
+                    .iter()
+                    .all(|s| s.first == s.second && s.end == s.start + 1)
+            );
         }
     }
 

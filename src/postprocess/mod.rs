@@ -121,7 +121,14 @@ impl Postprocessor {
                     "logits of {classes} classes in {width}x{height} cells"
                 );
                 self.map_for(*width, *height);
-                win(values, *classes, *width, *height, &mut self.winners, &mut self.scratch);
+                win(
+                    values,
+                    *classes,
+                    *width,
+                    *height,
+                    &mut self.winners,
+                    &mut self.scratch,
+                );
                 if let Some(map) = &self.map {
                     interpolate(map, values, *classes, &self.winners, mask, &mut self.scratch);
                 }
@@ -160,7 +167,10 @@ fn win(
     winners.resize(width * height, 0);
     scratch.best_cells.resize(width, 0.0);
     scratch.best_classes.resize(width, 0);
-    let (best, class_of) = (&mut scratch.best_cells[..width], &mut scratch.best_classes[..width]);
+    let (best, class_of) = (
+        &mut scratch.best_cells[..width],
+        &mut scratch.best_classes[..width],
+    );
     for (y, winners) in winners.chunks_exact_mut(width).enumerate() {
         class_of.fill(0);
         for class in 0..classes {
@@ -201,7 +211,9 @@ fn interpolate(
         let band = &mut mask.labels[rows.start * width..rows.end * width];
         let agree = |columns: &Span| {
             let winner = above[columns.first];
-            winner == above[columns.second] && winner == below[columns.first] && winner == below[columns.second]
+            winner == above[columns.second]
+                && winner == below[columns.first]
+                && winner == below[columns.second]
         };
         // The whole band as if every span agreed; the others are overwritten.
         let (top, rest) = band.split_at_mut(width);

@@ -32,7 +32,11 @@ fn slow(
             let logit = |class: usize| {
                 let cell = |y: usize, x: usize| {
                     let v = values[(class * height + y) * width + x];
-                    let v = if v.is_nan() { f32::MIN } else { v.clamp(f32::MIN, f32::MAX) };
+                    let v = if v.is_nan() {
+                        f32::MIN
+                    } else {
+                        v.clamp(f32::MIN, f32::MAX)
+                    };
                     f64::from(v)
                 };
                 let left = cell(y0, x0) * (1.0 - fy) + cell(y1, x0) * fy;
@@ -86,7 +90,12 @@ struct Case {
 fn any_case() -> impl Strategy<Value = Case> {
     let sides = (1..40_usize, 1..40_usize, 1..40_usize, 1..40_usize);
     let shape = (1..6_usize, 1..12_usize, 1..12_usize);
-    (sides, shape, any::<[prop::sample::Index; 4]>(), any::<(bool, bool)>())
+    (
+        sides,
+        shape,
+        any::<[prop::sample::Index; 4]>(),
+        any::<(bool, bool)>(),
+    )
         .prop_flat_map(|((w, h, in_w, in_h), shape, window, (align, alike))| {
             let size = InputSize {
                 width: in_w,
@@ -99,7 +108,11 @@ fn any_case() -> impl Strategy<Value = Case> {
                 width: 1 + window[2].index(in_w - x),
                 height: 1 + window[3].index(in_h - y),
             };
-            let grid = if align { Grid::AlignCorners } else { Grid::HalfPixel };
+            let grid = if align {
+                Grid::AlignCorners
+            } else {
+                Grid::HalfPixel
+            };
             let count = shape.0 * shape.1 * shape.2;
             prop::collection::vec(any_logit(), count).prop_map(move |mut values| {
                 if alike {
@@ -187,7 +200,14 @@ fn winners_by_one_rounding_step_stay_winners() {
     let mut post = Postprocessor::new(case.grid, size, case.placement, 16, 16);
     assert_eq!(fast(&case, &mut post), vec![1; 256]);
     assert_eq!(
-        slow(case.grid, size, case.placement, case.mask, case.shape, &case.values),
+        slow(
+            case.grid,
+            size,
+            case.placement,
+            case.mask,
+            case.shape,
+            &case.values
+        ),
         vec![1; 256]
     );
 }
@@ -221,7 +241,10 @@ fn ties_and_not_a_number() {
             shape: (2, 1, 2),
             values,
         };
-        fast(&case, &mut Postprocessor::new(case.grid, size, case.placement, 2, 1))
+        fast(
+            &case,
+            &mut Postprocessor::new(case.grid, size, case.placement, 2, 1),
+        )
     };
     assert_eq!(run(vec![1.0, 2.0, 1.0, 2.0]), [0, 0]);
     assert_eq!(run(vec![f32::NAN, -5.0, -7.0, f32::NAN]), [1, 0]);
@@ -235,7 +258,9 @@ fn full_size_logits_and_another_size_afterwards() {
     let mut post = Postprocessor::new(Grid::HalfPixel, size, whole(size), 4, 2);
     let mut mask = Mask::zeros(0, 0);
     let wanted = [0, 1, 2, 0, 2, 1, 0, 1];
-    let values = (0..24).map(|i| if wanted[i % 8] == i / 8 { 1.0 } else { 0.0 }).collect();
+    let values = (0..24)
+        .map(|i| if wanted[i % 8] == i / 8 { 1.0 } else { 0.0 })
+        .collect();
     post.run(
         &Output::Logits {
             classes: 3,

@@ -94,7 +94,10 @@ mod tests {
     fn doubling_lies_at_quarters_and_clamps() {
         let axis = Axis::new(2, 1, 4);
         // -0.25 (clamped), 0.25, 0.75, 1.25 (clamped)
-        assert_eq!(axis.taps, [tap(0, 1, 0), tap(0, 1, 64), tap(0, 1, 192), tap(1, 1, 0)]);
+        assert_eq!(
+            axis.taps,
+            [tap(0, 1, 0), tap(0, 1, 64), tap(0, 1, 192), tap(1, 1, 0)]
+        );
     }
 
     #[test]
@@ -111,7 +114,10 @@ mod tests {
         // 4 pixels to 4: chroma samples lie at pixels 0.5 and 2.5.
         let axis = Axis::new(4, 2, 4);
         assert_eq!(axis.samples, 2);
-        assert_eq!(axis.taps, [tap(0, 1, 0), tap(0, 1, 64), tap(0, 1, 192), tap(1, 1, 0)]);
+        assert_eq!(
+            axis.taps,
+            [tap(0, 1, 0), tap(0, 1, 64), tap(0, 1, 192), tap(1, 1, 0)]
+        );
         // An odd width keeps the scale of its pixels: the last sample lies at pixel 4.5 of 5.
         let axis = Axis::new(5, 2, 5);
         assert_eq!(axis.taps[4], tap(1, 2, 192));

@@ -47,9 +47,8 @@ impl Preprocessor {
         let (w, h) = (format.width, format.height);
         let (out_w, out_h) = (placement.width, placement.height);
         let rows = |step: usize| Axis::new(h, step, out_h);
-        let plane = |index: usize, rows: Axis| {
-            PlanePass::new(rows, format.pixel.plane_size(index, w, h).row_bytes)
-        };
+        let plane =
+            |index: usize, rows: Axis| PlanePass::new(rows, format.pixel.plane_size(index, w, h).row_bytes);
         let luma = Axis::new(w, 1, out_w);
         let chroma = Axis::new(w, 2, out_w);
         // Plane, axis, and in a row the elements from sample to sample and before the first.

@@ -9,7 +9,11 @@ fn input(layout: Layout, dtype: InputType, color: ColorOrder, resize: Resize) ->
         layout,
         dtype,
         color,
-        mean: if float { [123.675, 116.28, 103.53] } else { [0.0; 3] },
+        mean: if float {
+            [123.675, 116.28, 103.53]
+        } else {
+            [0.0; 3]
+        },
         std: if float { [58.395, 57.12, 57.375] } else { [1.0; 3] },
         resize,
         width: 8,
@@ -90,7 +94,11 @@ fn slow_pixel(image: &ImageRef<'_>, width: usize, height: usize, x: usize, y: us
     let channel = |c: usize| {
         let chroma = c > 0 && yuv;
         let across = if chroma { 2 } else { 1 };
-        let down = if chroma && f.pixel != PixelFormat::Yuyv { 2 } else { 1 };
+        let down = if chroma && f.pixel != PixelFormat::Yuyv {
+            2
+        } else {
+            1
+        };
         let (mut sum, mut total) = (0, 0);
         for &(sy, wy) in &weights(f.height, down, height, y) {
             for &(sx, wx) in &weights(f.width, across, width, x) {

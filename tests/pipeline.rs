@@ -1,0 +1,535 @@
+//! The pipeline with made sources, networks and outputs: what goes out, what is dropped, how it ends.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use segd::capture::{Capture, FrameSource, SourceOpener};
+use segd::clock::{RealClock, SimulatedClock};
+use segd::error::{Error, Result};
+use segd::frame::{Colorimetry, Frame, FrameFormat, PixelFormat};
+use segd::infer::{Backend, InputSize, Output, RunsOn, Segmenter, TensorData};
+use segd::metrics::Metrics;
+use segd::model::{Contract, Model, Origin};
+use segd::overlay::{OverlayOptions, Visualize};
+use segd::pipeline::{MaskPolicy, Parts, PipelineOptions, run};
+use segd::pool::FramePool;
+use segd::segment::Engine;
+use segd::stream::{FrameSink, SinkOpener};
+use segd::supervise::{Backoff, Ended, OnTransient};
+
+const WIDTH: usize = 64;
+const HEIGHT: usize = 32;
+
+fn format() -> FrameFormat {
+    FrameFormat {
+        pixel: PixelFormat::I420,
+        width: WIDTH,
+        height: HEIGHT,
+        color: Colorimetry::default(),
+    }
+}
+
+/// What a made source does at each step.
+#[derive(Clone)]
+enum Step {
+    /// A grey frame of this luma.
+    Frame(u8),
+    /// The source fails.
+    Fail(bool),
+    /// Opening fails (first step of an opening).
+    OpenFail(bool),
+}
+
+/// Each opening takes the next list of steps; after the last the source ends.
+struct MadeSource {
+    openings: Mutex<std::vec::IntoIter<Vec<Step>>>,
+    interval: Duration,
+    sequence: Arc<AtomicUsize>,
+}
+
+impl MadeSource {
+    fn new(openings: Vec<Vec<Step>>, interval: Duration) -> Box<Self> {
+        Box::new(Self {
+            openings: Mutex::new(openings.into_iter()),
+            interval,
+            sequence: Arc::new(AtomicUsize::new(0)),
+        })
+    }
+}
+
+fn error(transient: bool) -> Error {
+    if transient {
+        Error::transient("made failure")
+    } else {
+        Error::fatal("made failure")
+    }
+}
+
+impl SourceOpener for MadeSource {
+    fn name(&self) -> String {
+        "made".into()
+    }
+
+    fn open(&self) -> Result<Box<dyn FrameSource>> {
+        let mut steps = self
+            .openings
+            .lock()
+            .unwrap()
+            .next()
+            .unwrap_or_default()
+            .into_iter()
+            .peekable();
+        if let Some(Step::OpenFail(transient)) = steps.peek() {
+            return Err(error(*transient));
+        }
+        Ok(Box::new(Opened {
+            steps: steps.collect::<Vec<_>>().into_iter(),
+            interval: self.interval,
+            sequence: self.sequence.clone(),
+        }))
+    }
+}
+
+struct Opened {
+    steps: std::vec::IntoIter<Step>,
+    interval: Duration,
+    sequence: Arc<AtomicUsize>,
+}
+
+impl FrameSource for Opened {
+    fn format(&self) -> FrameFormat {
+        format()
+    }
+
+    fn frame_rate(&self) -> Option<f64> {
+        Some(30.0)
+    }
+
+    fn describe(&self) -> String {
+        "made source".into()
+    }
+
+    fn next_frame(&mut self, pool: &FramePool, _timeout: Duration) -> Result<Capture> {
+        std::thread::sleep(self.interval);
+        match self.steps.next() {
+            Some(Step::Frame(luma)) => {
+                let Some(mut data) = pool.take() else {
+                    return Ok(Capture::Dropped);
+                };
+                data[..WIDTH * HEIGHT].fill(luma);
+                data[WIDTH * HEIGHT..].fill(128);
+                let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) as u64;
+                Ok(Capture::Frame(Frame {
+                    sequence,
+                    captured_at_ns: sequence * 33_000_000,
+                    pts_ns: sequence * 33_000_000,
+                    format: format(),
+                    data,
+                }))
+            }
+            Some(Step::Fail(transient) | Step::OpenFail(transient)) => Err(error(transient)),
+            None => Ok(Capture::End),
+        }
+    }
+}
+
+/// Labels bright pictures 1 and dark ones 0, after waiting for a permit if there is a gate.
+struct MadeBackend {
+    gate: Option<Receiver<()>>,
+}
+
+struct MadeSegmenter {
+    size: InputSize,
+    gate: Option<Receiver<()>>,
+}
+
+impl Backend for MadeBackend {
+    fn name(&self) -> &'static str {
+        "made"
+    }
+
+    fn prepare(&self, _model: &Model, size: InputSize) -> Result<Box<dyn Segmenter>> {
+        Ok(Box::new(MadeSegmenter {
+            size,
+            gate: self.gate.clone(),
+        }))
+    }
+}
+
+impl Segmenter for MadeSegmenter {
+    fn input_size(&self) -> InputSize {
+        self.size
+    }
+
+    fn runs_on(&self) -> RunsOn {
+        RunsOn {
+            backend: "made",
+            provider: "CPU".into(),
+            precision: "fp32".into(),
+            version: "1".into(),
+        }
+    }
+
+    fn run(&mut self, input: &TensorData, output: &mut Output) -> Result<()> {
+        if let Some(gate) = &self.gate {
+            let _ = gate.recv();
+        }
+        let TensorData::F32(values) = input else {
+            panic!("the contract says f32")
+        };
+        let mean = values.iter().sum::<f32>() / values.len() as f32;
+        let labels = vec![u8::from(mean > 100.0); self.size.width * self.size.height];
+        *output = Output::Labels {
+            height: self.size.height,
+            width: self.size.width,
+            labels,
+        };
+        Ok(())
+    }
+}
+
+/// (sequence, luma of the first pixel) of every frame; whether it was finished.
+#[derive(Default, Clone)]
+struct Recorded {
+    frames: Arc<Mutex<Vec<(u64, u8)>>>,
+    opened: Arc<AtomicUsize>,
+    finished: Arc<AtomicUsize>,
+}
+
+struct Recorder {
+    recorded: Recorded,
+    keep: Option<Arc<Mutex<Vec<Frame>>>>,
+    fail_at: Option<usize>,
+}
+
+impl SinkOpener for Recorder {
+    fn name(&self) -> String {
+        "recorder".into()
+    }
+
+    fn is_live(&self) -> bool {
+        true
+    }
+
+    fn open(&self, format: FrameFormat, _frame_rate: Option<f64>) -> Result<Box<dyn FrameSink>> {
+        assert_eq!(format.pixel, PixelFormat::I420);
+        self.recorded.opened.fetch_add(1, Ordering::Relaxed);
+        Ok(Box::new(Recorder {
+            recorded: self.recorded.clone(),
+            keep: self.keep.clone(),
+            fail_at: self.fail_at,
+        }))
+    }
+}
+
+impl FrameSink for Recorder {
+    fn describe(&self) -> String {
+        "recorder".into()
+    }
+
+    fn push(&mut self, frame: Frame) -> Result<()> {
+        let mut frames = self.recorded.frames.lock().unwrap();
+        if self.fail_at == Some(frames.len()) {
+            return Err(Error::fatal("disk full"));
+        }
+        frames.push((frame.sequence, frame.data[0]));
+        if let Some(keep) = &self.keep {
+            keep.lock().unwrap().push(frame);
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        self.recorded.finished.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn contract() -> Contract {
+    let text = format!(
+        r#"
+        format = 1
+        name = "made"
+        [input]
+        layout = "nchw"
+        dtype = "f32"
+        color = "rgb"
+        resize = "stretch"
+        width = {WIDTH}
+        height = {HEIGHT}
+        [output]
+        kind = "labels"
+        dtype = "u8"
+        [[classes]]
+        name = "dark"
+        color = [0, 0, 0]
+        background = true
+        [[classes]]
+        name = "bright"
+        color = [255, 255, 255]
+        [[files]]
+        path = "made.onnx"
+        precision = "fp32"
+        backends = ["tract"]
+        sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        "#
+    );
+    Contract::parse(&text, "made").unwrap()
+}
+
+struct Rig {
+    recorded: Recorded,
+    metrics: Arc<Metrics>,
+    parts: Parts,
+    options: PipelineOptions,
+    stop_tx: Sender<()>,
+    stop_rx: Receiver<()>,
+}
+
+/// A pipeline in lockstep that shows labels as luma.
+fn rig(source: Box<MadeSource>, gate: Option<Receiver<()>>) -> Rig {
+    let recorded = Recorded::default();
+    let metrics = Metrics::shared();
+    let model = Arc::new(Model {
+        contract: contract(),
+        origin: Origin::Embedded,
+    });
+    let engine = Engine::new(
+        model.clone(),
+        Arc::new(MadeBackend { gate }),
+        None,
+        metrics.clone(),
+    );
+    let parts = Parts {
+        source,
+        sinks: vec![Box::new(Recorder {
+            recorded: recorded.clone(),
+            keep: None,
+            fail_at: None,
+        })],
+        engine,
+        classes: model.contract.classes.clone(),
+        clock: RealClock::shared(),
+        metrics: metrics.clone(),
+    };
+    let options = PipelineOptions {
+        masks: MaskPolicy::Lockstep,
+        live: false,
+        on_source_error: OnTransient::GiveUp,
+        read_timeout: Duration::from_millis(100),
+        stall_timeout: Duration::from_secs(5),
+        infer_interval: Duration::ZERO,
+        max_frames: None,
+        overlay: OverlayOptions {
+            mode: Visualize::Labels,
+            ..OverlayOptions::default()
+        },
+    };
+    let (stop_tx, stop_rx) = bounded(1);
+    Rig {
+        recorded,
+        metrics,
+        parts,
+        options,
+        stop_tx,
+        stop_rx,
+    }
+}
+
+impl Rig {
+    fn run(self) -> (Result<Ended>, Vec<(u64, u8)>, Arc<Metrics>, Recorded) {
+        let result = run(self.parts, self.options, &self.stop_rx);
+        let frames = self.recorded.frames.lock().unwrap().clone();
+        (result, frames, self.metrics, self.recorded)
+    }
+}
+
+/// Alternating dark and bright frames.
+fn alternating(n: usize) -> Vec<Step> {
+    (0..n)
+        .map(|i| Step::Frame(if i % 2 == 0 { 30 } else { 220 }))
+        .collect()
+}
+
+#[test]
+fn lockstep_gives_every_frame_once_with_its_own_mask() {
+    let (result, frames, metrics, recorded) =
+        rig(MadeSource::new(vec![alternating(200)], Duration::ZERO), None).run();
+    assert_eq!(result.unwrap(), Ended::Finished);
+    let expected: Vec<(u64, u8)> = (0..200).map(|i| (i, (i % 2) as u8)).collect();
+    assert_eq!(
+        frames, expected,
+        "labels are drawn as luma: 0 for dark frames, 1 for bright ones"
+    );
+    let snapshot = metrics.snapshot();
+    assert_eq!(
+        (snapshot.captured, snapshot.inferences, snapshot.composed),
+        (200, 200, 200)
+    );
+    assert_eq!(snapshot.dropped_capture + snapshot.dropped_compose, 0);
+    assert_eq!(recorded.finished.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_network_that_stands_still_costs_no_frame() {
+    // The network answers the first picture, then never again while the source runs.
+    let (permit, gate) = unbounded();
+    permit.send(()).unwrap();
+    let mut rig = rig(
+        MadeSource::new(vec![alternating(60)], Duration::from_millis(5)),
+        Some(gate),
+    );
+    rig.options.masks = MaskPolicy::Newest;
+    rig.options.live = true;
+    // The network is let go only when all frames are out.
+    let recorded = rig.recorded.clone();
+    let release = std::thread::spawn(move || {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while recorded.frames.lock().unwrap().len() < 60 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let out = recorded.frames.lock().unwrap().len();
+        drop(permit);
+        out
+    });
+    let (result, _, metrics, _) = rig.run();
+    result.unwrap();
+    assert_eq!(
+        release.join().unwrap(),
+        60,
+        "every frame went out while the network stood still"
+    );
+    assert!(metrics.snapshot().inferences < 5);
+}
+
+#[test]
+fn a_source_that_fails_is_opened_again_and_outputs_stay_open() {
+    let openings = vec![
+        vec![Step::OpenFail(true)],
+        vec![Step::Frame(30), Step::Fail(true)],
+        vec![Step::OpenFail(true)],
+        vec![Step::OpenFail(true)],
+        vec![Step::Frame(220)],
+    ];
+    let mut rig = rig(MadeSource::new(openings, Duration::ZERO), None);
+    rig.options.on_source_error = OnTransient::Retry(Backoff {
+        first: Duration::from_millis(500),
+        max: Duration::from_secs(10),
+    });
+    let clock = SimulatedClock::auto();
+    rig.parts.clock = clock.clone();
+    let (result, frames, metrics, recorded) = rig.run();
+    assert_eq!(result.unwrap(), Ended::Finished);
+    assert_eq!(frames, [(0, 0), (1, 1)]);
+    assert_eq!(metrics.snapshot().reconnects, 1);
+    assert_eq!(recorded.opened.load(Ordering::Relaxed), 1);
+    use segd::clock::Clock;
+    // 0.5 s before the second opening; 0.5 s after the failed read, then 0.5 s and 1 s of backoff.
+    assert_eq!(clock.now_ns(), 2_500_000_000);
+}
+
+#[test]
+fn a_fatal_error_of_the_source_ends_the_run_and_completes_the_outputs() {
+    let source = MadeSource::new(
+        vec![vec![Step::Frame(30), Step::Fail(false)]],
+        Duration::from_millis(20),
+    );
+    let mut rig = rig(source, None);
+    rig.options.on_source_error = OnTransient::Retry(Backoff::default());
+    let (result, _, _, recorded) = rig.run();
+    assert!(result.unwrap_err().to_string().contains("made failure"));
+    assert_eq!(
+        recorded.opened.load(Ordering::Relaxed),
+        recorded.finished.load(Ordering::Relaxed),
+        "what was opened was finished"
+    );
+}
+
+#[test]
+fn an_output_that_fails_ends_the_run_with_its_error() {
+    let mut rig = rig(MadeSource::new(vec![alternating(50)], Duration::ZERO), None);
+    rig.parts.sinks = vec![Box::new(Recorder {
+        recorded: rig.recorded.clone(),
+        keep: None,
+        fail_at: Some(3),
+    })];
+    let (result, frames, _, _) = rig.run();
+    assert!(result.unwrap_err().to_string().contains("disk full"));
+    assert_eq!(frames.len(), 3);
+}
+
+#[test]
+fn an_output_that_keeps_its_frames_makes_a_live_pipeline_drop_and_count() {
+    let mut rig = rig(
+        MadeSource::new(vec![alternating(100)], Duration::from_millis(1)),
+        None,
+    );
+    rig.options.masks = MaskPolicy::Newest;
+    rig.options.live = true;
+    let keep = Arc::new(Mutex::new(Vec::new()));
+    rig.parts.sinks = vec![Box::new(Recorder {
+        recorded: rig.recorded.clone(),
+        keep: Some(keep.clone()),
+        fail_at: None,
+    })];
+    let (result, frames, metrics, _) = rig.run();
+    assert_eq!(result.unwrap(), Ended::Finished);
+    let snapshot = metrics.snapshot();
+    assert_eq!(frames.len(), keep.lock().unwrap().len());
+    assert!(frames.len() < 100 && snapshot.dropped_compose > 0, "{snapshot:?}");
+    let dropped_queue: u64 = snapshot.dropped_mailboxes.iter().map(|(_, n)| n).sum();
+    assert_eq!(
+        snapshot.composed + snapshot.dropped_compose + dropped_queue + snapshot.dropped_capture,
+        100,
+        "every frame is either out or counted: {snapshot:?}"
+    );
+}
+
+#[test]
+fn max_frames_ends_the_run() {
+    let mut rig = rig(
+        MadeSource::new(vec![alternating(500)], Duration::from_millis(1)),
+        None,
+    );
+    rig.options.max_frames = Some(7);
+    let (result, frames, _, recorded) = rig.run();
+    assert_eq!(result.unwrap(), Ended::Finished);
+    assert_eq!(frames.len(), 7);
+    assert_eq!(recorded.finished.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_stop_ends_the_run_and_completes_the_outputs() {
+    let rig = rig(
+        MadeSource::new(vec![alternating(100_000)], Duration::from_millis(1)),
+        None,
+    );
+    let (stop, recorded) = (rig.stop_tx.clone(), rig.recorded.clone());
+    std::thread::spawn(move || {
+        while recorded.frames.lock().unwrap().len() < 5 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _ = stop.send(());
+    });
+    let (result, frames, _, recorded) = rig.run();
+    assert_eq!(result.unwrap(), Ended::Stopped);
+    assert!(frames.len() >= 5);
+    assert_eq!(recorded.finished.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn two_outputs_get_the_same_frames() {
+    let mut rig = rig(MadeSource::new(vec![alternating(20)], Duration::ZERO), None);
+    let second = Recorded::default();
+    rig.parts.sinks.push(Box::new(Recorder {
+        recorded: second.clone(),
+        keep: None,
+        fail_at: None,
+    }));
+    let (result, frames, _, _) = rig.run();
+    result.unwrap();
+    assert_eq!(frames.len(), 20);
+    assert_eq!(frames, *second.frames.lock().unwrap());
+}
