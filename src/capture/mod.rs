@@ -2,11 +2,36 @@
 
 use std::time::Duration;
 
-use crate::error::Result;
-use crate::frame::{Frame, FrameFormat};
-use crate::pool::FramePool;
+use serde::Deserialize;
 
+use crate::error::{Error, Result};
+use crate::frame::{Frame, FrameFormat};
+use crate::pool::{FramePool, PooledBuffer};
+
+pub mod uri;
+pub mod options;
+pub mod paced;
 pub mod test_pattern;
+#[cfg(feature = "gstreamer")]
+pub mod gst;
+#[cfg(feature = "gstreamer")]
+pub mod gst_pipeline;
+
+pub use options::{CaptureOptions, RtspTransport};
+pub use uri::{SourceSpec, mask_credentials, parse_uri};
+
+/// What a source lost or changed on the way, since it was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SourceCounters {
+    /// Frames that came broken and were dropped: JPEGs cut short, images that don't decode.
+    pub corrupt: u64,
+    /// Frames the device or the network took and we never saw, as far as sequence numbers tell.
+    pub lost: u64,
+    /// Nanoseconds by which a recording's timeline slipped because its frames came late.
+    pub slipped_ns: u64,
+    /// Times a looped recording began again.
+    pub loops: u64,
+}
 
 /// What a read gave.
 #[derive(Debug)]
@@ -29,13 +54,18 @@ pub trait FrameSource {
     /// Nominal frames per second, if known.
     fn frame_rate(&self) -> Option<f64>;
 
-    /// Frames in all, if known (files).
+    /// Frames in all, if known (files); an estimate from duration and rate for videos.
     fn frame_count(&self) -> Option<u64> {
         None
     }
 
     /// What was opened, for logs: device, mode, decoder.
     fn describe(&self) -> String;
+
+    /// What was lost or changed on the way so far.
+    fn counters(&self) -> SourceCounters {
+        SourceCounters::default()
+    }
 
     /// The next frame, waited for at most `timeout`. Frames whose pool is empty are read and dropped,
     /// so that a slow reader gets fresh pictures.
@@ -57,11 +87,32 @@ pub trait SourceOpener: Send {
     fn open(&self) -> Result<Box<dyn FrameSource>>;
 }
 
-/// How the source's frames are timed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the frames of a recording are timed. Cameras and network streams have their own time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Pace {
     /// At the times the recording says, as a camera would deliver them.
+    #[default]
     Recorded,
     /// As fast as the pipeline takes them, each exactly once.
     AsFastAsPossible,
+}
+
+/// A buffer for a frame of `format`; `None` if the pool is empty.
+///
+/// # Errors
+/// Transient, if the pool's buffers are too small: the source's format has changed since the pool was made.
+pub(crate) fn take_buffer(pool: &FramePool, format: &FrameFormat) -> Result<Option<PooledBuffer>> {
+    if pool.buffer_bytes() < format.packed_bytes() {
+        return Err(Error::transient(format!(
+            "frames of {:?} {}x{} need {} bytes, the buffers made for them have {}",
+            format.pixel,
+            format.width,
+            format.height,
+            format.packed_bytes(),
+            pool.buffer_bytes()
+        ))
+        .hint("the source's format has changed; it is opened again"));
+    }
+    Ok(pool.take())
 }

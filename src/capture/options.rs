@@ -1,0 +1,81 @@
+//! What the user wants of a source.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::Pace;
+
+/// How an RTSP stream's packets travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RtspTransport {
+    /// UDP, and TCP when no packet came within two seconds.
+    #[default]
+    Auto,
+    /// UDP alone.
+    Udp,
+    /// TCP alone: for networks that lose packets or block UDP.
+    Tcp,
+}
+
+/// What the user wants of a source. Keys that don't concern the source at hand are ignored.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CaptureOptions {
+    /// Wanted width in pixels: cameras take their nearest mode, the test pattern exactly this.
+    /// Recordings and network streams keep their own size.
+    pub width: u32,
+    /// Wanted height in pixels.
+    pub height: u32,
+    /// Wanted frames per second: cameras take their nearest mode, folders of images and the test
+    /// pattern exactly this.
+    pub fps: f64,
+    /// How recordings (files, folders, the test pattern) are timed.
+    pub pace: Pace,
+    /// Whether recordings begin again at their end.
+    #[serde(rename = "loop")]
+    pub looped: bool,
+    /// How long opening a stream may take until its first frame, in milliseconds.
+    pub open_timeout_ms: u64,
+    /// How long a read may wait for a frame before the source counts as stalled, in milliseconds.
+    pub read_timeout_ms: u64,
+    /// How long an RTSP stream's packets are held to put them in order, in milliseconds.
+    pub rtsp_latency_ms: u32,
+    /// How an RTSP stream's packets travel.
+    pub rtsp_transport: RtspTransport,
+    /// Threads of a software video decoder; each one beyond the first costs a frame of delay.
+    pub decoder_threads: u32,
+    /// The most pixels that an image file may have.
+    pub max_image_pixels: u64,
+}
+
+impl Default for CaptureOptions {
+    fn default() -> Self {
+        Self {
+            width: 640,
+            height: 480,
+            fps: 30.0,
+            pace: Pace::Recorded,
+            looped: false,
+            open_timeout_ms: 10_000,
+            read_timeout_ms: 2_000,
+            rtsp_latency_ms: 100,
+            rtsp_transport: RtspTransport::Auto,
+            decoder_threads: 1,
+            max_image_pixels: 100_000_000,
+        }
+    }
+}
+
+impl CaptureOptions {
+    /// How long opening a stream may take until its first frame.
+    pub fn open_timeout(&self) -> Duration {
+        Duration::from_millis(self.open_timeout_ms)
+    }
+
+    /// How long a read may wait before the source counts as stalled.
+    pub fn read_timeout(&self) -> Duration {
+        Duration::from_millis(self.read_timeout_ms)
+    }
+}

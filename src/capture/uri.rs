@@ -1,0 +1,403 @@
+//! What a source's name says: which kind of source, and its own settings.
+
+use std::fmt;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use crate::clock::SharedClock;
+use crate::error::{Error, Result};
+use crate::frame::PixelFormat;
+
+use super::test_pattern::{TestPattern, TestPatternOpener};
+use super::{CaptureOptions, SourceOpener};
+
+/// A source, as named by the user.
+#[derive(Clone, PartialEq)]
+pub enum SourceSpec {
+    /// A V4L2 device node.
+    Camera(PathBuf),
+    /// A video file.
+    File(PathBuf),
+    /// An `rtsp://` address, which may hold a user name and password.
+    Rtsp(String),
+    /// A folder of images, or one image.
+    Images(PathBuf),
+    /// The test pattern.
+    Test(TestPattern),
+    /// A GStreamer launch line that ends in an appsink.
+    Launch(String),
+}
+
+/// Like [`SourceSpec::name`]: passwords are masked.
+impl fmt::Debug for SourceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self {
+            Self::Camera(_) => "Camera",
+            Self::File(_) => "File",
+            Self::Rtsp(_) => "Rtsp",
+            Self::Images(_) => "Images",
+            Self::Test(_) => "Test",
+            Self::Launch(_) => "Launch",
+        };
+        write!(f, "{kind}({})", self.name())
+    }
+}
+
+/// What can be named, for error messages.
+const KINDS: &str = "a source is a camera (/dev/video0), a video file, a folder of images, an rtsp:// address, \
+                     test:// or gst: with a launch line";
+
+/// Schemes that mean something here.
+const SCHEMES: [&str; 8] = ["file", "rtsp", "rtsps", "rtspt", "rtspu", "test", "gst", "v4l2"];
+
+const IMAGE_EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "bmp", "webp"];
+
+/// Whether the path's extension is that of an image.
+pub(crate) fn is_image(path: &Path) -> bool {
+    path.extension()
+        .and_then(|e| e.to_str())
+        .is_some_and(|e| IMAGE_EXTENSIONS.contains(&e.to_ascii_lowercase().as_str()))
+}
+
+/// Reads a source's name.
+///
+/// * `/dev/video0`, another device node, or the bare number `0`: a camera;
+/// * `file://` or a path: a video file, an image, or a folder of images;
+/// * `rtsp://`, `rtsps://` (TLS), `rtspt://` (TCP), `rtspu://` (UDP): a network stream;
+/// * `test://[?width=640&height=480&fps=30&frames=N&format=i420|nv12|yuyv]`: the test pattern;
+/// * `gst:LAUNCH LINE`: a GStreamer pipeline that ends in an appsink.
+///
+/// # Errors
+/// Usage, with what was probably meant. Whether a path exists is found out when it is opened.
+pub fn parse_uri(text: &str) -> Result<SourceSpec> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(Error::usage("no source is named").hint(KINDS));
+    }
+    if let Some(line) = text.strip_prefix("gst:") {
+        let line = line.trim();
+        if line.is_empty() {
+            return Err(Error::usage("gst: without a launch line")
+                .hint("write for example \"gst:v4l2src ! videoconvert ! appsink\""));
+        }
+        return Ok(SourceSpec::Launch(line.to_owned()));
+    }
+    if text.bytes().all(|b| b.is_ascii_digit()) && text.len() <= 3 && !Path::new(text).exists() {
+        return Ok(SourceSpec::Camera(format!("/dev/video{text}").into()));
+    }
+    if let Some((scheme, rest)) = text.split_once("://") {
+        return parse_scheme(scheme, rest, text);
+    }
+    if matches!(text, "test" | "test:") {
+        return Err(Error::usage(format!("source {text:?}")).hint("did you mean \"test://\"?"));
+    }
+    Ok(path_source(PathBuf::from(text)))
+}
+
+fn parse_scheme(scheme: &str, rest: &str, text: &str) -> Result<SourceSpec> {
+    match scheme.to_ascii_lowercase().as_str() {
+        "file" => {
+            // An authority (file://host/path) is empty or localhost for local files (RFC 8089).
+            let path = rest.strip_prefix("localhost").unwrap_or(rest);
+            if !path.starts_with('/') {
+                return Err(Error::usage(format!("source {text:?} names no absolute path"))
+                    .hint("write file:///path, or the path alone"));
+            }
+            let decoded = percent_encoding::percent_decode_str(path).collect::<Vec<u8>>();
+            let path = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&decoded);
+            Ok(path_source(PathBuf::from(path)))
+        }
+        "v4l2" => Ok(SourceSpec::Camera(PathBuf::from(rest))),
+        scheme @ ("rtsp" | "rtsps" | "rtspt" | "rtspu") => {
+            let host = rest.split('/').next().unwrap_or_default();
+            if host.rsplit('@').next().is_none_or(str::is_empty) {
+                return Err(
+                    Error::usage(format!("source \"{scheme}://...\" names no host")).hint("write rtsp://host/path")
+                );
+            }
+            Ok(SourceSpec::Rtsp(format!("{scheme}://{rest}")))
+        }
+        "test" => parse_test(rest),
+        "gst" => Err(Error::usage("source \"gst://\"").hint("write gst: and then the launch line")),
+        other @ ("http" | "https" | "srt" | "udp" | "rtmp") => Err(Error::usage(format!(
+            "{other}:// is not read directly"
+        ))
+        .hint(format!(
+            "write \"gst:uridecodebin uri={other}://... ! videoconvert ! appsink\""
+        ))),
+        other => Err(Error::usage(format!("unknown scheme {other:?}")).hint(meant(other, &SCHEMES).map_or_else(
+            || KINDS.to_owned(),
+            |scheme| {
+                if scheme == "gst" {
+                    "did you mean \"gst:\"?".to_owned()
+                } else {
+                    format!("did you mean \"{scheme}://\"?")
+                }
+            },
+        ))),
+    }
+}
+
+/// The candidate that `text` was probably meant to be.
+pub(crate) fn meant<'a>(text: &str, candidates: &[&'a str]) -> Option<&'a str> {
+    candidates
+        .iter()
+        .map(|c| (strsim::damerau_levenshtein(text, c), *c))
+        .filter(|(distance, c)| *distance <= 1 + c.len() / 4)
+        .min()
+        .map(|(_, c)| c)
+}
+
+fn path_source(path: PathBuf) -> SourceSpec {
+    let kind = std::fs::metadata(&path).map(|m| m.file_type());
+    if path.starts_with("/dev") || kind.as_ref().is_ok_and(FileTypeExt::is_char_device) {
+        SourceSpec::Camera(path)
+    } else if kind.is_ok_and(|k| k.is_dir()) || is_image(&path) {
+        SourceSpec::Images(path)
+    } else {
+        SourceSpec::File(path)
+    }
+}
+
+fn parse_test(rest: &str) -> Result<SourceSpec> {
+    const KEYS: [&str; 5] = ["width", "height", "fps", "frames", "format"];
+    let query = match rest.trim_start_matches('/') {
+        "" => "",
+        rest => rest.strip_prefix('?').ok_or_else(|| {
+            Error::usage(format!("source \"test://{rest}\"")).hint("settings follow a question mark: test://?width=640")
+        })?,
+    };
+    let mut pattern = TestPattern::default();
+    for pair in query.split('&').filter(|p| !p.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let bad = |wanted: &str| Error::usage(format!("test://: {key}={value:?} is not {wanted}"));
+        match key {
+            "width" => pattern.width = Some(value.parse().map_err(|_| bad("a number of pixels"))?),
+            "height" => pattern.height = Some(value.parse().map_err(|_| bad("a number of pixels"))?),
+            "fps" => pattern.fps = Some(value.parse().map_err(|_| bad("a number of frames per second"))?),
+            "frames" => pattern.frames = Some(value.parse().map_err(|_| bad("a number of frames"))?),
+            "format" => {
+                pattern.pixel = match value.to_ascii_lowercase().as_str() {
+                    "i420" => PixelFormat::I420,
+                    "nv12" => PixelFormat::Nv12,
+                    "yuyv" | "yuy2" => PixelFormat::Yuyv,
+                    _ => return Err(bad("one of i420, nv12, yuyv")),
+                }
+            }
+            other => {
+                let error = Error::usage(format!("test://: unknown setting {other:?}"));
+                return Err(error.hint(meant(other, &KEYS).map_or_else(
+                    || format!("the settings are {}", KEYS.join(", ")),
+                    |key| format!("did you mean {key:?}?"),
+                )));
+            }
+        }
+    }
+    Ok(SourceSpec::Test(pattern))
+}
+
+impl SourceSpec {
+    /// The source's name for logs and errors. Passwords are masked.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Camera(path) | Self::File(path) | Self::Images(path) => path.display().to_string(),
+            Self::Rtsp(uri) => mask_credentials(uri),
+            Self::Test(_) => "test://".to_owned(),
+            Self::Launch(line) => format!("gst:{}", mask_credentials(line)),
+        }
+    }
+
+    /// Whether the source has its own time and never ends: what it gives is as fresh as it can be, and
+    /// a frame not taken is lost. A launch line is found out when it is opened.
+    pub fn is_live(&self) -> bool {
+        matches!(self, Self::Camera(_) | Self::Rtsp(_))
+    }
+
+    /// The opener of this source.
+    ///
+    /// # Errors
+    /// Usage, if the build lacks what the source needs, or an option is out of bounds.
+    pub fn opener(&self, options: &CaptureOptions, clock: SharedClock) -> Result<Box<dyn SourceOpener>> {
+        if !(options.fps > 0.0 && options.fps <= 1000.0) {
+            return Err(Error::usage(format!(
+                "fps = {}; it must be above 0 and at most 1000",
+                options.fps
+            )));
+        }
+        match self {
+            Self::Test(pattern) => Ok(Box::new(TestPatternOpener::new(*pattern, options, clock)?)),
+            #[cfg(feature = "gstreamer")]
+            Self::File(_) | Self::Rtsp(_) | Self::Launch(_) => {
+                Ok(Box::new(super::gst::GstOpener::new(self, options, clock)))
+            }
+            #[cfg(not(feature = "gstreamer"))]
+            Self::File(_) | Self::Rtsp(_) | Self::Launch(_) => Err(left_out(&self.name(), "gstreamer")),
+            Self::Images(path) => Err(Error::usage(format!("{}: images", path.display()))),
+            Self::Camera(path) => Err(Error::usage(format!("{}: camera", path.display()))),
+        }
+    }
+}
+
+/// The error for a source whose feature was left out of the build.
+#[allow(dead_code)] // All features on: nothing is left out.
+fn left_out(name: &str, feature: &str) -> Error {
+    Error::usage(format!("{name}: this build of segd was made without it"))
+        .hint(format!("build with --features {feature}"))
+}
+
+/// `text` without passwords: what stands before the `@` of an address, and the values of the
+/// properties `user-pw`, `user-id`, `password` and `passphrase` of a launch line.
+pub fn mask_credentials(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (head, tail) = rest.split_at(at + 3);
+        out.push_str(head);
+        // An unescaped slash, question mark or at-sign inside a password is against RFC 3986 but is
+        // written all the same: everything up to the last @ before a blank or quote is masked.
+        let end = tail
+            .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\''))
+            .unwrap_or(tail.len());
+        match tail[..end].find("://").map_or(&tail[..end], |next| &tail[..next]).rfind('@') {
+            Some(sign) => {
+                out.push_str("***");
+                rest = &tail[sign..];
+            }
+            None => rest = tail,
+        }
+    }
+    out.push_str(rest);
+    for key in ["user-pw=", "user-id=", "password=", "passphrase="] {
+        out = mask_value(&out, key);
+    }
+    out
+}
+
+/// Masks the value that follows `key`, quoted or not.
+fn mask_value(text: &str, key: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(key) {
+        let (head, tail) = rest.split_at(at + key.len());
+        out.push_str(head);
+        out.push_str("***");
+        let end = match tail.chars().next() {
+            Some(quote @ ('"' | '\'')) => tail[1..].find(quote).map_or(tail.len(), |e| e + 2),
+            _ => tail
+                .find(|c: char| c.is_whitespace() || matches!(c, '&' | '!'))
+                .unwrap_or(tail.len()),
+        };
+        rest = &tail[end..];
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::RealClock;
+
+    fn error(text: &str) -> String {
+        let e = parse_uri(text).unwrap_err();
+        assert_eq!(e.exit_code(), 2);
+        e.to_string()
+    }
+
+    #[test]
+    fn names_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().to_str().unwrap();
+        let cases = [
+            ("/dev/video0", SourceSpec::Camera("/dev/video0".into())),
+            ("2", SourceSpec::Camera("/dev/video2".into())),
+            ("/dev/null", SourceSpec::Camera("/dev/null".into())),
+            ("v4l2:///dev/video1", SourceSpec::Camera("/dev/video1".into())),
+            (" street.mp4 ", SourceSpec::File("street.mp4".into())),
+            ("file:///a/b%20c.mkv", SourceSpec::File("/a/b c.mkv".into())),
+            ("file://localhost/a.mkv", SourceSpec::File("/a.mkv".into())),
+            ("photo.JPG", SourceSpec::Images("photo.JPG".into())),
+            (folder, SourceSpec::Images(folder.into())),
+            ("RTSP://cam/1", SourceSpec::Rtsp("rtsp://cam/1".into())),
+            ("rtspt://u:p@cam:554/1", SourceSpec::Rtsp("rtspt://u:p@cam:554/1".into())),
+            ("gst: videotestsrc ! appsink", SourceSpec::Launch("videotestsrc ! appsink".into())),
+            ("test://", SourceSpec::Test(TestPattern::default())),
+            (
+                "test://?width=320&height=240&fps=12.5&frames=9&format=nv12",
+                SourceSpec::Test(TestPattern {
+                    width: Some(320),
+                    height: Some(240),
+                    fps: Some(12.5),
+                    frames: Some(9),
+                    pixel: PixelFormat::Nv12,
+                }),
+            ),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse_uri(text).unwrap(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_explained() {
+        for (text, part) in [
+            ("", "no source is named"),
+            ("rtps://cam/1", "did you mean \"rtsp://\"?"),
+            ("flie:///a", "did you mean \"file://\"?"),
+            ("quux://a", "a source is a camera"),
+            ("https://cam/1.mp4", "uridecodebin uri=https://"),
+            ("test", "did you mean \"test://\"?"),
+            ("test://?widht=3", "did you mean \"width\"?"),
+            ("test://?colour=3", "the settings are width"),
+            ("test://?width=big", "width=\"big\" is not a number of pixels"),
+            ("test://?format=bgr", "one of i420"),
+            ("test://width=3", "question mark"),
+            ("gst:", "launch line"),
+            ("gst://x", "launch line"),
+            ("rtsp://", "names no host"),
+            ("rtsp://user:secret@/1", "names no host"),
+            ("file://a.mp4", "absolute path"),
+        ] {
+            let message = error(text);
+            assert!(message.contains(part), "{text}: {message}");
+            assert!(!message.contains("secret"), "{message}");
+        }
+    }
+
+    #[test]
+    fn passwords_are_masked() {
+        for (text, masked) in [
+            ("rtsp://cam/1", "rtsp://cam/1"),
+            ("rtsp://bob:secret@cam:554/1?x=2", "rtsp://***@cam:554/1?x=2"),
+            ("rtsp://bob:se/cr@et@cam/1", "rtsp://***@cam/1"),
+            (
+                "rtspsrc location=rtsp://bob:secret@cam/1 ! decodebin ! appsink",
+                "rtspsrc location=rtsp://***@cam/1 ! decodebin ! appsink",
+            ),
+            (
+                "rtspsrc location=rtsp://cam user-id=bob user-pw=\"my secret\" ! appsink",
+                "rtspsrc location=rtsp://cam user-id=*** user-pw=*** ! appsink",
+            ),
+            (
+                "srtsrc uri=srt://host?passphrase=secret&mode=x ! appsink",
+                "srtsrc uri=srt://host?passphrase=***&mode=x ! appsink",
+            ),
+            ("a rtsp://u:p@h b rtsp://v:q@i c", "a rtsp://***@h b rtsp://***@i c"),
+        ] {
+            assert_eq!(mask_credentials(text), masked);
+        }
+        let spec = parse_uri("rtsp://bob:secret@cam/1").unwrap();
+        assert_eq!(spec.name(), "rtsp://***@cam/1");
+        assert_eq!(format!("{spec:?}"), "Rtsp(rtsp://***@cam/1)");
+    }
+
+    #[test]
+    fn a_bad_rate_is_refused() {
+        let options = CaptureOptions {
+            fps: -1.0,
+            ..CaptureOptions::default()
+        };
+        let e = parse_uri("test://").unwrap().opener(&options, RealClock::shared()).err().unwrap();
+        assert!(e.to_string().contains("fps = -1"), "{e}");
+    }
+}

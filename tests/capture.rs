@@ -1,0 +1,304 @@
+//! Sources of frames, read for real: small videos made on the spot, images, devices that are not there.
+#![cfg(feature = "gstreamer")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+
+use segd::Error;
+use segd::capture::test_pattern::read_stamp;
+use segd::capture::{Capture, CaptureOptions, FrameSource, Pace, parse_uri};
+use segd::clock::RealClock;
+use segd::frame::{Frame, PixelFormat};
+use segd::pool::FramePool;
+
+/// Runs a launch line to its end.
+fn launch(line: &str) {
+    gst::init().unwrap();
+    let pipeline = gst::parse::launch(line).unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let bus = pipeline.bus().unwrap();
+    let message = bus
+        .timed_pop_filtered(
+            gst::ClockTime::from_seconds(30),
+            &[gst::MessageType::Eos, gst::MessageType::Error],
+        )
+        .expect("the video is made within 30 s");
+    pipeline.set_state(gst::State::Null).unwrap();
+    assert!(matches!(message.view(), gst::MessageView::Eos(_)), "{message:?}");
+}
+
+/// An H.264 video of `frames` pictures at 25 fps.
+fn video(dir: &Path, name: &str, size: (u32, u32), frames: u32, mux: &str) -> PathBuf {
+    let path = dir.join(name);
+    launch(&format!(
+        "videotestsrc num-buffers={frames} pattern=ball ! video/x-raw,format=I420,width={},height={},framerate=25/1 \
+         ! x264enc speed-preset=ultrafast key-int-max=10 ! {mux} ! filesink location={}",
+        size.0,
+        size.1,
+        path.display()
+    ));
+    path
+}
+
+fn unpaced() -> CaptureOptions {
+    CaptureOptions {
+        pace: Pace::AsFastAsPossible,
+        ..CaptureOptions::default()
+    }
+}
+
+fn open(uri: &str, options: &CaptureOptions) -> Result<Box<dyn FrameSource>, Error> {
+    parse_uri(uri)?.opener(options, RealClock::shared())?.open()
+}
+
+fn open_error(uri: &str) -> Error {
+    let error = open(uri, &unpaced()).err().expect("an error");
+    let text = error.to_string();
+    assert!(!text.contains('\n'), "{text}");
+    error
+}
+
+/// Reads up to `most` frames.
+fn read(source: &mut dyn FrameSource, most: usize, mut each: impl FnMut(&Frame)) -> usize {
+    let pool = FramePool::new(2, source.format().packed_bytes());
+    let mut count = 0;
+    while count < most {
+        match source.next_frame(&pool, Duration::from_secs(10)).unwrap() {
+            Capture::Frame(frame) => {
+                assert_eq!(frame.sequence, count as u64);
+                each(&frame);
+                count += 1;
+            }
+            Capture::End => break,
+            other => panic!("{other:?} after {count} frames"),
+        }
+    }
+    count
+}
+
+#[test]
+fn every_frame_of_a_file_comes_once_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, mux) in [("a.mp4", "mp4mux"), ("a b.mkv", "matroskamux")] {
+        let path = video(dir.path(), name, (320, 240), 50, mux);
+        let mut source = open(path.to_str().unwrap(), &unpaced()).unwrap();
+        assert_eq!(source.frame_rate(), Some(25.0));
+        assert!(source.frame_count().is_some_and(|n| n.abs_diff(50) <= 1));
+        assert!(source.describe().contains("I420 320x240"), "{}", source.describe());
+        let mut last = None;
+        let count = read(source.as_mut(), 1000, |frame| {
+            assert_eq!(frame.format.pixel, PixelFormat::I420);
+            assert!(last.is_none_or(|last| frame.pts_ns > last));
+            assert!(frame.pts_ns.abs_diff(frame.sequence * 40_000_000) < 2_000_000, "{}", frame.pts_ns);
+            last = Some(frame.pts_ns);
+        });
+        assert_eq!(count, 50, "{name}");
+    }
+}
+
+#[test]
+fn odd_sizes_lose_no_pixel() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("odd.mkv");
+    launch(&format!(
+        "videotestsrc num-buffers=3 pattern=white ! video/x-raw,format=I420,width=321,height=243,framerate=25/1 \
+         ! avenc_ffv1 ! matroskamux ! filesink location={}",
+        path.display()
+    ));
+    let mut source = open(path.to_str().unwrap(), &unpaced()).unwrap();
+    let format = source.format();
+    assert_eq!((format.width, format.height), (321, 243));
+    let count = read(source.as_mut(), 10, |frame| {
+        let image = frame.image();
+        for y in 0..243 {
+            assert!(image.plane(0).row(y, 321).iter().all(|&v| v == 235), "row {y}");
+        }
+        assert!(image.plane(1).row(121, 161).iter().all(|&v| v == 128));
+    });
+    assert_eq!(count, 3);
+}
+
+#[test]
+fn a_looped_file_goes_on_with_rising_times() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = video(dir.path(), "loop.mp4", (160, 120), 10, "mp4mux");
+    let options = CaptureOptions {
+        looped: true,
+        ..unpaced()
+    };
+    let mut source = open(path.to_str().unwrap(), &options).unwrap();
+    let mut times = Vec::new();
+    assert_eq!(read(source.as_mut(), 35, |frame| times.push(frame.pts_ns)), 35);
+    assert_eq!(source.counters().loops, 3);
+    for (n, pair) in times.windows(2).enumerate() {
+        let step = pair[1] - pair[0];
+        assert!(step.abs_diff(40_000_000) < 2_000_000, "step {n} is {step} ns");
+    }
+}
+
+#[test]
+fn a_paced_file_takes_its_own_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = video(dir.path(), "paced.mp4", (160, 120), 10, "mp4mux");
+    let mut source = open(path.to_str().unwrap(), &CaptureOptions::default()).unwrap();
+    let mut at = Vec::new();
+    assert_eq!(read(source.as_mut(), 100, |frame| at.push(frame.captured_at_ns)), 10);
+    let took = at[9] - at[0];
+    assert!(took >= 358_000_000, "nine intervals of 40 ms passed in {took} ns");
+}
+
+#[test]
+fn a_file_cut_short_gives_what_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, mux) in [("cut.mkv", "matroskamux"), ("cut.mp4", "mp4mux faststart=true")] {
+        let whole = video(dir.path(), "whole", (320, 240), 100, mux);
+        let bytes = std::fs::read(&whole).unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, &bytes[..bytes.len() * 6 / 10]).unwrap();
+        let mut source = open(path.to_str().unwrap(), &unpaced()).unwrap();
+        let count = read(source.as_mut(), 1000, |_| {});
+        assert!((20..100).contains(&count), "{name}: {count} frames");
+        let options = CaptureOptions {
+            looped: true,
+            ..unpaced()
+        };
+        let mut source = open(path.to_str().unwrap(), &options).unwrap();
+        let mut last = 0;
+        read(source.as_mut(), 2 * count + 1, |frame| {
+            assert!(frame.sequence == 0 || frame.pts_ns > last);
+            last = frame.pts_ns;
+        });
+        assert_eq!(source.counters().loops, 2, "{name}");
+    }
+    // The index of a plain mp4 stands at its end.
+    let whole = video(dir.path(), "plain.mp4", (320, 240), 30, "mp4mux");
+    let bytes = std::fs::read(&whole).unwrap();
+    std::fs::write(&whole, &bytes[..bytes.len() / 2]).unwrap();
+    let error = open_error(whole.to_str().unwrap());
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("plain.mp4: not a video"), "{error}");
+}
+
+#[test]
+fn what_is_no_video_is_said_to_be_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("text.mp4"), "once upon a time\n".repeat(500)).unwrap();
+    std::fs::write(path("empty.mp4"), "").unwrap();
+    std::fs::write(path("noise.mp4"), (0..9000u32).map(|i| (i * i * 31 >> 7) as u8).collect::<Vec<_>>()).unwrap();
+    launch(&format!(
+        "audiotestsrc num-buffers=20 ! wavenc ! filesink location={}",
+        path("sound.wav")
+    ));
+    for (name, part) in [
+        ("text.mp4", "not a video that can be played"),
+        ("noise.mp4", "not a video that can be played"),
+        ("empty.mp4", "the file is empty"),
+        ("sound.wav", "no video stream"),
+        ("tex.mp4", "text.mp4\"?"),
+        ("/nonexistent/a.mp4", "No such file"),
+    ] {
+        let error = open_error(&if name.starts_with('/') { name.to_owned() } else { path(name) });
+        assert_eq!(error.exit_code(), 2, "{error}");
+        assert!(error.to_string().contains(part), "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_launch_line_is_a_source() {
+    let mut source = open(
+        "gst:videotestsrc num-buffers=7 ! video/x-raw,format=NV12,width=322,height=200,framerate=30/1 ! appsink",
+        &unpaced(),
+    )
+    .unwrap();
+    assert_eq!(source.format().pixel, PixelFormat::Nv12);
+    assert_eq!(read(source.as_mut(), 100, |_| {}), 7);
+
+    let mut source = open(
+        "gst:videotestsrc is-live=true num-buffers=4 ! video/x-raw,format=YUY2,width=321,height=201 ! appsink",
+        &CaptureOptions::default(),
+    )
+    .unwrap();
+    assert_eq!(source.format().pixel, PixelFormat::Yuyv);
+    assert_eq!(read(source.as_mut(), 100, |_| {}), 4);
+
+    let error = open_error("gst:videotestsrc num-buffers=7 ! video/x-raw,format=RGB ! appsink");
+    assert_eq!(error.exit_code(), 2);
+    let text = error.to_string();
+    assert!(text.contains("videoconvert") || text.contains("could not link"), "{text}");
+    let error = open_error("gst:filesrc location=/nonexistent/x ! decodebin ! videoconvert ! appsink");
+    assert!(error.is_transient() && error.to_string().contains("filesrc"), "{error}");
+}
+
+#[test]
+fn a_live_source_that_is_not_read_keeps_the_newest() {
+    let mut source = open(
+        "gst:videotestsrc is-live=true ! video/x-raw,format=I420,width=64,height=64,framerate=100/1 ! appsink",
+        &CaptureOptions::default(),
+    )
+    .unwrap();
+    let pool = FramePool::new(4, source.format().packed_bytes());
+    let mut next = || match source.next_frame(&pool, Duration::from_secs(5)).unwrap() {
+        Capture::Frame(frame) => frame.sequence,
+        other => panic!("{other:?}"),
+    };
+    let before = (0..3).map(|_| next()).last().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let after = next();
+    assert!(after > before + 10, "{before} then {after}");
+    assert!(source.counters().lost >= after - before - 1 - 3);
+}
+
+#[test]
+fn a_format_that_changes_is_a_transient_error() {
+    let mut source = open(
+        "gst:concat name=c ! appsink \
+         videotestsrc num-buffers=3 ! video/x-raw,format=I420,width=64,height=64,framerate=25/1 ! c. \
+         videotestsrc num-buffers=3 ! video/x-raw,format=I420,width=96,height=64,framerate=25/1 ! c.",
+        &unpaced(),
+    )
+    .unwrap();
+    assert_eq!(read(source.as_mut(), 3, |_| {}), 3);
+    let pool = FramePool::new(2, source.format().packed_bytes());
+    let error = source.next_frame(&pool, Duration::from_secs(5)).unwrap_err();
+    assert!(error.is_transient());
+    assert!(error.to_string().contains("64x64") && error.to_string().contains("96x64"), "{error}");
+}
+
+#[test]
+fn a_rotated_video_is_turned() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("turned.mp4");
+    launch(&format!(
+        "videotestsrc num-buffers=5 ! video/x-raw,format=I420,width=320,height=240,framerate=25/1 \
+         ! taginject tags=image-orientation=rotate-90 ! x264enc speed-preset=ultrafast ! mp4mux ! filesink location={}",
+        path.display()
+    ));
+    let mut source = open(path.to_str().unwrap(), &unpaced()).unwrap();
+    assert_eq!((source.format().width, source.format().height), (240, 320));
+    assert_eq!(read(source.as_mut(), 100, |_| {}), 5);
+}
+
+#[test]
+fn a_network_stream_that_is_not_there_is_transient_and_tells_no_password() {
+    // Port 9 (discard) has no server here.
+    let error = open_error("rtsp://bob:secret@127.0.0.1:9/cam");
+    assert!(error.is_transient());
+    let text = error.to_string();
+    assert!(text.contains("127.0.0.1") && !text.contains("secret"), "{text}");
+}
+
+#[test]
+fn the_test_pattern_counts_itself() {
+    let mut source = open("test://?frames=5&width=160&height=120&format=yuyv", &unpaced()).unwrap();
+    assert_eq!(
+        read(source.as_mut(), 100, |frame| assert_eq!(
+            read_stamp(&frame.image()),
+            Some(frame.sequence)
+        )),
+        5
+    );
+}
