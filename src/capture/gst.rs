@@ -66,7 +66,11 @@ impl SourceOpener for GstOpener {
         if source.stream.live {
             Ok(Box::new(source))
         } else {
-            Ok(Box::new(Paced::new(source, self.options.pace, self.clock.clone())))
+            Ok(Box::new(Paced::new(
+                source,
+                self.options.pace,
+                self.clock.clone(),
+            )))
         }
     }
 }
@@ -191,10 +195,14 @@ impl Stream {
         self.handover.live.store(true, Ordering::Release);
     }
 
-    /// Whether the pipeline has a live source, which a launch line only tells once it runs.
+    /// Whether the pipeline has a live source, which a launch line only tells once it runs. A sink that
+    /// does not synchronise says no for itself: what stands before it is asked.
     fn runs_live(&self) -> bool {
         let mut query = gst::query::Latency::new();
-        self.built.pipeline.query(&mut query) && query.result().0
+        self.built
+            .appsink
+            .static_pad("sink")
+            .is_some_and(|pad| pad.peer_query(&mut query) && query.result().0)
     }
 }
 
@@ -245,7 +253,10 @@ impl GstSource {
         let (caps, info) = sample_info(&sample.1, &name)?;
         let format = frame_format(&info, &name)?;
         if info.par() != gst::Fraction::new(1, 1) {
-            info!("{name}: pixels are not square ({}); they stay as they are stored", info.par());
+            info!(
+                "{name}: pixels are not square ({}); they stay as they are stored",
+                info.par()
+            );
         }
         if info.interlace_mode() != gst_video::VideoInterlaceMode::Progressive {
             info!("{name}: the video is interlaced; it stays as it is");
@@ -342,13 +353,16 @@ impl GstSource {
         self.failed = None;
         self.loops += 1;
         let interval = rate(&self.info).map_or(40_000_000, |r| (1e9 / r) as u64);
-        self.pts_base = (self.last_pts.unwrap_or(0) + interval)
-            .saturating_sub(self.first_running_time.unwrap_or(0));
+        self.pts_base =
+            (self.last_pts.unwrap_or(0) + interval).saturating_sub(self.first_running_time.unwrap_or(0));
         self.stream.handover.arrived.store(0, Ordering::Relaxed);
         let pipeline = &self.stream.built.pipeline;
         if damaged
             || pipeline
-                .seek_simple(gst::SeekFlags::FLUSH | gst::SeekFlags::KEY_UNIT, gst::ClockTime::ZERO)
+                .seek_simple(
+                    gst::SeekFlags::FLUSH | gst::SeekFlags::KEY_UNIT,
+                    gst::ClockTime::ZERO,
+                )
                 .is_err()
         {
             debug!("{}: opened again from the start", self.name);
@@ -434,7 +448,8 @@ impl GstSource {
     }
 
     fn copy(&self, buffer: &gst::BufferRef, out: &mut [u8]) -> Result<()> {
-        let broken = |why: String| Error::transient(format!("{}: a buffer that can't be read: {why}", self.name));
+        let broken =
+            |why: String| Error::transient(format!("{}: a buffer that can't be read: {why}", self.name));
         let frame = VideoFrameRef::from_buffer_ref_readable(buffer, &self.info)
             .map_err(|_| broken(format!("not a {:?} picture", self.info.format())))?;
         let mut planes = [Plane { data: &[], stride: 0 }; 3];
@@ -442,7 +457,9 @@ impl GstSource {
         for (index, plane) in planes.iter_mut().enumerate().take(count) {
             let stride = frame.plane_stride().get(index).copied().unwrap_or(0);
             *plane = Plane {
-                data: frame.plane_data(index as u32).map_err(|e| broken(e.to_string()))?,
+                data: frame
+                    .plane_data(index as u32)
+                    .map_err(|e| broken(e.to_string()))?,
                 stride: usize::try_from(stride).map_err(|_| broken(format!("stride {stride}")))?,
             };
         }
@@ -463,7 +480,11 @@ impl FrameSource for GstSource {
     }
 
     fn frame_count(&self) -> Option<u64> {
-        if self.options.looped { None } else { self.frames_expected }
+        if self.options.looped {
+            None
+        } else {
+            self.frames_expected
+        }
     }
 
     fn describe(&self) -> String {
@@ -524,17 +545,23 @@ fn start(spec: &SourceSpec, name: &str, options: &CaptureOptions) -> Result<(Str
         match stream.items.recv_timeout(BUS_POLL) {
             Ok(Item::Sample(number, sample)) => return Ok((stream, (number, sample))),
             Ok(Item::End) => {
-                let why = stream.poll_bus().unwrap_or_else(|| "it ended before the first frame".to_owned());
+                let why = stream
+                    .poll_bus()
+                    .unwrap_or_else(|| "it ended before the first frame".to_owned());
                 return Err(open_error(spec, name, &why, stream.missing.as_deref()));
             }
             Err(_) => {
-                if let Some(why) = stream.poll_bus() {
+                let why = stream.poll_bus();
+                // Streams that nothing takes end in an error about links, which says less.
+                let why = if stream.built.no_video.load(Ordering::Acquire) {
+                    Some("it has no video stream".to_owned())
+                } else {
+                    why
+                };
+                if let Some(why) = why {
                     return Err(open_error(spec, name, &why, stream.missing.as_deref()));
                 }
             }
-        }
-        if stream.built.no_video.load(Ordering::Acquire) {
-            return Err(open_error(spec, name, "it has no video stream", stream.missing.as_deref()));
         }
         if Instant::now() >= deadline {
             let why = format!("no frame within {} s", options.open_timeout_ms as f64 / 1000.0);
@@ -561,7 +588,9 @@ fn open_error(spec: &SourceSpec, name: &str, why: &str, missing: Option<&str>) -
         }
         SourceSpec::Launch(_) if why.contains("not-negotiated") => Error::usage(format!("{name}: {why}"))
             .hint("put \"! videoconvert\" before the appsink: segd takes I420, NV12 or YUY2"),
-        SourceSpec::Launch(_) => Error::transient(format!("{name}: {why}")).hint("try the line with gst-launch-1.0"),
+        SourceSpec::Launch(_) => {
+            Error::transient(format!("{name}: {why}")).hint("try the line with gst-launch-1.0")
+        }
         _ => Error::usage(format!("{name}: not a video that can be played: {why}")),
     }
 }
@@ -574,7 +603,10 @@ fn file_uri(path: &Path) -> Result<String> {
     let meta = std::fs::metadata(path).map_err(|e| {
         let error = Error::usage(format!("{}: can't be read", path.display())).caused_by(e);
         match neighbour(path) {
-            Some(name) => error.hint(format!("did you mean {:?}?", path.with_file_name(name).display().to_string())),
+            Some(name) => error.hint(format!(
+                "did you mean {:?}?",
+                path.with_file_name(name).display().to_string()
+            )),
             None => error,
         }
     })?;
@@ -595,7 +627,10 @@ fn file_uri(path: &Path) -> Result<String> {
 /// A file beside `path` whose name is nearly the same.
 fn neighbour(path: &Path) -> Option<String> {
     let wanted = path.file_name()?.to_str()?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let names: Vec<String> = std::fs::read_dir(folder)
         .ok()?
         .flatten()
@@ -665,5 +700,8 @@ fn decoder_name(pipeline: &gst::Pipeline) -> String {
         .flatten()
         .filter_map(|e| e.factory())
         .find(|f| f.has_type(gst::ElementFactoryType::DECODER | gst::ElementFactoryType::MEDIA_VIDEO))
-        .map_or_else(|| "not decoded".to_owned(), |f| format!("decoded by {}", f.name()))
+        .map_or_else(
+            || "not decoded".to_owned(),
+            |f| format!("decoded by {}", f.name()),
+        )
 }

@@ -86,7 +86,9 @@ pub(super) fn from_uri(uri: &str, options: &CaptureOptions) -> Result<Built> {
         false,
         glib::closure!(|_: &gst::Element, _: &gst::Pad, caps: &gst::Caps| -> bool {
             !caps.structure(0).is_some_and(|s| {
-                s.name().starts_with("audio/") || s.name().starts_with("text/") || s.name().starts_with("subpicture/")
+                s.name().starts_with("audio/")
+                    || s.name().starts_with("text/")
+                    || s.name().starts_with("subpicture/")
             })
         }),
     );
@@ -182,7 +184,11 @@ fn download_element(memory: &str, has: &dyn Fn(&str) -> bool) -> Result<Option<&
         "memory:VASurface" => &["vaapipostproc"],
         "memory:CUDAMemory" => &["cudadownload"],
         "memory:GLMemory" => &["gldownload"],
-        other => return Err(format!("the decoder gives pictures in {other}, which segd can't read")),
+        other => {
+            return Err(format!(
+                "the decoder gives pictures in {other}, which segd can't read"
+            ));
+        }
     };
     match candidates.iter().find(|name| has(name)) {
         Some(name) => Ok(Some(name)),
@@ -275,7 +281,13 @@ pub(super) fn error_text(message: &gst::message::Error) -> String {
     // The first line of the detail names source code and the element's path.
     let detail = debug
         .as_deref()
-        .map(|d| d.lines().skip(1).filter(|l| !l.trim().is_empty()).collect::<Vec<_>>().join(" "))
+        .map(|d| {
+            d.lines()
+                .skip(1)
+                .filter(|l| !l.trim().is_empty())
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
         .unwrap_or_default();
     let text = if detail.is_empty() || said.contains(&detail) {
         format!("{element}: {said}")
@@ -312,7 +324,11 @@ mod tests {
         );
         let missing = download_element("memory:NVMM", &none).unwrap_err();
         assert!(missing.contains("nvvidconv, nvvideoconvert"), "{missing}");
-        assert!(download_element("memory:Other", &all).unwrap_err().contains("memory:Other"));
+        assert!(
+            download_element("memory:Other", &all)
+                .unwrap_err()
+                .contains("memory:Other")
+        );
     }
 
     #[test]
@@ -322,8 +338,14 @@ mod tests {
             ("videotestsrc ! fakesink", "has no appsink"),
             ("appsink", "has no appsink"),
             ("videotestsrc ! nosuchelement ! appsink", "nosuchelement"),
-            ("videotestsrc ! tee name=t t. ! appsink t. ! appsink", "has 2 appsinks"),
-            ("videotestsrc ! appsink caps=video/x-raw,format=GRAY8", "I420, NV12, YUY2"),
+            (
+                "videotestsrc ! tee name=t t. ! appsink t. ! appsink",
+                "has 2 appsinks",
+            ),
+            (
+                "videotestsrc ! appsink caps=video/x-raw,format=GRAY8",
+                "I420, NV12, YUY2",
+            ),
             ("videotestsrc ! ! appsink", "launch line"),
         ] {
             let e = from_launch(line, &options).unwrap_err();
@@ -332,6 +354,9 @@ mod tests {
             assert!(!e.to_string().contains('\n'));
         }
         let built = from_launch("videotestsrc ! appsink caps=video/x-raw,format=NV12", &options).unwrap();
-        assert_eq!(built.appsink.caps().unwrap().to_string(), "video/x-raw, format=(string)NV12");
+        assert_eq!(
+            built.appsink.caps().unwrap().to_string(),
+            "video/x-raw, format=(string)NV12"
+        );
     }
 }

@@ -227,7 +227,12 @@ mod tests {
     }
 
     /// Milliseconds at which frames came, with a reader that takes `work_ms[i]` after frame i.
-    fn times(paced: &mut Paced<Script>, clock: &SimulatedClock, pool: &FramePool, work_ms: &[u64]) -> Vec<u64> {
+    fn times(
+        paced: &mut Paced<Script>,
+        clock: &SimulatedClock,
+        pool: &FramePool,
+        work_ms: &[u64],
+    ) -> Vec<u64> {
         let mut at = Vec::new();
         loop {
             match paced.next_frame(pool, Duration::from_millis(1000)).unwrap() {
@@ -263,7 +268,10 @@ mod tests {
     #[test]
     fn a_long_delay_slips_the_timeline_without_a_burst() {
         let (mut paced, clock, pool) = script(&[0, 100, 200, 300, 400], 0, Pace::Recorded);
-        assert_eq!(times(&mut paced, &clock, &pool, &[0, 1000]), [0, 100, 1100, 1200, 1300]);
+        assert_eq!(
+            times(&mut paced, &clock, &pool, &[0, 1000]),
+            [0, 100, 1100, 1200, 1300]
+        );
         assert_eq!(paced.counters().slipped_ns, 900 * MS);
     }
 
@@ -279,7 +287,10 @@ mod tests {
     fn a_frame_not_due_within_the_timeout_is_kept() {
         let (mut paced, clock, pool) = script(&[0, 1500], 0, Pace::Recorded);
         let wait = Duration::from_millis(600);
-        assert!(matches!(paced.next_frame(&pool, wait).unwrap(), Capture::Frame(_)));
+        assert!(matches!(
+            paced.next_frame(&pool, wait).unwrap(),
+            Capture::Frame(_)
+        ));
         assert!(matches!(paced.next_frame(&pool, wait).unwrap(), Capture::Timeout));
         assert_eq!(clock.now_ns(), 600 * MS);
         assert!(matches!(paced.next_frame(&pool, wait).unwrap(), Capture::Timeout));
@@ -292,7 +303,10 @@ mod tests {
     #[test]
     fn times_that_jump_go_on_at_the_nominal_rate() {
         let (mut paced, clock, pool) = script(&[0, 100, 5_000_000, 5_000_100, 0, 50], 0, Pace::Recorded);
-        assert_eq!(times(&mut paced, &clock, &pool, &[]), [0, 100, 200, 300, 400, 450]);
+        assert_eq!(
+            times(&mut paced, &clock, &pool, &[]),
+            [0, 100, 200, 300, 400, 450]
+        );
     }
 
     #[test]

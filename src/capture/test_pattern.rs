@@ -57,7 +57,9 @@ fn resolve(pattern: TestPattern, options: &CaptureOptions) -> Result<(FrameForma
         )));
     }
     if pattern.pixel == PixelFormat::Rgb24 {
-        return Err(Error::usage("test://: RGB is no video format; take i420, nv12 or yuyv"));
+        return Err(Error::usage(
+            "test://: RGB is no video format; take i420, nv12 or yuyv",
+        ));
     }
     let format = FrameFormat {
         pixel: pattern.pixel,
@@ -110,7 +112,11 @@ impl SourceOpener for TestPatternOpener {
             row: vec![0; self.format.width],
             clock: self.clock.clone(),
         };
-        Ok(Box::new(Paced::new(source, self.options.pace, self.clock.clone())))
+        Ok(Box::new(Paced::new(
+            source,
+            self.options.pace,
+            self.clock.clone(),
+        )))
     }
 }
 
@@ -332,8 +338,8 @@ pub fn read_stamp(image: &ImageRef<'_>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock, SimulatedClock};
     use crate::capture::Pace;
+    use crate::clock::{Clock, SimulatedClock};
 
     fn open(pattern: TestPattern, options: &CaptureOptions) -> (Box<dyn FrameSource>, FramePool) {
         let opener = TestPatternOpener::new(pattern, options, SimulatedClock::auto()).unwrap();
@@ -371,7 +377,11 @@ mod tests {
                 let (mut source, pool) = open(pattern, &unpaced());
                 let mut seen = 0;
                 while let Some(frame) = next(source.as_mut(), &pool) {
-                    assert_eq!(read_stamp(&frame.image()), Some(seen), "{pixel:?} {width}x{height}");
+                    assert_eq!(
+                        read_stamp(&frame.image()),
+                        Some(seen),
+                        "{pixel:?} {width}x{height}"
+                    );
                     assert_eq!(frame.sequence, seen);
                     assert_eq!(frame.pts_ns, seen * 40_000_000);
                     seen += 1;
@@ -397,7 +407,11 @@ mod tests {
         assert_eq!(render(7), render(7));
         let (a, b) = (render(7), render(8));
         let changed = a.iter().zip(&b).filter(|(a, b)| a != b).count();
-        assert!(changed > a.len() / 100, "only {changed} of {} samples changed", a.len());
+        assert!(
+            changed > a.len() / 100,
+            "only {changed} of {} samples changed",
+            a.len()
+        );
         // Colour is there: not all chroma is neutral.
         assert!(a[160 * 120..].iter().any(|&c| c < 60) && a[160 * 120..].iter().any(|&c| c > 200));
     }

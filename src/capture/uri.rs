@@ -74,7 +74,7 @@ pub fn parse_uri(text: &str) -> Result<SourceSpec> {
     if text.is_empty() {
         return Err(Error::usage("no source is named").hint(KINDS));
     }
-    if let Some(line) = text.strip_prefix("gst:") {
+    if let Some(line) = text.strip_prefix("gst:").filter(|line| !line.starts_with("//")) {
         let line = line.trim();
         if line.is_empty() {
             return Err(Error::usage("gst: without a launch line")
@@ -111,9 +111,8 @@ fn parse_scheme(scheme: &str, rest: &str, text: &str) -> Result<SourceSpec> {
         scheme @ ("rtsp" | "rtsps" | "rtspt" | "rtspu") => {
             let host = rest.split('/').next().unwrap_or_default();
             if host.rsplit('@').next().is_none_or(str::is_empty) {
-                return Err(
-                    Error::usage(format!("source \"{scheme}://...\" names no host")).hint("write rtsp://host/path")
-                );
+                return Err(Error::usage(format!("source \"{scheme}://...\" names no host"))
+                    .hint("write rtsp://host/path"));
             }
             Ok(SourceSpec::Rtsp(format!("{scheme}://{rest}")))
         }
@@ -125,16 +124,18 @@ fn parse_scheme(scheme: &str, rest: &str, text: &str) -> Result<SourceSpec> {
         .hint(format!(
             "write \"gst:uridecodebin uri={other}://... ! videoconvert ! appsink\""
         ))),
-        other => Err(Error::usage(format!("unknown scheme {other:?}")).hint(meant(other, &SCHEMES).map_or_else(
-            || KINDS.to_owned(),
-            |scheme| {
-                if scheme == "gst" {
-                    "did you mean \"gst:\"?".to_owned()
-                } else {
-                    format!("did you mean \"{scheme}://\"?")
-                }
-            },
-        ))),
+        other => Err(Error::usage(format!("unknown scheme {other:?}")).hint(
+            meant(other, &SCHEMES).map_or_else(
+                || KINDS.to_owned(),
+                |scheme| {
+                    if scheme == "gst" {
+                        "did you mean \"gst:\"?".to_owned()
+                    } else {
+                        format!("did you mean \"{scheme}://\"?")
+                    }
+                },
+            ),
+        )),
     }
 }
 
@@ -164,7 +165,8 @@ fn parse_test(rest: &str) -> Result<SourceSpec> {
     let query = match rest.trim_start_matches('/') {
         "" => "",
         rest => rest.strip_prefix('?').ok_or_else(|| {
-            Error::usage(format!("source \"test://{rest}\"")).hint("settings follow a question mark: test://?width=640")
+            Error::usage(format!("source \"test://{rest}\""))
+                .hint("settings follow a question mark: test://?width=640")
         })?,
     };
     let mut pattern = TestPattern::default();
@@ -232,8 +234,8 @@ impl SourceSpec {
             }
             #[cfg(not(feature = "gstreamer"))]
             Self::File(_) | Self::Rtsp(_) | Self::Launch(_) => Err(left_out(&self.name(), "gstreamer")),
-            Self::Images(path) => Err(Error::usage(format!("{}: images", path.display()))),
-            Self::Camera(path) => Err(Error::usage(format!("{}: camera", path.display()))),
+            Self::Images(_) => Err(left_out(&self.name(), "images")),
+            Self::Camera(_) => Err(left_out(&self.name(), "camera")),
         }
     }
 }
@@ -258,7 +260,11 @@ pub fn mask_credentials(text: &str) -> String {
         let end = tail
             .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\''))
             .unwrap_or(tail.len());
-        match tail[..end].find("://").map_or(&tail[..end], |next| &tail[..next]).rfind('@') {
+        match tail[..end]
+            .find("://")
+            .map_or(&tail[..end], |next| &tail[..next])
+            .rfind('@')
+        {
             Some(sign) => {
                 out.push_str("***");
                 rest = &tail[sign..];
@@ -319,8 +325,14 @@ mod tests {
             ("photo.JPG", SourceSpec::Images("photo.JPG".into())),
             (folder, SourceSpec::Images(folder.into())),
             ("RTSP://cam/1", SourceSpec::Rtsp("rtsp://cam/1".into())),
-            ("rtspt://u:p@cam:554/1", SourceSpec::Rtsp("rtspt://u:p@cam:554/1".into())),
-            ("gst: videotestsrc ! appsink", SourceSpec::Launch("videotestsrc ! appsink".into())),
+            (
+                "rtspt://u:p@cam:554/1",
+                SourceSpec::Rtsp("rtspt://u:p@cam:554/1".into()),
+            ),
+            (
+                "gst: videotestsrc ! appsink",
+                SourceSpec::Launch("videotestsrc ! appsink".into()),
+            ),
             ("test://", SourceSpec::Test(TestPattern::default())),
             (
                 "test://?width=320&height=240&fps=12.5&frames=9&format=nv12",
@@ -382,7 +394,10 @@ mod tests {
                 "srtsrc uri=srt://host?passphrase=secret&mode=x ! appsink",
                 "srtsrc uri=srt://host?passphrase=***&mode=x ! appsink",
             ),
-            ("a rtsp://u:p@h b rtsp://v:q@i c", "a rtsp://***@h b rtsp://***@i c"),
+            (
+                "a rtsp://u:p@h b rtsp://v:q@i c",
+                "a rtsp://***@h b rtsp://***@i c",
+            ),
         ] {
             assert_eq!(mask_credentials(text), masked);
         }
@@ -397,7 +412,11 @@ mod tests {
             fps: -1.0,
             ..CaptureOptions::default()
         };
-        let e = parse_uri("test://").unwrap().opener(&options, RealClock::shared()).err().unwrap();
+        let e = parse_uri("test://")
+            .unwrap()
+            .opener(&options, RealClock::shared())
+            .err()
+            .unwrap();
         assert!(e.to_string().contains("fps = -1"), "{e}");
     }
 }
