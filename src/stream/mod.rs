@@ -3,6 +3,20 @@
 use crate::error::Result;
 use crate::frame::{Frame, FrameFormat};
 
+#[cfg(feature = "gstreamer")]
+mod elements;
+#[cfg(feature = "gstreamer")]
+pub mod encoder;
+#[cfg(feature = "gstreamer")]
+pub mod file;
+pub mod images;
+mod null;
+mod output;
+#[cfg(feature = "gstreamer")]
+pub mod rtsp;
+
+pub use output::{DEFAULT_OUTPUT, OutputSpec, RtspAddress, StreamOptions, parse_output};
+
 /// Where composed frames (always I420) go.
 pub trait FrameSink: Send {
     /// Where to, for logs: the address or path, and the encoder.
@@ -17,6 +31,11 @@ pub trait FrameSink: Send {
 
     /// Frames that were pushed and dropped so far.
     fn dropped(&self) -> u64 {
+        0
+    }
+
+    /// Clients that watch now; 0 for files.
+    fn clients(&self) -> usize {
         0
     }
 

@@ -1,0 +1,695 @@
+//! The sinks end to end: what clients and players see of the frames that were pushed.
+//!
+//! Each frame carries its number as black and white blocks, so a test knows which frame it looks at.
+#![cfg(feature = "gstreamer")]
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+use gstreamer_video::VideoFrameExt;
+
+use segd::frame::{Colorimetry, Frame, FrameFormat, Matrix, PixelFormat, Range};
+use segd::pool::{FramePool, PooledBuffer};
+use segd::stream::rtsp::RtspSink;
+use segd::stream::{FrameSink, RtspAddress, StreamOptions, parse_output};
+
+const BITS: usize = 16;
+const FRAME_TIME_NS: u64 = 33_333_333;
+
+fn format(width: usize, height: usize) -> FrameFormat {
+    FrameFormat {
+        pixel: PixelFormat::I420,
+        width,
+        height,
+        color: Colorimetry::default(),
+    }
+}
+
+/// Draws a grey picture with `number` as blocks along the top quarter and a luma ramp below.
+fn draw(format: FrameFormat, number: u64, data: &mut [u8]) {
+    let (w, h) = (format.width, format.height);
+    for y in 0..h {
+        for x in 0..w {
+            data[y * w + x] = if y < h / 4 {
+                let bit = x * BITS / w;
+                if number >> bit & 1 == 1 { 220 } else { 30 }
+            } else {
+                (40 + 150 * x / w) as u8
+            };
+        }
+    }
+    let chroma = w.div_ceil(2) * h.div_ceil(2);
+    data[w * h..w * h + chroma].fill(110);
+    data[w * h + chroma..w * h + 2 * chroma].fill(150);
+}
+
+fn frame(format: FrameFormat, number: u64, mut data: PooledBuffer) -> Frame {
+    draw(format, number, &mut data);
+    Frame {
+        sequence: number,
+        captured_at_ns: number * FRAME_TIME_NS,
+        pts_ns: number * FRAME_TIME_NS,
+        format,
+        data,
+    }
+}
+
+/// A decoded picture, without padding.
+struct Picture {
+    width: usize,
+    height: usize,
+    y: Vec<u8>,
+    u: u8,
+    v: u8,
+}
+
+impl Picture {
+    fn of(sample: &gst::Sample) -> Self {
+        let caps = sample.caps().unwrap();
+        let info = gstreamer_video::VideoInfo::from_caps(caps).unwrap();
+        let buffer = sample.buffer().unwrap();
+        let frame = gstreamer_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info).unwrap();
+        let (width, height) = (info.width() as usize, info.height() as usize);
+        let stride = frame.plane_stride()[0] as usize;
+        let plane = frame.plane_data(0).unwrap();
+        let y = (0..height)
+            .flat_map(|row| &plane[row * stride..row * stride + width])
+            .copied()
+            .collect();
+        let middle = |index: u32| {
+            let stride = frame.plane_stride()[index as usize] as usize;
+            frame.plane_data(index).unwrap()[height / 4 * stride + width / 4]
+        };
+        Self {
+            width,
+            height,
+            y,
+            u: middle(1),
+            v: middle(2),
+        }
+    }
+
+    /// The number drawn by [`draw`].
+    fn number(&self) -> u64 {
+        (0..BITS)
+            .map(|bit| {
+                let x = (2 * bit + 1) * self.width / (2 * BITS);
+                u64::from(self.y[self.height / 8 * self.width + x] > 125) << bit
+            })
+            .sum()
+    }
+
+    /// Checks the ramp and the colours below the number.
+    fn assert_is_drawn(&self, pushed_width: usize) {
+        let row = 3 * self.height / 4;
+        for x in (0..self.width).step_by(7) {
+            let expected = (40 + 150 * x / pushed_width) as i32;
+            let found = i32::from(self.y[row * self.width + x]);
+            assert!(
+                (found - expected).abs() <= 12,
+                "luma {found} at {x},{row}; {expected} was pushed"
+            );
+        }
+        assert!(
+            self.u.abs_diff(110) <= 6 && self.v.abs_diff(150) <= 6,
+            "U {} V {}",
+            self.u,
+            self.v
+        );
+    }
+}
+
+/// An RTSP client of its own.
+struct Client {
+    pipeline: gst::Pipeline,
+    sink: gst_app::AppSink,
+}
+
+impl Client {
+    fn connect(address: &RtspAddress, protocol: &str) -> Self {
+        let pipeline = gst::parse::launch(&format!(
+            "rtspsrc location={address} protocols={protocol} latency=0 ! rtph264depay ! h264parse ! \
+             openh264dec ! appsink name=out sync=false max-buffers=2 drop=true"
+        ))
+        .unwrap()
+        .downcast::<gst::Pipeline>()
+        .unwrap();
+        let sink = pipeline
+            .by_name("out")
+            .unwrap()
+            .downcast::<gst_app::AppSink>()
+            .unwrap();
+        pipeline.set_state(gst::State::Playing).unwrap();
+        Self { pipeline, sink }
+    }
+
+    fn next(&self, timeout: Duration) -> Option<Picture> {
+        let timeout = gst::ClockTime::from_mseconds(timeout.as_millis() as u64);
+        self.sink.try_pull_sample(timeout).map(|s| Picture::of(&s))
+    }
+
+    /// Looks at `count` pictures: their numbers must rise.
+    fn watch(&self, count: usize) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        for _ in 0..count {
+            let picture = self.next(Duration::from_secs(10)).expect("a picture within 10 s");
+            picture.assert_is_drawn(picture.width);
+            numbers.push(picture.number());
+        }
+        assert!(numbers.windows(2).all(|n| n[0] < n[1]), "{numbers:?}");
+        numbers
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = self.pipeline.set_state(gst::State::Null);
+    }
+}
+
+/// A sink that is fed at 30 frames a second by a thread.
+struct Fed {
+    address: RtspAddress,
+    pool: FramePool,
+    stop: Arc<AtomicBool>,
+    clients: Arc<AtomicUsize>,
+    thread: Option<std::thread::JoinHandle<Box<RtspSink>>>,
+}
+
+impl Fed {
+    fn open(format: FrameFormat, options: &StreamOptions) -> Self {
+        let address = RtspAddress {
+            host: "127.0.0.1".into(),
+            port: 0,
+            path: "/test".into(),
+        };
+        let mut sink = Box::new(RtspSink::open(&address, options, format, Some(30.0)).unwrap());
+        let address = sink.address().clone();
+        let pool = FramePool::new(8, format.packed_bytes());
+        let stop = Arc::new(AtomicBool::new(false));
+        let clients = Arc::new(AtomicUsize::new(0));
+        let (feed_pool, feed_stop, feed_clients) = (pool.clone(), stop.clone(), clients.clone());
+        let thread = std::thread::spawn(move || {
+            let begun = Instant::now();
+            for number in 0.. {
+                if feed_stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                if let Some(data) = feed_pool.take() {
+                    sink.push(frame(format, number, data)).unwrap();
+                }
+                feed_clients.store(sink.clients(), Ordering::Relaxed);
+                let next = Duration::from_nanos((number + 1) * FRAME_TIME_NS);
+                std::thread::sleep(next.saturating_sub(begun.elapsed()));
+            }
+            sink
+        });
+        Self {
+            address,
+            pool,
+            stop,
+            clients,
+            thread: Some(thread),
+        }
+    }
+
+    /// Stops feeding and gives the sink, still open.
+    fn stop(&mut self) -> Box<RtspSink> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap()
+    }
+
+    fn wait_for_clients(&self, count: usize) {
+        wait_until("the number of clients", || {
+            self.clients.load(Ordering::Relaxed) == count
+        });
+    }
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{what} within 10 s");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn clients_over_tcp_and_udp_see_what_was_pushed_and_leave_each_other_alone() {
+    let mut fed = Fed::open(format(640, 480), &StreamOptions::default());
+    let tcp = Client::connect(&fed.address, "tcp");
+    tcp.watch(15);
+    let udp = Client::connect(&fed.address, "udp");
+    udp.watch(15);
+    fed.wait_for_clients(2);
+    tcp.watch(15);
+    drop(tcp);
+    fed.wait_for_clients(1);
+    udp.watch(15);
+    drop(udp);
+    fed.wait_for_clients(0);
+    // The encoder is gone with its last client, and so are its frames.
+    wait_until("all buffers in the pool", || {
+        fed.pool.available() >= fed.pool.capacity() - 1
+    });
+    let again = Client::connect(&fed.address, "tcp");
+    again.watch(5);
+    let sink = fed.stop();
+    let begun = Instant::now();
+    sink.finish().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!(fed.pool.available(), fed.pool.capacity(), "all buffers are back");
+    // The port is free.
+    TcpListener::bind((fed.address.host.as_str(), fed.address.port)).unwrap();
+}
+
+#[test]
+fn a_client_that_joins_later_gets_a_keyframe() {
+    let options = StreamOptions {
+        keyframe_interval_s: 60.0,
+        ..StreamOptions::default()
+    };
+    let mut fed = Fed::open(format(320, 240), &options);
+    let first = Client::connect(&fed.address, "tcp");
+    first.watch(30);
+    let second = Client::connect(&fed.address, "tcp");
+    // Without one it would wait for a minute.
+    second.watch(10);
+    fed.stop().finish().unwrap();
+}
+
+#[test]
+fn without_clients_frames_go_nowhere_and_are_no_drops() {
+    let format = format(320, 240);
+    let address = RtspAddress {
+        host: "127.0.0.1".into(),
+        port: 0,
+        path: "/test".into(),
+    };
+    let mut sink = RtspSink::open(&address, &StreamOptions::default(), format, None).unwrap();
+    let pool = FramePool::new(1, format.packed_bytes());
+    for number in 0..100 {
+        let data = pool.take().expect("the buffer is back after each push");
+        sink.push(frame(format, number, data)).unwrap();
+    }
+    assert_eq!((sink.dropped(), sink.clients()), (0, 0));
+    Box::new(sink).finish().unwrap();
+}
+
+/// A client that asks for the video over its RTSP connection and then reads nothing.
+fn connect_and_stall(address: &RtspAddress) -> TcpStream {
+    let mut stream = TcpStream::connect((address.host.as_str(), address.port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut ask = |request: String| -> String {
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        let mut byte = [0u8; 1];
+        while !answer.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).unwrap();
+            answer.push(byte[0]);
+        }
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let length = answer
+            .lines()
+            .find_map(|l| l.strip_prefix("Content-Length: "))
+            .map_or(0, |n| n.trim().parse().unwrap());
+        stream.read_exact(&mut vec![0; length]).unwrap();
+        assert!(answer.starts_with("RTSP/1.0 200"), "{request}{answer}");
+        answer
+    };
+    ask(format!("DESCRIBE {address} RTSP/1.0\r\nCSeq: 1\r\n\r\n"));
+    let answer = ask(format!(
+        "SETUP {address}/stream=0 RTSP/1.0\r\nCSeq: 2\r\nTransport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n\r\n"
+    ));
+    let session = answer.lines().find_map(|l| l.strip_prefix("Session: ")).unwrap();
+    let session = session.split(';').next().unwrap();
+    ask(format!(
+        "PLAY {address} RTSP/1.0\r\nCSeq: 3\r\nSession: {session}\r\n\r\n"
+    ));
+    stream
+}
+
+#[test]
+fn a_client_that_stops_reading_holds_nobody_up() {
+    // Fast and large enough to fill a socket's buffers within seconds.
+    let options = StreamOptions {
+        bitrate_kbps: Some(20_000),
+        ..StreamOptions::default()
+    };
+    let mut fed = Fed::open(format(640, 480), &options);
+    let good = Client::connect(&fed.address, "tcp");
+    good.watch(5);
+    let stalled = connect_and_stall(&fed.address);
+    fed.wait_for_clients(2);
+    let begun = Instant::now();
+    let numbers = good.watch(150);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(numbers[149] - numbers[0] < 600, "{numbers:?}");
+    let sink = fed.stop();
+    let begun = Instant::now();
+    sink.finish().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    drop(stalled);
+    assert_eq!(fed.pool.available(), fed.pool.capacity(), "all buffers are back");
+}
+
+fn open_error(output: &str, format: FrameFormat, options: &StreamOptions) -> segd::Error {
+    match parse_output(output)
+        .unwrap()
+        .opener(options)
+        .unwrap()
+        .open(format, Some(30.0))
+    {
+        Ok(sink) => panic!("{output} opened: {}", sink.describe()),
+        Err(e) => e,
+    }
+}
+
+#[test]
+fn addresses_that_cannot_be_served_are_refused_with_the_reason() {
+    let options = StreamOptions::default();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let e = open_error(&format!("rtsp://127.0.0.1:{port}/x"), format(64, 64), &options);
+    assert!(
+        e.to_string().contains("in use") && e.to_string().contains(&port.to_string()),
+        "{e}"
+    );
+    // TEST-NET-3, <https://www.rfc-editor.org/rfc/rfc5737>: nobody's address.
+    let e = open_error("rtsp://203.0.113.7:8554/x", format(64, 64), &options);
+    assert!(e.to_string().contains("not an address of this machine"), "{e}");
+    assert_eq!(e.exit_code(), 2);
+}
+
+#[test]
+fn encoders_and_sizes_that_do_not_work_are_refused_with_the_reason() {
+    let wanted = |encoder: &str| StreamOptions {
+        encoder: Some(encoder.into()),
+        ..StreamOptions::default()
+    };
+    let e = open_error("rtsp://127.0.0.1:0/x", format(64, 64), &wanted("quickenc"));
+    assert!(
+        e.to_string().contains("quickenc") && e.to_string().contains("x264enc"),
+        "{e}"
+    );
+    let e = open_error("rtsp://127.0.0.1:0/x", format(64, 64), &wanted("nvv4l2h264enc"));
+    assert!(e.to_string().contains("nvv4l2h264enc"), "{e}");
+    let e = open_error("rtsp://127.0.0.1:0/x", format(8, 64), &StreamOptions::default());
+    assert!(e.to_string().contains("8x64"), "{e}");
+}
+
+/// Decodes a file: its pictures, and their times.
+fn decode(path: &Path) -> Vec<(Picture, u64)> {
+    gst::init().unwrap();
+    let demux = if path.extension().unwrap() == "mp4" {
+        "qtdemux"
+    } else {
+        "matroskademux"
+    };
+    let pipeline = gst::parse::launch(&format!(
+        "filesrc name=in ! {demux} ! h264parse ! openh264dec ! appsink name=out sync=false"
+    ))
+    .unwrap()
+    .downcast::<gst::Pipeline>()
+    .unwrap();
+    let source = pipeline.by_name("in").unwrap();
+    source.set_property("location", path.to_str().unwrap());
+    let sink = pipeline
+        .by_name("out")
+        .unwrap()
+        .downcast::<gst_app::AppSink>()
+        .unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let mut pictures = Vec::new();
+    while let Some(sample) = sink.try_pull_sample(gst::ClockTime::from_seconds(10)) {
+        let pts = sample.buffer().unwrap().pts().unwrap();
+        pictures.push((Picture::of(&sample), pts.nseconds()));
+    }
+    pipeline.set_state(gst::State::Null).unwrap();
+    pictures
+}
+
+/// Writes `count` frames to `path`; the frames' times are `pts_ns(number)`.
+fn record(
+    path: &Path,
+    format: FrameFormat,
+    options: &StreamOptions,
+    count: u64,
+    pts_ns: impl Fn(u64) -> u64,
+) {
+    let spec = parse_output(path.to_str().unwrap()).unwrap();
+    let mut sink = spec.opener(options).unwrap().open(format, Some(30.0)).unwrap();
+    let pool = FramePool::new(16, format.packed_bytes());
+    for number in 0..count {
+        let data = pool.take().expect("a buffer: the sink holds only a few");
+        let mut frame = frame(format, number, data);
+        frame.pts_ns = pts_ns(number);
+        sink.push(frame).unwrap();
+    }
+    sink.finish().unwrap();
+    assert_eq!(pool.available(), pool.capacity(), "all buffers are back");
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn files_hold_every_frame_at_its_time_under_the_final_name_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    for encoder in ["x264enc", "openh264enc"] {
+        for name in ["a.mp4", "a.mkv"] {
+            let path = folder.path().join(name);
+            let options = StreamOptions {
+                encoder: Some(encoder.into()),
+                ..StreamOptions::default()
+            };
+            let begin = 5_000_000_000;
+            record(&path, format(320, 240), &options, 100, |n| {
+                begin + n * FRAME_TIME_NS
+            });
+            let pictures = decode(&path);
+            let numbers: Vec<_> = pictures.iter().map(|(p, _)| p.number()).collect();
+            assert_eq!(numbers, (0..100).collect::<Vec<_>>(), "{encoder} {name}");
+            for (n, (_, pts)) in pictures.iter().enumerate() {
+                let expected = n as u64 * FRAME_TIME_NS;
+                assert!(pts.abs_diff(expected) <= 1_000_000, "{name}: frame {n} at {pts}");
+            }
+        }
+    }
+    assert_eq!(names(folder.path()), ["a.mkv", "a.mp4"]);
+}
+
+#[test]
+fn sizes_that_suit_no_default_layout_come_out_straight() {
+    let folder = tempfile::tempdir().unwrap();
+    for encoder in ["x264enc", "openh264enc"] {
+        for (width, height) in [(321, 243), (642, 482), (324, 242), (16, 17)] {
+            let path = folder.path().join("a.mkv");
+            let options = StreamOptions {
+                encoder: Some(encoder.into()),
+                bitrate_kbps: Some(4000),
+                ..StreamOptions::default()
+            };
+            record(&path, format(width, height), &options, 5, |n| n * FRAME_TIME_NS);
+            let pictures = decode(&path);
+            assert_eq!(pictures.len(), 5);
+            for (picture, _) in &pictures {
+                assert_eq!(
+                    (picture.width, picture.height),
+                    (width & !1, height & !1),
+                    "{encoder}"
+                );
+                picture.assert_is_drawn(width);
+            }
+        }
+    }
+}
+
+#[test]
+fn time_that_jumps_back_goes_on_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.mkv");
+    let options = StreamOptions::default();
+    record(&path, format(320, 240), &options, 40, |n| {
+        (n % 20) * FRAME_TIME_NS
+    });
+    let times: Vec<_> = decode(&path).iter().map(|(_, pts)| *pts).collect();
+    assert_eq!(times.len(), 40);
+    for (n, pts) in times.iter().enumerate() {
+        assert!(
+            pts.abs_diff(n as u64 * FRAME_TIME_NS) <= 1_000_000,
+            "frame {n} at {pts}"
+        );
+    }
+}
+
+#[test]
+fn no_frame_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = StreamOptions::default();
+    record(&folder.path().join("a.mp4"), format(320, 240), &options, 0, |n| n);
+    assert!(names(folder.path()).is_empty(), "{:?}", names(folder.path()));
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_named() {
+    let e = open_error(
+        "/nonexistent/folder/a.mp4",
+        format(64, 64),
+        &StreamOptions::default(),
+    );
+    assert!(
+        e.to_string().contains("create the folder /nonexistent/folder"),
+        "{e}"
+    );
+    assert_eq!(e.exit_code(), 2);
+}
+
+#[test]
+fn colorimetry_reaches_the_player() {
+    let folder = tempfile::tempdir().unwrap();
+    for (color, expected) in [
+        ((Matrix::Bt601, Range::Limited), "bt601"),
+        ((Matrix::Bt601, Range::Full), "1:4:7:1"),
+        ((Matrix::Bt709, Range::Limited), "bt709"),
+    ] {
+        let path = folder.path().join("a.mkv");
+        let mut format = format(320, 240);
+        format.color = Colorimetry {
+            matrix: color.0,
+            range: color.1,
+        };
+        record(&path, format, &StreamOptions::default(), 3, |n| n * FRAME_TIME_NS);
+        let pipeline =
+            gst::parse::launch("filesrc name=in ! matroskademux ! h264parse name=parse ! fakesink")
+                .unwrap()
+                .downcast::<gst::Pipeline>()
+                .unwrap();
+        let source = pipeline.by_name("in").unwrap();
+        source.set_property("location", path.to_str().unwrap());
+        pipeline.set_state(gst::State::Paused).unwrap();
+        let (state, ..) = pipeline.state(gst::ClockTime::from_seconds(10));
+        state.unwrap();
+        let pad = pipeline.by_name("parse").unwrap().static_pad("src").unwrap();
+        let caps = pad.current_caps().unwrap();
+        let found = caps.structure(0).unwrap().get::<String>("colorimetry").unwrap();
+        pipeline.set_state(gst::State::Null).unwrap();
+        assert_eq!(found, expected);
+    }
+}
+
+const CHILD_PATH: &str = "SEGD_TEST_CHILD_PATH";
+const CHILD_LIMIT: &str = "SEGD_TEST_CHILD_LIMIT";
+
+/// Runs this program again as a recorder ([`recorder_child`]).
+fn start_recorder(path: &Path, limit_bytes: Option<u64>) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--ignored", "--exact", "recorder_child", "--nocapture"])
+        .env(CHILD_PATH, path)
+        .stdout(Stdio::piped());
+    if let Some(limit) = limit_bytes {
+        command.env(CHILD_LIMIT, limit.to_string());
+    }
+    command.spawn().unwrap()
+}
+
+/// The child of the tests below: records until it is killed or can't go on.
+#[test]
+#[ignore = "started by other tests"]
+fn recorder_child() {
+    let Some(path) = std::env::var_os(CHILD_PATH) else {
+        return;
+    };
+    if let Ok(limit) = std::env::var(CHILD_LIMIT) {
+        // A write beyond the limit is to fail, as on a full disk, not to kill.
+        signal_hook::flag::register(25, Arc::new(AtomicBool::new(false))).unwrap();
+        let limit = Some(limit.parse().unwrap());
+        let limits = rustix::process::Rlimit {
+            current: limit,
+            maximum: limit,
+        };
+        rustix::process::setrlimit(rustix::process::Resource::Fsize, limits).unwrap();
+    }
+    let format = format(320, 240);
+    let spec = parse_output(PathBuf::from(path).to_str().unwrap()).unwrap();
+    let mut sink = spec
+        .opener(&StreamOptions::default())
+        .unwrap()
+        .open(format, Some(30.0))
+        .unwrap();
+    for number in 0..1000 {
+        let data = PooledBuffer::unpooled(vec![0; format.packed_bytes()]);
+        if let Err(e) = sink.push(frame(format, number, data)) {
+            println!("failed: {e}");
+            return;
+        }
+        println!("pushed {number}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    println!("ended");
+}
+
+#[test]
+fn a_killed_recording_can_be_played_and_is_kept() {
+    use std::io::BufRead;
+    let folder = tempfile::tempdir().unwrap();
+    for extension in ["mp4", "mkv"] {
+        let path = folder.path().join(format!("a.{extension}"));
+        let mut child = start_recorder(&path, None);
+        let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.map_while(Result::ok).any(|l| l.ends_with("pushed 150")));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let partial = folder.path().join(format!("a.partial.{extension}"));
+        assert!(partial.exists() && !path.exists());
+        let pictures = decode(&partial);
+        // 150 frames of 1/30 s; the last second may be missing.
+        assert!(pictures.len() >= 110, "{extension}: {} pictures", pictures.len());
+        for (n, (picture, _)) in pictures.iter().enumerate() {
+            assert_eq!(picture.number(), n as u64, "{extension}");
+        }
+        record(&path, format(320, 240), &StreamOptions::default(), 5, |n| {
+            n * FRAME_TIME_NS
+        });
+        assert_eq!(decode(&path).len(), 5);
+        assert_eq!(
+            decode(&partial).len(),
+            pictures.len(),
+            "the killed recording is untouched"
+        );
+    }
+}
+
+#[test]
+fn a_disk_that_takes_no_more_ends_the_recording_with_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    for extension in ["mp4", "mkv"] {
+        let path = folder.path().join(format!("a.{extension}"));
+        let child = start_recorder(&path, Some(100_000));
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let failed = text.lines().find_map(|l| l.split_once("failed: "));
+        let (_, why) = failed.unwrap_or_else(|| panic!("no error: {text}"));
+        assert!(
+            why.contains("can't be written") && why.contains("a.partial"),
+            "{why}"
+        );
+        let partial = folder.path().join(format!("a.partial.{extension}"));
+        assert!(partial.exists() && !path.exists());
+    }
+}
