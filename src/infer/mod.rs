@@ -1,7 +1,42 @@
 //! Running the network: backends behind one trait.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::contract::{Contract, ModelFile, Precision};
+
+mod answer;
+#[cfg(feature = "tract")]
+mod onnx_check;
+#[cfg(feature = "tract")]
+pub mod tract;
+#[cfg(feature = "ort")]
+pub mod ort;
+#[cfg(feature = "ort")]
+mod ort_library;
+
+/// Where a network runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Device {
+    /// The CPU.
+    #[default]
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+    /// An NVIDIA GPU, with engines built by TensorRT.
+    #[value(name = "tensorrt")]
+    TensorRt,
+}
+
+impl Device {
+    /// The execution provider's name, as in [`RunsOn::provider`].
+    pub fn provider(self) -> &'static str {
+        match self {
+            Self::Cpu => "CPU",
+            Self::Cuda => "CUDA",
+            Self::TensorRt => "TensorRT",
+        }
+    }
+}
 
 /// Width and height of the network's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,6 +94,17 @@ pub enum Output {
     },
 }
 
+impl Output {
+    /// An output that holds nothing yet; the first run gives it its kind and size.
+    pub fn empty() -> Self {
+        Self::Labels {
+            height: 0,
+            width: 0,
+            labels: Vec::new(),
+        }
+    }
+}
+
 /// What really runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunsOn {
@@ -99,4 +145,41 @@ pub trait Backend: Send + Sync {
     /// Usage if the model has no file for this backend, fatal if the file can't be run: another opset,
     /// truncated, or other inputs and outputs than the contract says.
     fn prepare(&self, model: &Model, size: InputSize) -> Result<Box<dyn Segmenter>>;
+}
+
+/// The model's file for `backend`, of `precision` if one is asked for.
+fn network_for<'m>(model: &'m Model, backend: &str, precision: Option<Precision>) -> Result<&'m ModelFile> {
+    let contract = &model.contract;
+    contract.file_for(backend, precision).ok_or_else(|| {
+        let files: Vec<String> = contract
+            .files
+            .iter()
+            .map(|f| format!("{} ({}: {})", f.path, f.precision.as_str(), f.backends.join(", ")))
+            .collect();
+        Error::usage(format!(
+            "model {} has no {}file for {backend}; it has {}",
+            contract.name,
+            precision.map_or(String::new(), |p| format!("{} ", p.as_str())),
+            files.join(", ")
+        ))
+        .hint("choose another --precision or --backend")
+    })
+}
+
+/// Which of the network's outputs the contract means.
+fn pick_output(names: &[&str], contract: &Contract) -> Result<usize, String> {
+    match (&contract.output.name, names) {
+        (None, [_]) => Ok(0),
+        (None, _) => Err(format!(
+            "it has {} outputs ({}), the contract names none: set output.name",
+            names.len(),
+            names.join(", ")
+        )),
+        (Some(name), _) => names.iter().position(|n| n == name).ok_or_else(|| {
+            format!(
+                "it has no output {name:?} (output.name), only {}",
+                names.join(", ")
+            )
+        }),
+    }
 }

@@ -1,0 +1,343 @@
+//! The backend through [ONNX Runtime](https://onnxruntime.ai), whose library is loaded at run time.
+//!
+//! Fast on CPUs, and the way to CUDA and TensorRT. An accelerator that was asked for and can't be had is an
+//! error: ONNX Runtime alone would fall back to the CPU without a word.
+
+use std::path::{Path, PathBuf};
+
+use ort::ep::{CUDA, ExecutionProviderDispatch, TensorRT};
+use ort::logging::LogLevel;
+use ort::session::Session;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
+
+use super::answer::{Elements, Reader};
+use super::ort_library::{self, Loaded};
+use super::{Backend, Device, InputSize, Output, RunsOn, Segmenter, TensorData, network_for, pick_output};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::model::contract::{Contract, InputType, Layout, ModelFile, Precision};
+
+pub use super::ort_library::LIBRARY_VARIABLE;
+
+/// What to run on, and how.
+#[derive(Debug, Clone)]
+pub struct OrtOptions {
+    /// Where the network runs.
+    pub device: Device,
+    /// Only files of this precision. Otherwise the contract's first file for `ort` on the CPU, and on an
+    /// accelerator the first of fp16 and fp32.
+    pub precision: Option<Precision>,
+    /// Threads of one inference on the CPU, at least 1.
+    pub threads: usize,
+    /// The library; searched for otherwise.
+    pub library: Option<PathBuf>,
+}
+
+impl Default for OrtOptions {
+    fn default() -> Self {
+        Self {
+            device: Device::Cpu,
+            precision: None,
+            threads: 1,
+            library: None,
+        }
+    }
+}
+
+/// Runs networks through ONNX Runtime.
+#[derive(Debug)]
+pub struct OrtBackend {
+    options: OrtOptions,
+    loaded: Loaded,
+}
+
+impl OrtBackend {
+    /// Loads the library: `options.library`, `$ORT_DYLIB_PATH`, or the first found beside the binary, in
+    /// `../lib/segd` from there, in `.ort` of the working directory, or in the system's folders.
+    ///
+    /// # Errors
+    /// Usage if a library that was named can't be loaded; fatal if none is found.
+    pub fn load(options: OrtOptions) -> Result<Self> {
+        Ok(Self {
+            loaded: ort_library::load(options.library.as_deref())?,
+            options,
+        })
+    }
+
+    /// The library that is loaded.
+    pub fn library(&self) -> &Path {
+        &self.loaded.path
+    }
+
+    /// The library's version.
+    pub fn version(&self) -> &str {
+        &self.loaded.version
+    }
+
+    fn file<'m>(&self, model: &'m Model) -> Result<&'m ModelFile> {
+        if self.options.precision.is_none() && self.options.device != Device::Cpu {
+            // Files for the CPU's integer units are slow on an accelerator, or don't run there at all.
+            for precision in [Precision::Fp16, Precision::Fp32] {
+                if let Some(file) = model.contract.file_for("ort", Some(precision)) {
+                    return Ok(file);
+                }
+            }
+        }
+        network_for(model, "ort", self.options.precision)
+    }
+
+    fn builder(&self) -> ort::Result<SessionBuilder> {
+        Ok(Session::builder(&self.loaded.environment)?
+            .with_log_level(LogLevel::Warning)?
+            .with_intra_threads(self.options.threads.max(1))?
+            .with_inter_threads(1)?
+            // Threads that wait for work burn the time of those that have some.
+            .with_intra_op_spinning(false)?
+            .with_inter_op_spinning(false)?)
+    }
+
+    /// The session that runs the network at a fixed size.
+    fn session(&self, bytes: &[u8], sides: &[(String, i64)]) -> ort::Result<Session> {
+        let mut builder = self.builder()?;
+        for (name, size) in sides {
+            builder = builder.with_dimension_override(name, *size)?;
+        }
+        let providers: Vec<ExecutionProviderDispatch> = match self.options.device {
+            Device::Cpu => Vec::new(),
+            Device::Cuda => vec![CUDA::default().build().error_on_failure()],
+            // CUDA takes the operators that TensorRT doesn't have.
+            Device::TensorRt => vec![
+                TensorRT::default().build().error_on_failure(),
+                CUDA::default().build().error_on_failure(),
+            ],
+        };
+        if !providers.is_empty() {
+            builder = builder
+                .with_execution_providers(providers)?
+                .with_disable_cpu_fallback()?;
+        }
+        builder.commit_from_memory(bytes)
+    }
+}
+
+impl Backend for OrtBackend {
+    fn name(&self) -> &'static str {
+        "ort"
+    }
+
+    fn prepare(&self, model: &Model, size: InputSize) -> Result<Box<dyn Segmenter>> {
+        let file = self.file(model)?;
+        let location = model.locate(&file.path);
+        let bytes = model.network(file)?;
+        let contract = &model.contract;
+        let fatal = |what: String| Error::fatal(format!("{location}: {what}"));
+        let mismatch = |why: String| {
+            fatal(why).hint(
+                "the contract and the network don't belong together: correct contract.toml or export again",
+            )
+        };
+
+        // Looking at inputs and outputs needs a session, but not an optimised one.
+        let probe = self
+            .builder()
+            .and_then(|b| Ok(b.with_optimization_level(GraphOptimizationLevel::Disable)?))
+            .and_then(|mut b| b.commit_from_memory(&bytes))
+            .map_err(|e| {
+                fatal(format!("ONNX Runtime {} can't read it", self.loaded.version))
+                    .caused_by(one_line(&e))
+                    .hint(
+                        "the file is damaged or of a newer operator set: export again, or update the library",
+                    )
+            })?;
+        let shape = input_shape(contract, size);
+        let sides = check_input(&probe, contract, &shape).map_err(mismatch)?;
+        let names: Vec<&str> = probe.outputs().iter().map(|o| o.name()).collect();
+        let output_index = pick_output(&names, contract).map_err(mismatch)?;
+        drop(probe);
+
+        let session = self.session(&bytes, &sides).map_err(|e| {
+            fatal(format!(
+                "ONNX Runtime {} can't run it on {} at {}x{}",
+                self.loaded.version,
+                self.options.device.provider(),
+                size.width,
+                size.height
+            ))
+            .caused_by(one_line(&e))
+            .hint(match self.options.device {
+                Device::Cpu => "use --backend tract, or another --precision",
+                _ => "install ONNX Runtime with this accelerator, or choose --device cpu",
+            })
+        })?;
+        let zeros = match contract.input.dtype {
+            InputType::F32 => TensorData::F32(vec![0.0; shape.iter().product()]),
+            InputType::U8 => TensorData::U8(vec![0; shape.iter().product()]),
+        };
+        let mut segmenter = OrtSegmenter {
+            session,
+            output_index,
+            shape,
+            dtype: contract.input.dtype,
+            size,
+            reader: Reader::new(contract, &location),
+            runs_on: RunsOn {
+                backend: "ort",
+                provider: self.options.device.provider().into(),
+                precision: file.precision.as_str().into(),
+                version: self.loaded.version.clone(),
+            },
+            file: location,
+        };
+        // One run, so that an answer that is not what the contract says is found here, and memory is there.
+        segmenter.run(&zeros, &mut Output::empty())?;
+        Ok(Box::new(segmenter))
+    }
+}
+
+/// A session for one input size.
+struct OrtSegmenter {
+    session: Session,
+    output_index: usize,
+    shape: [usize; 4],
+    dtype: InputType,
+    size: InputSize,
+    reader: Reader,
+    runs_on: RunsOn,
+    file: String,
+}
+
+impl Segmenter for OrtSegmenter {
+    fn input_size(&self) -> InputSize {
+        self.size
+    }
+
+    fn runs_on(&self) -> RunsOn {
+        self.runs_on.clone()
+    }
+
+    fn run(&mut self, input: &TensorData, output: &mut Output) -> Result<()> {
+        let elements: usize = self.shape.iter().product();
+        let fits = match (input, self.dtype) {
+            (TensorData::F32(v), InputType::F32) => v.len() == elements,
+            (TensorData::U8(v), InputType::U8) => v.len() == elements,
+            _ => false,
+        };
+        if !fits {
+            return Err(Error::fatal(format!(
+                "{}: the input is not what the contract says for {}x{}",
+                self.file, self.size.width, self.size.height
+            )));
+        }
+        let Self {
+            session, file, shape, ..
+        } = self;
+        let failed = |e: ort::Error| {
+            Error::transient(format!("{file}: ONNX Runtime failed to run it")).caused_by(one_line(&e))
+        };
+        // The input is lent, not copied.
+        let outputs = match input {
+            TensorData::F32(values) => TensorRef::from_array_view((*shape, values.as_slice()))
+                .and_then(|tensor| session.run(ort::inputs![tensor])),
+            TensorData::U8(values) => TensorRef::from_array_view((*shape, values.as_slice()))
+                .and_then(|tensor| session.run(ort::inputs![tensor])),
+        }
+        .map_err(failed)?;
+        let value: &DynValue = &outputs[self.output_index];
+        let ValueType::Tensor { ty, shape: dims, .. } = value.dtype() else {
+            return Err(Error::fatal(format!("{}: its output is no tensor", self.file)));
+        };
+        let elements = match ty {
+            TensorElementType::Float32 => value.try_extract_tensor().map(|(_, v)| Elements::F32(v)),
+            TensorElementType::Int64 => value.try_extract_tensor().map(|(_, v)| Elements::I64(v)),
+            TensorElementType::Int32 => value.try_extract_tensor().map(|(_, v)| Elements::I32(v)),
+            TensorElementType::Uint8 => value.try_extract_tensor().map(|(_, v)| Elements::U8(v)),
+            other => {
+                return Err(Error::fatal(format!(
+                    "{}: its output holds {other}, expected f32, i64, i32 or u8",
+                    self.file
+                )));
+            }
+        }
+        .map_err(failed)?;
+        // More dimensions than any answer has are cut to one too many, which no answer has either.
+        let mut known = [0usize; 5];
+        let rank = dims.len().min(known.len());
+        for (slot, &dim) in known.iter_mut().zip(dims.iter()) {
+            *slot = usize::try_from(dim).unwrap_or(0);
+        }
+        self.reader.read(&known[..rank], elements, output)
+    }
+}
+
+/// `[1, 3, H, W]` or `[1, H, W, 3]`.
+fn input_shape(contract: &Contract, size: InputSize) -> [usize; 4] {
+    match contract.input.layout {
+        Layout::Nchw => [1, 3, size.height, size.width],
+        Layout::Nhwc => [1, size.height, size.width, 3],
+    }
+}
+
+/// Checks that the network has one input, of the contract's type, into which `shape` fits. Gives the sizes of
+/// its symbolic dimensions.
+fn check_input(
+    session: &Session,
+    contract: &Contract,
+    shape: &[usize; 4],
+) -> Result<Vec<(String, i64)>, String> {
+    let [input] = session.inputs() else {
+        return Err(format!("it has {} inputs, expected 1", session.inputs().len()));
+    };
+    let ValueType::Tensor {
+        ty,
+        shape: dims,
+        dimension_symbols,
+    } = input.dtype()
+    else {
+        return Err(format!("its input {:?} is no tensor", input.name()));
+    };
+    let expected = match contract.input.dtype {
+        InputType::F32 => TensorElementType::Float32,
+        InputType::U8 => TensorElementType::Uint8,
+    };
+    if *ty != expected {
+        return Err(format!(
+            "its input holds {ty}, the contract says {expected} (input.dtype)"
+        ));
+    }
+    let fits = dims.len() == 4
+        && dims
+            .iter()
+            .zip(shape)
+            .all(|(&dim, &wanted)| dim < 0 || usize::try_from(dim) == Ok(wanted));
+    if !fits {
+        let text: Vec<String> = dims
+            .iter()
+            .map(|&d| if d < 0 { "?".to_owned() } else { d.to_string() })
+            .collect();
+        return Err(format!(
+            "its input has shape [{}], the contract leads to {shape:?}",
+            text.join(", ")
+        ));
+    }
+    let mut sides: Vec<(String, i64)> = Vec::new();
+    for ((symbol, &dim), &wanted) in dimension_symbols.iter().zip(dims.iter()).zip(shape) {
+        if dim < 0 && !symbol.is_empty() {
+            sides.push((symbol.clone(), wanted as i64));
+        }
+    }
+    // A name for two different sides can't be fixed; it stays open.
+    let all = sides.clone();
+    sides.retain(|(name, size)| all.iter().all(|(n, s)| n != name || s == size));
+    Ok(sides)
+}
+
+/// ONNX Runtime's message in one line that a log can hold.
+fn one_line<R>(error: &ort::Error<R>) -> String {
+    const LONGEST: usize = 400;
+    let text = error.to_string().replace('\n', " ");
+    match text.char_indices().nth(LONGEST) {
+        None => text,
+        Some((end, _)) => format!("{}...", &text[..end]),
+    }
+}

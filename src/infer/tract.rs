@@ -1,0 +1,277 @@
+//! The backend in pure Rust: [tract](https://github.com/sonos/tract), on the CPU, one thread.
+
+use std::sync::Arc;
+
+use tract_onnx::pb::tensor_shape_proto::dimension;
+use tract_onnx::pb::type_proto;
+use tract_onnx::pb::{ModelProto, ValueInfoProto};
+use tract_onnx::prelude::*;
+
+use super::answer::{Elements, Reader};
+use super::{
+    Backend, InputSize, Output, RunsOn, Segmenter, TensorData, network_for, onnx_check, pick_output,
+};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::model::contract::{Contract, InputType, Layout, Precision};
+
+/// The version of tract that segd is built with.
+pub const VERSION: &str = "0.23";
+
+/// Runs networks through tract.
+#[derive(Debug, Clone, Default)]
+pub struct TractBackend {
+    /// Only files of this precision; the contract's first file for tract otherwise.
+    pub precision: Option<Precision>,
+}
+
+impl Backend for TractBackend {
+    fn name(&self) -> &'static str {
+        "tract"
+    }
+
+    fn prepare(&self, model: &Model, size: InputSize) -> Result<Box<dyn Segmenter>> {
+        let file = network_for(model, "tract", self.precision)?;
+        let location = model.locate(&file.path);
+        let bytes = model.network(file)?;
+        let contract = &model.contract;
+        let fatal = |what: String| Error::fatal(format!("{location}: {what}"));
+
+        let onnx = tract_onnx::onnx();
+        let proto = onnx.proto_model_for_read(&mut &bytes[..]).map_err(|e| {
+            fatal("not an ONNX file, or a damaged one".into())
+                .caused_by(cause(&e))
+                .hint("export the network again")
+        })?;
+        drop(bytes);
+        onnx_check::check(&proto).map_err(|why| fatal(why).hint("export the network again"))?;
+        let opset = proto
+            .opset_import
+            .first()
+            .map_or(0, |operator_set| operator_set.version);
+        let shape = input_shape(contract, size);
+        check_input(&proto, contract, &shape).map_err(|why| {
+            fatal(why).hint(
+                "the contract and the network don't belong together: correct contract.toml or export again",
+            )
+        })?;
+        let output = pick_output(&output_names(&proto), contract).map_err(&fatal)?;
+
+        let plan = prepare_plan(&onnx, &proto, &shape, contract.input.dtype, output).map_err(|e| {
+            fatal(format!(
+                "tract can't run it at {}x{} (operator set {opset})",
+                size.width, size.height
+            ))
+            .caused_by(cause(&e))
+            .hint("use --backend ort, or export with operators that tract has")
+        })?;
+        let input = match contract.input.dtype {
+            InputType::F32 => Tensor::zero_dt(f32::datum_type(), &shape),
+            InputType::U8 => Tensor::zero_dt(u8::datum_type(), &shape),
+        }
+        .map_err(|e| fatal("no input tensor".into()).caused_by(cause(&e)))?;
+        let state =
+            TypedSimpleState::new(&plan).map_err(|e| fatal("no state".into()).caused_by(cause(&e)))?;
+        let mut segmenter = TractSegmenter {
+            state,
+            input: Arc::new(input),
+            size,
+            reader: Reader::new(contract, &location),
+            precision: file.precision,
+            file: location,
+        };
+        // One run, so that an answer that is not what the contract says is found here.
+        let mut output = Output::empty();
+        segmenter.infer(&mut output)?;
+        Ok(Box::new(segmenter))
+    }
+}
+
+/// A network made ready for one input size.
+struct TractSegmenter {
+    state: TypedSimpleState,
+    /// Lent to tract for each run, and ours alone between runs.
+    input: Arc<Tensor>,
+    size: InputSize,
+    reader: Reader,
+    precision: Precision,
+    file: String,
+}
+
+impl TractSegmenter {
+    fn infer(&mut self, output: &mut Output) -> Result<()> {
+        let failed = |file: &str, e: &TractError| {
+            Error::transient(format!("{file}: tract failed to run it")).caused_by(cause(e))
+        };
+        let outputs = self
+            .state
+            .run(tvec!(TValue::from_const(Arc::clone(&self.input))))
+            .map_err(|e| failed(&self.file, &e))?;
+        let tensor = outputs
+            .first()
+            .ok_or_else(|| Error::fatal(format!("{}: no output", self.file)))?;
+        let view = tensor.view();
+        let kind = tensor.datum_type();
+        let elements = if kind == f32::datum_type() {
+            view.as_slice().map(Elements::F32)
+        } else if kind == i64::datum_type() {
+            view.as_slice().map(Elements::I64)
+        } else if kind == i32::datum_type() {
+            view.as_slice().map(Elements::I32)
+        } else if kind == u8::datum_type() {
+            view.as_slice().map(Elements::U8)
+        } else {
+            return Err(Error::fatal(format!(
+                "{}: its output holds {kind:?}, expected f32, i64, i32 or u8",
+                self.file
+            )));
+        };
+        let elements = elements.map_err(|e| failed(&self.file, &e))?;
+        self.reader.read(tensor.shape(), elements, output)
+    }
+}
+
+impl Segmenter for TractSegmenter {
+    fn input_size(&self) -> InputSize {
+        self.size
+    }
+
+    fn runs_on(&self) -> RunsOn {
+        RunsOn {
+            backend: "tract",
+            provider: "CPU".into(),
+            precision: self.precision.as_str().into(),
+            version: VERSION.into(),
+        }
+    }
+
+    fn run(&mut self, input: &TensorData, output: &mut Output) -> Result<()> {
+        if Arc::get_mut(&mut self.input).is_none() {
+            // A run that failed may have kept its input.
+            self.input = Arc::new((*self.input).clone());
+        }
+        let wrong = || {
+            Error::fatal(format!(
+                "{}: the input is not what the contract says for {}x{}",
+                self.file, self.size.width, self.size.height
+            ))
+        };
+        let Some(tensor) = Arc::get_mut(&mut self.input) else {
+            return Err(wrong());
+        };
+        let mut view = tensor.view_mut();
+        match input {
+            TensorData::F32(values) => match view.as_slice_mut::<f32>() {
+                Ok(slot) if slot.len() == values.len() => slot.copy_from_slice(values),
+                _ => return Err(wrong()),
+            },
+            TensorData::U8(values) => match view.as_slice_mut::<u8>() {
+                Ok(slot) if slot.len() == values.len() => slot.copy_from_slice(values),
+                _ => return Err(wrong()),
+            },
+        }
+        self.infer(output)
+    }
+}
+
+/// `[1, 3, H, W]` or `[1, H, W, 3]`.
+fn input_shape(contract: &Contract, size: InputSize) -> [usize; 4] {
+    match contract.input.layout {
+        Layout::Nchw => [1, 3, size.height, size.width],
+        Layout::Nhwc => [1, size.height, size.width, 3],
+    }
+}
+
+/// The graph's inputs that are not weights.
+fn true_inputs(proto: &ModelProto) -> Vec<&ValueInfoProto> {
+    let Some(graph) = &proto.graph else {
+        return Vec::new();
+    };
+    graph
+        .input
+        .iter()
+        .filter(|input| graph.initializer.iter().all(|w| w.name != input.name))
+        .collect()
+}
+
+/// Checks that the network has one input, of the contract's type, into which `shape` fits.
+fn check_input(proto: &ModelProto, contract: &Contract, shape: &[usize; 4]) -> Result<(), String> {
+    use tract_onnx::pb::tensor_proto::DataType;
+    let inputs = true_inputs(proto);
+    let [input] = inputs[..] else {
+        return Err(format!("it has {} inputs, expected 1", inputs.len()));
+    };
+    let Some(type_proto::Value::TensorType(tensor)) = input.r#type.as_ref().and_then(|t| t.value.as_ref())
+    else {
+        return Err(format!("its input {:?} has no type", input.name));
+    };
+    let expected = match contract.input.dtype {
+        InputType::F32 => DataType::Float,
+        InputType::U8 => DataType::Uint8,
+    };
+    let found = DataType::try_from(tensor.elem_type).unwrap_or(DataType::Undefined);
+    if found != expected {
+        return Err(format!(
+            "its input holds {found:?}, the contract says {expected:?} (input.dtype)"
+        ));
+    }
+    let dims: Vec<Option<i64>> = tensor.shape.iter().flat_map(|s| &s.dim).map(fixed).collect();
+    let fits = dims.len() == 4
+        && dims
+            .iter()
+            .zip(shape)
+            .all(|(fixed, &wanted)| fixed.is_none_or(|d| usize::try_from(d) == Ok(wanted)));
+    if !fits {
+        let text: Vec<String> = dims
+            .iter()
+            .map(|d| d.map_or("?".to_owned(), |d| d.to_string()))
+            .collect();
+        return Err(format!(
+            "its input has shape [{}], the contract leads to {shape:?}",
+            text.join(", ")
+        ));
+    }
+    Ok(())
+}
+
+fn fixed(dim: &tract_onnx::pb::tensor_shape_proto::Dimension) -> Option<i64> {
+    match dim.value {
+        Some(dimension::Value::DimValue(value)) if value > 0 => Some(value),
+        _ => None,
+    }
+}
+
+/// The names of the graph's outputs.
+fn output_names(proto: &ModelProto) -> Vec<&str> {
+    let graph = proto.graph.iter();
+    graph.flat_map(|g| &g.output).map(|o| o.name.as_str()).collect()
+}
+
+/// The network with its input's shape fixed, only the output that is wanted, optimised.
+fn prepare_plan(
+    onnx: &tract_onnx::Onnx,
+    proto: &ModelProto,
+    shape: &[usize; 4],
+    dtype: InputType,
+    output: usize,
+) -> TractResult<Arc<TypedSimplePlan>> {
+    let fact = match dtype {
+        InputType::F32 => f32::fact(shape),
+        InputType::U8 => u8::fact(shape),
+    };
+    let mut model = onnx.model_for_proto_model(proto)?;
+    model.set_input_fact(0, fact.into())?;
+    let outlet = model.output_outlets()?[output];
+    model.select_output_outlets(&[outlet])?;
+    model.into_optimized()?.into_runnable()
+}
+
+/// tract's error with its causes, in one line that a log can hold.
+fn cause(error: &TractError) -> String {
+    const LONGEST: usize = 400;
+    let text = format!("{error:#}").replace('\n', " ");
+    match text.char_indices().nth(LONGEST) {
+        None => text,
+        Some((end, _)) => format!("{}...", &text[..end]),
+    }
+}
