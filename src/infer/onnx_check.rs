@@ -1,13 +1,13 @@
 //! Checks an ONNX file before tract reads it, so that a damaged or foreign one is an error with a reason.
 //!
-//! tract indexes tensors by name and trusts counts; what is checked here is what the standard demands of a
+//! tract indexes tensors by name and trusts counts: it panics where they are wrong. What is checked here is what the standard demands of a
 //! graph (<https://onnx.ai/onnx/repo-docs/IR.html>): every tensor has a producer before its consumers and
 //! holds as many elements as its shape says.
 
 use std::collections::HashSet;
 
 use tract_onnx::pb::tensor_proto::DataType;
-use tract_onnx::pb::{ModelProto, TensorProto, tensor_proto};
+use tract_onnx::pb::{AttributeProto, ModelProto, NodeProto, TensorProto, tensor_proto};
 
 /// Operator sets that tract reads.
 pub(super) const OPSETS: std::ops::RangeInclusive<i64> = 9..=21;
@@ -56,6 +56,7 @@ pub(super) fn check(model: &ModelProto) -> Result<(), String> {
             if let Some(tensor) = &attribute.t {
                 check_tensor(tensor)?;
             }
+            check_attribute(node, attribute)?;
         }
         for output in node.output.iter().filter(|n| !n.is_empty()) {
             if !known.insert(output) {
@@ -67,6 +68,34 @@ pub(super) fn check(model: &ModelProto) -> Result<(), String> {
         Some(missing) => Err(format!("nothing gives its output {:?}", missing.name)),
         None => Ok(()),
     }
+}
+
+/// Windows of convolutions and pools: tract divides by strides and multiplies sizes without a look at them.
+fn check_attribute(node: &NodeProto, attribute: &AttributeProto) -> Result<(), String> {
+    const LARGEST: i64 = 1 << 16;
+    let values: &[i64] = match attribute.name.as_str() {
+        "strides" | "dilations" | "kernel_shape" => &attribute.ints,
+        "group" => std::slice::from_ref(&attribute.i),
+        "pads" | "output_padding" => {
+            return match attribute.ints.iter().find(|p| !(0..=LARGEST).contains(*p)) {
+                // Pad, unlike the windows, may cut with negative numbers.
+                Some(value) if node.op_type != "Pad" => Err(bad_attribute(node, attribute, *value)),
+                _ => Ok(()),
+            };
+        }
+        _ => return Ok(()),
+    };
+    match values.iter().find(|v| !(1..=LARGEST).contains(*v)) {
+        Some(value) => Err(bad_attribute(node, attribute, *value)),
+        None => Ok(()),
+    }
+}
+
+fn bad_attribute(node: &NodeProto, attribute: &AttributeProto, value: i64) -> String {
+    format!(
+        "node {:?} ({}) has {} = {value}",
+        node.name, node.op_type, attribute.name
+    )
 }
 
 fn check_tensor(tensor: &TensorProto) -> Result<(), String> {
@@ -98,7 +127,7 @@ fn check_tensor(tensor: &TensorProto) -> Result<(), String> {
     };
     let found = if tensor.raw_data.is_empty() {
         own
-    } else if tensor.raw_data.len() % bytes == 0 {
+    } else if tensor.raw_data.len().is_multiple_of(bytes) {
         tensor.raw_data.len() / bytes
     } else {
         return Err(format!(

@@ -1,5 +1,6 @@
 //! The backend in pure Rust: [tract](https://github.com/sonos/tract), on the CPU, one thread.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tract_onnx::pb::tensor_shape_proto::dimension;
@@ -57,7 +58,15 @@ impl Backend for TractBackend {
         })?;
         let output = pick_output(&output_names(&proto), contract).map_err(&fatal)?;
 
-        let plan = prepare_plan(&onnx, &proto, &shape, contract.input.dtype, output).map_err(|e| {
+        let prepared = catch_unwind(AssertUnwindSafe(|| {
+            prepare_plan(&onnx, &proto, &shape, contract.input.dtype, output)
+        }))
+        .unwrap_or_else(|panic| {
+            let what = panic.downcast_ref::<String>().map(String::as_str);
+            let what = what.or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(TractError::msg(what.unwrap_or("a panic").to_owned()))
+        });
+        let plan = prepared.map_err(|e| {
             fatal(format!(
                 "tract can't run it at {}x{} (operator set {opset})",
                 size.width, size.height

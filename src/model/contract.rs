@@ -30,7 +30,7 @@ pub struct Contract {
     pub license: String,
     /// Multiply-accumulates of one inference at `input.width` x `input.height`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub multiply_adds: Option<u64>,
+    pub multiply_accumulates: Option<u64>,
     /// What the network takes.
     pub input: Input,
     /// What the network gives.

@@ -1,0 +1,441 @@
+//! Every backend, over the same cases: right answers for every layout and type, and one clear error for every
+//! file that is not what its contract says.
+
+#![cfg(feature = "tract")]
+
+#[path = "common/onnx.rs"]
+mod onnx;
+
+use std::sync::Arc;
+
+use onnx::{Tiny, write_model};
+use segd::error::Severity;
+use segd::infer::tract::TractBackend;
+use segd::infer::{Backend, InputSize, Output};
+use segd::model::Model;
+use segd::model::contract::{InputType, Layout, OutputKind, OutputType, Precision};
+use segd::model::load::sha256_hex;
+
+const SIZE: InputSize = InputSize { width: 12, height: 8 };
+
+/// tract, and ONNX Runtime where its library is. `SEGD_REQUIRE_ORT=1` makes a missing library a failure.
+fn backends() -> Vec<Arc<dyn Backend>> {
+    let mut all: Vec<Arc<dyn Backend>> = vec![Arc::new(TractBackend::default())];
+    #[cfg(feature = "ort")]
+    match segd::infer::ort::OrtBackend::load(Default::default()) {
+        Ok(backend) => all.push(Arc::new(backend)),
+        Err(why) if std::env::var_os("SEGD_REQUIRE_ORT").is_some_and(|v| v == "1") => {
+            panic!("SEGD_REQUIRE_ORT=1, but {why}")
+        }
+        Err(why) => eprintln!("NOT TESTED: the backend ort, because {why}"),
+    }
+    all
+}
+
+/// Runs `test` over each backend with the model in a folder of its own.
+fn each(tiny: &Tiny, test: impl Fn(&dyn Backend, &Model)) {
+    for backend in backends() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = tiny.write(folder.path());
+        test(backend.as_ref(), &model);
+    }
+}
+
+/// The error that preparing the model gives, which must be one line that names the file.
+fn error_of(backend: &dyn Backend, model: &Model, size: InputSize) -> segd::Error {
+    let Err(error) = backend.prepare(model, size) else {
+        panic!("{}: prepared a model that is not right", backend.name());
+    };
+    let text = error.to_string();
+    assert!(!text.contains('\n'), "{text}");
+    error
+}
+
+fn check_answer(tiny: &Tiny, size: InputSize, seen: &[[f32; 3]], output: &Output, backend: &str) {
+    let (height, width) = (size.height / 2, size.width / 2);
+    let pixel = |y: usize, x: usize| seen[2 * y * size.width + 2 * x];
+    match output {
+        Output::Logits {
+            classes,
+            height: h,
+            width: w,
+            values,
+        } => {
+            assert_eq!((*classes, *h, *w), (tiny.classes, height, width), "{backend}");
+            for (i, &value) in values.iter().enumerate() {
+                let (class, y, x) = (i / (height * width), i / width % height, i % width);
+                let expected = tiny.score(class, pixel(y, x));
+                let close = (value - expected).abs() <= 1e-5 * expected.abs().max(1.0);
+                assert!(
+                    close,
+                    "{backend}: class {class} at {x},{y} is {value}, expected {expected}"
+                );
+            }
+        }
+        Output::Labels {
+            height: h,
+            width: w,
+            labels,
+        } => {
+            assert_eq!((*h, *w), (height, width), "{backend}");
+            let expected: Vec<u8> = (0..height * width)
+                .map(|i| tiny.winner(pixel(i / width, i % width)))
+                .collect();
+            assert_eq!(*labels, expected, "{backend}");
+        }
+    }
+}
+
+#[test]
+fn answers_are_right_for_every_layout_and_type() {
+    let mut cases = Vec::new();
+    for layout in [Layout::Nchw, Layout::Nhwc] {
+        for dtype in [InputType::F32, InputType::U8] {
+            let base = Tiny {
+                layout,
+                dtype,
+                ..Tiny::default()
+            };
+            cases.push(base.clone());
+            for label_type in [OutputType::I64, OutputType::I32, OutputType::U8, OutputType::F32] {
+                cases.push(Tiny {
+                    kind: OutputKind::Labels,
+                    label_type,
+                    ..base.clone()
+                });
+            }
+        }
+    }
+    cases.push(Tiny {
+        kind: OutputKind::Labels,
+        keep_dims: true,
+        ..Tiny::default()
+    });
+    cases.push(Tiny {
+        second_output: true,
+        ..Tiny::default()
+    });
+    cases.push(Tiny {
+        fixed: Some(SIZE),
+        ..Tiny::default()
+    });
+    for tiny in cases {
+        each(&tiny, |backend, model| {
+            let mut segmenter = backend
+                .prepare(model, SIZE)
+                .unwrap_or_else(|e| panic!("{}: {tiny:?}: {e}", backend.name()));
+            assert_eq!(segmenter.input_size(), SIZE);
+            let ran = segmenter.runs_on();
+            assert_eq!(
+                (ran.backend, ran.provider.as_str()),
+                (backend.name(), "CPU"),
+                "{ran:?}"
+            );
+            assert_eq!(ran.precision, "fp32");
+            let mut output = Output::empty();
+            for seed in 0..3 {
+                let (input, seen) = tiny.picture(SIZE, seed);
+                segmenter.run(&input, &mut output).unwrap();
+                check_answer(&tiny, SIZE, &seen, &output, backend.name());
+            }
+        });
+    }
+}
+
+#[test]
+fn one_file_serves_every_size() {
+    let tiny = Tiny::default();
+    each(&tiny, |backend, model| {
+        for (width, height) in [(2, 2), (16, 2), (2, 16), (34, 18)] {
+            let size = InputSize { width, height };
+            let mut segmenter = backend.prepare(model, size).unwrap();
+            let (input, seen) = tiny.picture(size, 7);
+            let mut output = Output::empty();
+            segmenter.run(&input, &mut output).unwrap();
+            check_answer(&tiny, size, &seen, &output, backend.name());
+        }
+    });
+}
+
+#[test]
+fn the_output_buffer_is_reused() {
+    let tiny = Tiny::default();
+    each(&tiny, |backend, model| {
+        let mut segmenter = backend.prepare(model, SIZE).unwrap();
+        let mut output = Output::empty();
+        let mut address = None;
+        for seed in 0..4 {
+            segmenter.run(&tiny.picture(SIZE, seed).0, &mut output).unwrap();
+            let Output::Logits { values, .. } = &output else {
+                panic!("no logits")
+            };
+            assert_eq!(*address.get_or_insert(values.as_ptr()), values.as_ptr());
+        }
+    });
+}
+
+#[test]
+fn an_input_of_the_wrong_size_or_type_is_refused_and_the_next_runs() {
+    let tiny = Tiny::default();
+    let bytes = Tiny {
+        dtype: InputType::U8,
+        ..Tiny::default()
+    };
+    each(&tiny, |backend, model| {
+        let mut segmenter = backend.prepare(model, SIZE).unwrap();
+        let mut output = Output::empty();
+        let small = tiny.picture(InputSize { width: 10, height: 8 }, 1).0;
+        for wrong in [small, bytes.picture(SIZE, 1).0] {
+            let error = segmenter.run(&wrong, &mut output).unwrap_err();
+            assert!(error.to_string().contains("12x8"), "{error}");
+        }
+        let (input, seen) = tiny.picture(SIZE, 1);
+        segmenter.run(&input, &mut output).unwrap();
+        check_answer(&tiny, SIZE, &seen, &output, backend.name());
+    });
+}
+
+#[test]
+fn a_file_that_was_changed_is_refused_with_both_hashes() {
+    let tiny = Tiny::default();
+    each(&tiny, |backend, model| {
+        let mut bytes = tiny.onnx();
+        let right = sha256_hex(&bytes);
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(model.locate("net.onnx"), &bytes).unwrap();
+        let error = error_of(backend, model, SIZE);
+        assert_eq!(error.severity(), Severity::Fatal);
+        let text = error.to_string();
+        for part in [
+            "net.onnx",
+            &right[..16],
+            &sha256_hex(&bytes)[..16],
+            "install the model again",
+        ] {
+            assert!(text.contains(part), "{text} lacks {part}");
+        }
+    });
+}
+
+#[test]
+fn a_missing_file_is_refused_by_name() {
+    each(&Tiny::default(), |backend, model| {
+        std::fs::remove_file(model.locate("net.onnx")).unwrap();
+        let error = error_of(backend, model, SIZE);
+        assert_eq!(error.severity(), Severity::Fatal);
+        assert!(error.to_string().contains("net.onnx"), "{error}");
+    });
+}
+
+#[test]
+fn files_that_are_not_what_the_contract_says_are_refused() {
+    let logits = Tiny::default();
+    let labels = Tiny {
+        kind: OutputKind::Labels,
+        ..Tiny::default()
+    };
+    let with = |change: fn(&mut Tiny)| {
+        let mut tiny = Tiny::default();
+        change(&mut tiny);
+        tiny
+    };
+    // What the file is, what the contract says, and what the error must say.
+    let cases: Vec<(Tiny, Tiny, &[&str])> = vec![
+        (with(|t| t.classes = 5), logits.clone(), &["5 classes", "has 4"]),
+        (labels.clone(), logits.clone(), &["I64", "F32"]),
+        (logits.clone(), labels.clone(), &["F32", "I64"]),
+        (
+            with(|t| t.layout = Layout::Nhwc),
+            logits.clone(),
+            &["[1, ?, ?, 3]", "[1, 3, 8, 12]"],
+        ),
+        (
+            with(|t| t.dtype = InputType::U8),
+            logits.clone(),
+            &["input.dtype"],
+        ),
+        (
+            with(|t| {
+                t.fixed = Some(InputSize {
+                    width: 12,
+                    height: 10,
+                });
+            }),
+            logits.clone(),
+            &["[1, 3, 10, 12]", "[1, 3, 8, 12]"],
+        ),
+        (
+            with(|t| t.second_output = true),
+            logits.clone(),
+            &["2 outputs", "output.name"],
+        ),
+        (
+            logits.clone(),
+            with(|t| t.second_output = true),
+            // The second output's contract names "answer", which this file has too: it is right.
+            &[],
+        ),
+        (with(|t| t.opset = 99), logits.clone(), &["99"]),
+        (
+            with(|t| t.unknown_operator = true),
+            logits.clone(),
+            &["Frobnicate"],
+        ),
+    ];
+    for backend in backends() {
+        for (file, contract, parts) in &cases {
+            let folder = tempfile::tempdir().unwrap();
+            let bytes = file.onnx();
+            let model = write_model(folder.path(), &contract.contract(sha256_hex(&bytes)), &bytes);
+            if parts.is_empty() {
+                backend.prepare(&model, SIZE).unwrap();
+                continue;
+            }
+            let error = error_of(backend.as_ref(), &model, SIZE);
+            assert_eq!(error.severity(), Severity::Fatal, "{error}");
+            let text = error.to_string();
+            for part in parts.iter().copied().chain(["net.onnx"]) {
+                assert!(text.contains(part), "{}: {text} lacks {part}", backend.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn an_output_name_that_does_not_exist_is_refused() {
+    each(&Tiny::default(), |backend, model| {
+        let mut model = model.clone();
+        model.contract.output.name = Some("scores".into());
+        let text = error_of(backend, &model, SIZE).to_string();
+        assert!(text.contains("\"scores\"") && text.contains("answer"), "{text}");
+    });
+}
+
+#[test]
+fn damaged_files_are_errors_never_panics() {
+    let bytes = Tiny::default().onnx();
+    let mut damaged: Vec<Vec<u8>> = Vec::new();
+    damaged.extend((0..bytes.len()).step_by(23).map(|n| bytes[..n].to_vec()));
+    damaged.push(b"not an ONNX file".to_vec());
+    damaged.push(vec![0xff; 4096]);
+    for backend in backends() {
+        for file in &damaged {
+            let folder = tempfile::tempdir().unwrap();
+            let model = write_model(folder.path(), &Tiny::default().contract(sha256_hex(file)), file);
+            let error = error_of(backend.as_ref(), &model, SIZE);
+            assert_eq!(error.severity(), Severity::Fatal, "{error}");
+            assert!(error.to_string().contains("net.onnx"), "{error}");
+        }
+    }
+}
+
+/// A flipped bit may leave a network that runs, or give an error; it never panics.
+#[test]
+fn flipped_bits_never_panic() {
+    let labels = Tiny {
+        layout: Layout::Nhwc,
+        dtype: InputType::U8,
+        kind: OutputKind::Labels,
+        label_type: OutputType::U8,
+        ..Tiny::default()
+    };
+    let backend = TractBackend::default();
+    for tiny in [Tiny::default(), labels] {
+        let bytes = tiny.onnx();
+        for bit in (0..bytes.len() * 8).step_by(3) {
+            let mut file = bytes.clone();
+            file[bit / 8] ^= 1 << (bit % 8);
+            let folder = tempfile::tempdir().unwrap();
+            let model = write_model(folder.path(), &tiny.contract(sha256_hex(&file)), &file);
+            if let Err(error) = backend.prepare(&model, SIZE) {
+                assert!(error.to_string().contains("net.onnx"), "bit {bit}: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_model_without_a_file_for_the_backend_says_what_it_has() {
+    for backend in backends() {
+        let other = if backend.name() == "tract" { "ort" } else { "tract" };
+        let tiny = Tiny {
+            backends: vec![other],
+            ..Tiny::default()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let model = tiny.write(folder.path());
+        let error = error_of(backend.as_ref(), &model, SIZE);
+        assert_eq!(error.exit_code(), 2);
+        let text = error.to_string();
+        assert!(text.contains(&format!("net.onnx (fp32: {other})")), "{text}");
+        assert!(
+            text.contains(&format!("no file for {}", backend.name())),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_precision_that_no_file_has_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Tiny::default().write(folder.path());
+    let backend = TractBackend {
+        precision: Some(Precision::Int8),
+    };
+    let error = error_of(&backend, &model, SIZE);
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("no int8 file for tract"), "{error}");
+}
+
+#[cfg(feature = "ort")]
+mod ort {
+    use super::*;
+    use segd::infer::Device;
+    use segd::infer::ort::{OrtBackend, OrtOptions};
+
+    #[test]
+    fn an_accelerator_is_had_or_refused_never_replaced() {
+        for device in [Device::Cuda, Device::TensorRt] {
+            let options = OrtOptions {
+                device,
+                ..OrtOptions::default()
+            };
+            let Ok(backend) = OrtBackend::load(options) else {
+                // That the library is missing is told by `backends`.
+                return;
+            };
+            let folder = tempfile::tempdir().unwrap();
+            let model = Tiny::default().write(folder.path());
+            match backend.prepare(&model, SIZE) {
+                Ok(segmenter) => assert_eq!(segmenter.runs_on().provider, device.provider()),
+                Err(error) => {
+                    let text = error.to_string();
+                    assert_eq!(error.severity(), Severity::Fatal, "{text}");
+                    assert!(
+                        text.contains(device.provider()) && text.contains("--device cpu"),
+                        "{text}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn more_threads_give_the_same_answer() {
+        let tiny = Tiny::default();
+        let options = OrtOptions {
+            threads: 2,
+            ..OrtOptions::default()
+        };
+        let Ok(backend) = OrtBackend::load(options) else {
+            return;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let model = tiny.write(folder.path());
+        let mut segmenter = backend.prepare(&model, SIZE).unwrap();
+        let (input, seen) = tiny.picture(SIZE, 5);
+        let mut output = Output::empty();
+        segmenter.run(&input, &mut output).unwrap();
+        check_answer(&tiny, SIZE, &seen, &output, "ort");
+    }
+}
