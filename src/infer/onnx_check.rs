@@ -1,8 +1,9 @@
 //! Checks an ONNX file before tract reads it, so that a damaged or foreign one is an error with a reason.
 //!
-//! tract indexes tensors by name and trusts counts: it panics where they are wrong. What is checked here is what the standard demands of a
-//! graph (<https://onnx.ai/onnx/repo-docs/IR.html>): every tensor has a producer before its consumers and
-//! holds as many elements as its shape says.
+//! tract trusts counts and attributes: where they are wrong it panics, or allocates without end. What is
+//! checked here is what the standard demands of a graph (<https://onnx.ai/onnx/repo-docs/IR.html>): every tensor
+//! has a producer before its consumers and holds as many elements as its shape says, and the attributes that
+//! sizes are computed from are in range.
 
 use std::collections::HashSet;
 
@@ -70,32 +71,41 @@ pub(super) fn check(model: &ModelProto) -> Result<(), String> {
     }
 }
 
-/// Windows of convolutions and pools: tract divides by strides and multiplies sizes without a look at them.
+/// tract divides by strides, allocates what padding asks for, and sorts by permutations without a look at them.
 fn check_attribute(node: &NodeProto, attribute: &AttributeProto) -> Result<(), String> {
-    const LARGEST: i64 = 1 << 16;
-    let values: &[i64] = match attribute.name.as_str() {
-        "strides" | "dilations" | "kernel_shape" => &attribute.ints,
-        "group" => std::slice::from_ref(&attribute.i),
-        "pads" | "output_padding" => {
-            return match attribute.ints.iter().find(|p| !(0..=LARGEST).contains(*p)) {
-                // Pad, unlike the windows, may cut with negative numbers.
-                Some(value) if node.op_type != "Pad" => Err(bad_attribute(node, attribute, *value)),
-                _ => Ok(()),
-            };
-        }
-        _ => return Ok(()),
+    const LARGEST: i64 = 4096;
+    let bad = |values: &[i64]| {
+        Err(format!(
+            "node {:?} ({}) has {} = {values:?}",
+            node.name, node.op_type, attribute.name
+        ))
     };
-    match values.iter().find(|v| !(1..=LARGEST).contains(*v)) {
-        Some(value) => Err(bad_attribute(node, attribute, *value)),
-        None => Ok(()),
+    let ints = &attribute.ints;
+    match attribute.name.as_str() {
+        "strides" | "dilations" | "kernel_shape" if !ints.iter().all(|v| (1..=LARGEST).contains(v)) => {
+            bad(ints)
+        }
+        // `Pad` of old operator sets may cut with negative numbers.
+        "pads" if node.op_type == "Pad" && !ints.iter().all(|v| (-LARGEST..=LARGEST).contains(v)) => {
+            bad(ints)
+        }
+        "pads" | "output_padding"
+            if node.op_type != "Pad" && !ints.iter().all(|v| (0..=LARGEST).contains(v)) =>
+        {
+            bad(ints)
+        }
+        "group" if attribute.i < 1 => bad(&[attribute.i]),
+        "perm" => {
+            let mut sorted = ints.clone();
+            sorted.sort_unstable();
+            if sorted.iter().zip(0..).all(|(&found, expected)| found == expected) {
+                Ok(())
+            } else {
+                bad(ints)
+            }
+        }
+        _ => Ok(()),
     }
-}
-
-fn bad_attribute(node: &NodeProto, attribute: &AttributeProto, value: i64) -> String {
-    format!(
-        "node {:?} ({}) has {} = {value}",
-        node.name, node.op_type, attribute.name
-    )
 }
 
 fn check_tensor(tensor: &TensorProto) -> Result<(), String> {
