@@ -10,12 +10,6 @@ use crate::capture::Pace;
 use crate::error::{Error, Result};
 use crate::overlay::Visualize;
 
-/// The default output.
-pub const DEFAULT_OUTPUT: &str = "rtsp://127.0.0.1:8554/segd";
-
-/// The default model.
-pub const DEFAULT_MODEL: &str = "voc21";
-
 /// The configuration file, every key optional. docs/configuration.md lists them.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -273,6 +267,16 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_refused_in_one_line(text in "(\\[(capture|model|overlay|stream)\\]\n)?.{0,40}(\n.{0,40}){0,3}") {
+            if let Err(error) = FileConfig::parse(&text, "segd.toml") {
+                proptest::prop_assert_eq!(error.exit_code(), 2);
+                proptest::prop_assert!(!error.to_string().contains('\n'), "{}", error);
+            }
+        }
+    }
+
     #[test]
     fn ranges() {
         assert!(check_range("alpha", f64::NAN, 0.0..=1.0).is_err());
@@ -283,5 +287,18 @@ mod tests {
                 .contains("alpha = 1.5")
         );
         assert!(check_range("alpha", 0.5, 0.0..=1.0).is_ok());
+    }
+
+    #[test]
+    fn the_installed_configuration_is_valid_with_and_without_its_comments() {
+        let text = include_str!("../systemd/segd.toml");
+        assert_eq!(FileConfig::parse(text, "segd.toml").unwrap(), FileConfig::default());
+        let keys: String = text
+            .lines()
+            .skip(2)
+            .map(|line| line.strip_prefix('#').unwrap_or(line).to_owned() + "\n")
+            .collect();
+        let all = FileConfig::parse(&keys, "segd.toml").unwrap();
+        assert!(all.capture.input.is_some() && all.model.size.is_some() && all.stream.encoder.is_some());
     }
 }
