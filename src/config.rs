@@ -106,9 +106,8 @@ impl FileConfig {
     /// As [`read`](Self::read).
     pub fn parse(text: &str, origin: &str) -> Result<Self> {
         toml::from_str(text).map_err(|e| {
-            let line = e
-                .span()
-                .map_or(1, |s| text[..s.start.min(text.len())].lines().count().max(1));
+            let start = e.span().map_or(0, |span| span.start);
+            let line = 1 + text.bytes().take(start).filter(|&b| b == b'\n').count();
             let message = e.message().trim().replace('\n', " ");
             let error = Error::usage(format!("config {origin}, line {line}: {message}"));
             match nearest_key(&message) {

@@ -13,15 +13,72 @@ pub struct ProbeArgs {
     pub model: ModelArgs,
 }
 
-/// Prints cameras, backends, encoders, and what would be used.
+/// Prints cameras, the backend and the encoder that would be used. What is missing is printed with what to
+/// do about it; it is no error.
 ///
 /// # Errors
-/// None of what is missing is an error; it is printed.
+/// Usage for wrong arguments.
 pub fn run(args: ProbeArgs) -> Result<()> {
+    let options = args.model.options()?;
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    println!("machine   {} {}, {cpus} CPUs", std::env::consts::OS, std::env::consts::ARCH);
+    println!(
+        "segd      {} on {} {}, {cpus} CPUs",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::OS,
+        std::env::consts::ARCH
+    );
     cameras();
-    backends(&args.model);
-    encoders();
+    match options.choose() {
+        Ok(choice) => println!(
+            "network   {} on {}: {}",
+            choice.model.contract.name,
+            choice.backend.name(),
+            choice.why
+        ),
+        Err(error) => println!("network   none: {error}"),
+    }
+    encoder();
     Ok(())
+}
+
+#[cfg(feature = "camera")]
+fn cameras() {
+    let cameras = crate::capture::list_cameras();
+    if cameras.is_empty() {
+        println!("cameras   none (no /dev/video*); use --input for a file or an rtsp:// address");
+    }
+    for camera in &cameras {
+        println!("camera    {}  {}", camera.path.display(), camera.name);
+        if let Some(by_id) = &camera.by_id {
+            println!("          {}", by_id.display());
+        }
+        match &camera.modes {
+            Ok(modes) => modes.iter().for_each(|mode| println!("          {mode:?}")),
+            Err(why) => println!("          can't be used: {why}"),
+        }
+    }
+    if let Some(camera) = cameras.iter().find(|c| c.modes.as_ref().is_ok_and(|m| !m.is_empty())) {
+        println!("          `segd` without arguments would use {}", camera.path.display());
+    }
+}
+
+#[cfg(not(feature = "camera"))]
+fn cameras() {
+    println!("cameras   this build has no camera support (feature `camera`)");
+}
+
+#[cfg(feature = "gstreamer")]
+fn encoder() {
+    use crate::frame::{Colorimetry, FrameFormat, PixelFormat};
+    let format =
+        FrameFormat { pixel: PixelFormat::I420, width: 640, height: 480, color: Colorimetry::default() };
+    match crate::stream::chosen_encoder(format, Some(30.0), &crate::stream::StreamOptions::default()) {
+        Ok(name) => println!("encoder   {name}"),
+        Err(error) => println!("encoder   none: {error}"),
+    }
+}
+
+#[cfg(not(feature = "gstreamer"))]
+fn encoder() {
+    println!("encoder   this build has no GStreamer (feature `gstreamer`)");
 }

@@ -60,3 +60,18 @@ pub trait SinkOpener: Send {
     /// Usage, fatal or transient (a port in use, a path that can't be written, no encoder).
     fn open(&self, format: FrameFormat, frame_rate: Option<f64>) -> Result<Box<dyn FrameSink>>;
 }
+
+/// The H.264 encoder that would be used for frames of `format`: the first that really works here.
+///
+/// # Errors
+/// Usage or fatal, if none is installed or none works.
+#[cfg(feature = "gstreamer")]
+pub fn chosen_encoder(
+    format: FrameFormat,
+    frame_rate: Option<f64>,
+    options: &StreamOptions,
+) -> Result<&'static str> {
+    elements::init()?;
+    let layout = elements::VideoLayout::new(format, frame_rate)?;
+    elements::working_encoder(&layout, frame_rate, options).map(|plan| plan.encoder)
+}
