@@ -30,13 +30,16 @@ pub mod stream;
 pub mod model;
 pub mod config;
 pub mod segment;
+pub mod selftest;
+pub mod choose;
 pub mod pipeline;
 pub mod supervise;
 pub mod metrics;
 
-// Scoring, shared with the trainer.
+// Data sets, scores and picture files, shared with the trainer.
 pub mod dataset;
 pub mod score;
+pub mod picture;
 
 // pub mod cli;
 

@@ -9,7 +9,7 @@ mod voc;
 
 use std::fmt;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufRead, BufReader, Seek};
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
@@ -182,7 +182,15 @@ fn read_rgb(path: &Path) -> Result<RgbImage> {
 /// The file is no PNG, or it stores colour rather than one number a pixel, or 16-bit numbers.
 pub fn read_index_png(path: &Path) -> Result<Labels> {
     let file = File::open(path).map_err(|error| failed(path, error))?;
-    let mut decoder = png::Decoder::new(BufReader::new(file));
+    decode_index_png(BufReader::new(file), path)
+}
+
+/// Decodes a PNG as [`read_index_png`] does; `path` stands for it in errors.
+///
+/// # Errors
+/// As [`read_index_png`].
+pub fn decode_index_png(png: impl BufRead + Seek, path: &Path) -> Result<Labels> {
+    let mut decoder = png::Decoder::new(png);
     decoder.set_transformations(png::Transformations::IDENTITY);
     let mut reader = decoder.read_info().map_err(|error| failed(path, error))?;
     let (color, depth) = reader.output_color_type();

@@ -1,0 +1,240 @@
+//! Which model runs on which backend, and why. No backend is taken that was not seen to give the right answer.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use tracing::warn;
+
+use crate::error::{Error, Result};
+use crate::infer::{Backend, Device};
+use crate::model::contract::Precision;
+use crate::model::{DEFAULT_MODEL, Model, Registry};
+use crate::selftest;
+
+/// The backend that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum BackendName {
+    /// ONNX Runtime if it is there and passes its self-test, else tract.
+    #[default]
+    Auto,
+    /// tract, inside segd: CPU only.
+    Tract,
+    /// ONNX Runtime, a library: CPU, CUDA, TensorRT.
+    Ort,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct ChoiceOptions {
+    /// Name or folder of the model.
+    pub model: String,
+    /// The backend.
+    pub backend: BackendName,
+    /// Where the network runs. Anything but the CPU needs ONNX Runtime.
+    pub device: Device,
+    /// Only files of this precision.
+    pub precision: Option<Precision>,
+    /// Longer side of the network's input in pixels; the contract's if `None`.
+    pub longest: Option<usize>,
+    /// Threads of one inference, for ONNX Runtime.
+    pub threads: usize,
+    /// ONNX Runtime's library; searched for if `None`.
+    pub ort_library: Option<PathBuf>,
+    /// Test the backend before it is used.
+    pub selftest: bool,
+}
+
+impl Default for ChoiceOptions {
+    fn default() -> Self {
+        Self {
+            model: DEFAULT_MODEL.into(),
+            backend: BackendName::Auto,
+            device: Device::Cpu,
+            precision: None,
+            longest: None,
+            threads: 1,
+            ort_library: None,
+            selftest: true,
+        }
+    }
+}
+
+/// What will run.
+#[derive(Clone)]
+pub struct Choice {
+    /// The model.
+    pub model: Arc<Model>,
+    /// The backend.
+    pub backend: Arc<dyn Backend>,
+    /// Longer side of the network's input in pixels; the contract's if `None`.
+    pub longest: Option<usize>,
+    /// Why this backend, for people.
+    pub why: String,
+}
+
+impl ChoiceOptions {
+    /// The model that is asked for.
+    ///
+    /// # Errors
+    /// Usage if it doesn't exist or its contract is not valid.
+    pub fn find(&self) -> Result<Model> {
+        Registry::from_environment().find(&self.model)
+    }
+
+    /// Finds the model and a backend that runs it and passes the self-test.
+    ///
+    /// # Errors
+    /// Usage for a model, file or library that doesn't exist; fatal if nothing runs the model, if a backend or
+    /// device that was asked for can't be had, or if it gives wrong answers.
+    pub fn choose(&self) -> Result<Choice> {
+        self.choose_for(self.find()?)
+    }
+
+    /// As [`choose`](Self::choose), for a model that was found.
+    ///
+    /// # Errors
+    /// As [`choose`](Self::choose).
+    pub fn choose_for(&self, model: Model) -> Result<Choice> {
+        let model = Arc::new(model);
+        if self.device != Device::Cpu && self.backend == BackendName::Tract {
+            return Err(Error::usage(format!(
+                "--device {} with --backend tract, which runs on the CPU only",
+                self.device.provider().to_lowercase()
+            ))
+            .hint("use --backend ort"));
+        }
+        let (backend, why) = match (self.backend, self.device) {
+            (BackendName::Auto, Device::Cpu) => self.best(&model)?,
+            // An accelerator is only had through ONNX Runtime: what is asked for is had or is an error.
+            (asked, _) => {
+                let backend = match asked {
+                    BackendName::Tract => self.tract()?,
+                    BackendName::Ort | BackendName::Auto => self.ort()?,
+                };
+                let why = self.trust(&model, &backend)?;
+                (backend, why)
+            }
+        };
+        Ok(Choice {
+            model,
+            backend,
+            longest: self.longest,
+            why,
+        })
+    }
+
+    fn best(&self, model: &Arc<Model>) -> Result<(Arc<dyn Backend>, String)> {
+        let reason = if model.contract.file_for("ort", self.precision).is_none() {
+            "the model has no such file for ONNX Runtime".to_owned()
+        } else {
+            match self.ort() {
+                // A library that was named must load.
+                Err(error) if error.exit_code() == 2 => return Err(error),
+                Err(error) => error.to_string(),
+                Ok(ort) => match self.trust(model, &ort) {
+                    Ok(why) => return Ok((ort, why)),
+                    Err(error) => {
+                        warn!("ONNX Runtime is not used: {error}");
+                        error.to_string()
+                    }
+                },
+            }
+        };
+        let tract = self.tract().map_err(|_| Error::fatal(reason.clone()))?;
+        // The network's own faults, such as a damaged file, come up here again.
+        let tested = self.trust(model, &tract)?;
+        Ok((tract, format!("{tested}; not ONNX Runtime: {reason}")))
+    }
+
+    /// Tests the backend; the text says how that went.
+    fn trust(&self, model: &Arc<Model>, backend: &Arc<dyn Backend>) -> Result<String> {
+        if !self.selftest {
+            return Ok("self-test switched off".into());
+        }
+        let agreement = match selftest::run(model, backend)? {
+            Some(agreement) => agreement,
+            None => match self.compared(model, backend)? {
+                Some(agreement) => agreement,
+                None => {
+                    if backend.name() != "tract" {
+                        warn!(
+                            model = model.contract.name,
+                            "the model has no self-test: {} is trusted untested",
+                            backend.name()
+                        );
+                    }
+                    return Ok("the model has no self-test".into());
+                }
+            },
+        };
+        if agreement.passes() {
+            return Ok(format!("self-test: {agreement}"));
+        }
+        Err(Error::fatal(format!(
+            "backend {} fails the self-test of model {}: {agreement}",
+            backend.name(),
+            model.contract.name
+        ))
+        .hint("use another --backend, --device or --precision (--no-selftest runs it all the same)"))
+    }
+
+    /// For a model without a self-test: ONNX Runtime against tract, where tract can run the model.
+    fn compared(
+        &self,
+        model: &Arc<Model>,
+        backend: &Arc<dyn Backend>,
+    ) -> Result<Option<selftest::Agreement>> {
+        if backend.name() == "tract" {
+            return Ok(None);
+        }
+        let Ok(tract) = self.tract_at(None) else {
+            return Ok(None);
+        };
+        let Some(reference) = model.contract.file_for("tract", None) else {
+            return Ok(None);
+        };
+        let same = model
+            .contract
+            .file_for("ort", self.precision)
+            .is_some_and(|f| f.precision == reference.precision);
+        match selftest::compare(model, backend, &tract, same) {
+            Ok(agreement) => Ok(Some(agreement)),
+            Err(error) => {
+                // Whose fault it is shows when the backend runs alone.
+                warn!("ONNX Runtime can't be compared with tract: {error}");
+                Ok(None)
+            }
+        }
+    }
+
+    fn tract(&self) -> Result<Arc<dyn Backend>> {
+        self.tract_at(self.precision)
+    }
+
+    #[cfg(feature = "tract")]
+    fn tract_at(&self, precision: Option<Precision>) -> Result<Arc<dyn Backend>> {
+        Ok(Arc::new(crate::infer::tract::TractBackend { precision }))
+    }
+
+    #[cfg(not(feature = "tract"))]
+    fn tract_at(&self, _precision: Option<Precision>) -> Result<Arc<dyn Backend>> {
+        Err(Error::usage("this segd was built without tract").hint("use --backend ort"))
+    }
+
+    #[cfg(feature = "ort")]
+    fn ort(&self) -> Result<Arc<dyn Backend>> {
+        use crate::infer::ort::{OrtBackend, OrtOptions};
+        Ok(Arc::new(OrtBackend::load(OrtOptions {
+            device: self.device,
+            precision: self.precision,
+            threads: self.threads,
+            library: self.ort_library.clone(),
+        })?))
+    }
+
+    #[cfg(not(feature = "ort"))]
+    fn ort(&self) -> Result<Arc<dyn Backend>> {
+        Err(Error::fatal("this segd was built without ONNX Runtime").hint("use --backend tract"))
+    }
+}

@@ -1,0 +1,323 @@
+//! `segd eval`: scores a model on a labelled data set, through the same code that segments video.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use tracing::{info, warn};
+
+use crate::cli::args::ModelArgs;
+use crate::cli::image::progress;
+use crate::dataset::{self, CAMVID_CLASSES, DatasetClass, Sample, VOC_CLASSES};
+use crate::error::{Error, Result};
+use crate::frame::{Colorimetry, FrameFormat, ImageRef, Mask, PixelFormat};
+use crate::infer::RunsOn;
+use crate::metrics::{Metrics, Stage};
+use crate::model::Contract;
+use crate::model::contract::Resize;
+use crate::score::ConfusionMatrix;
+use crate::segment::Engine;
+
+/// Folder layout of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DatasetFormat {
+    /// PASCAL VOC: JPEGImages, SegmentationClass, ImageSets/Segmentation/SPLIT.txt; 21 classes, 255 void
+    Voc,
+    /// CamVid as SegNet's authors split it: SPLIT/, SPLITannot/; 11 classes, void not scored
+    Camvid,
+    /// Training_Images/ and Ground_Truth/ with masks of two tones: one class against all others; no splits
+    Masks,
+}
+
+/// Arguments of `segd eval`.
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// The data set's folder
+    #[arg(long, value_name = "DIR")]
+    pub dataset: PathBuf,
+    /// Its layout
+    #[arg(long, value_enum)]
+    pub format: DatasetFormat,
+    /// Which split to score
+    #[arg(long, value_name = "NAME", default_value = "val")]
+    pub split: String,
+    /// For masks: the model's class that is the bright tone; all its other classes are the dark one
+    #[arg(long, value_name = "CLASS", default_value = "person")]
+    pub foreground: String,
+    /// Score only the first N pictures
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Model and backend.
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// What was scored, how, and the scores. Shares are 0 to 1; a score that has no pixels is null.
+#[derive(Debug, Serialize)]
+struct Report {
+    model: String,
+    file: String,
+    sha256: String,
+    precision: String,
+    backend: String,
+    provider: String,
+    backend_version: String,
+    dataset: String,
+    format: String,
+    split: Option<String>,
+    images: usize,
+    protocol: String,
+    mean_iou: Option<f64>,
+    pixel_accuracy: Option<f64>,
+    mean_class_accuracy: Option<f64>,
+    frequency_weighted_iou: Option<f64>,
+    mean_dice: Option<f64>,
+    /// CPU time of the network alone.
+    network_cpu_ms_per_image: f64,
+    classes: Vec<ClassReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct ClassReport {
+    name: String,
+    iou: Option<f64>,
+    accuracy: Option<f64>,
+    dice: Option<f64>,
+}
+
+/// Scores the model and prints the report.
+///
+/// # Errors
+/// Usage if the model's classes are not the data set's; fatal, naming the file, for data that can't be read.
+pub fn run(args: EvalArgs) -> Result<()> {
+    let options = args.model.options()?;
+    let model = options.find()?;
+    let classes = Classes::of(&args, &model.contract)?;
+    let mut samples = samples(&args)?;
+    if let Some(limit) = args.limit {
+        samples.truncate(limit.max(1));
+    }
+    let chosen = options.choose_for(model)?;
+    info!(model = chosen.model.contract.name, backend = chosen.backend.name(), why = chosen.why, "model");
+    let metrics = Metrics::shared();
+    let contract = chosen.model.contract.clone();
+    let longest = chosen.longest;
+    let mut engine = Engine::new(chosen.model, chosen.backend, longest, metrics.clone());
+
+    let mut matrix = ConfusionMatrix::new(classes.names.len());
+    let mut mask = Mask::zeros(0, 0);
+    let mut ran: Option<RunsOn> = None;
+    let bar = progress(samples.len());
+    for sample in &samples {
+        let (picture, labels) = sample.load()?;
+        let format = FrameFormat {
+            pixel: PixelFormat::Rgb24,
+            width: picture.width() as usize,
+            height: picture.height() as usize,
+            color: Colorimetry::default(),
+        };
+        let image = ImageRef::packed(format, picture.as_raw())
+            .map_err(|why| Error::fatal(format!("{}: {why}", sample.image.display())))?;
+        if ran.is_none() {
+            ran = Some(engine.prepare(format)?);
+        }
+        engine.segment(&image, &mut mask)?;
+        classes.translate(&mut mask);
+        matrix.add(&labels.data, &mask.labels);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let ran = ran.ok_or_else(|| Error::usage("the split has no picture"))?;
+
+    let file = contract
+        .files
+        .iter()
+        .find(|f| f.precision.as_str() == ran.precision && f.backends.iter().any(|b| b == ran.backend));
+    let report = Report {
+        model: contract.name.clone(),
+        file: file.map(|f| f.path.clone()).unwrap_or_default(),
+        sha256: file.map(|f| f.sha256.clone()).unwrap_or_default(),
+        precision: ran.precision,
+        backend: ran.backend.to_owned(),
+        provider: ran.provider,
+        backend_version: ran.version,
+        dataset: args.dataset.display().to_string(),
+        format: value_name(&args.format),
+        split: (args.format != DatasetFormat::Masks).then(|| args.split.clone()),
+        images: samples.len(),
+        protocol: protocol(&contract, longest, &classes),
+        mean_iou: matrix.mean_iou(),
+        pixel_accuracy: matrix.pixel_accuracy(),
+        mean_class_accuracy: matrix.mean_class_accuracy(),
+        frequency_weighted_iou: matrix.frequency_weighted_iou(),
+        mean_dice: matrix.mean_dice(),
+        network_cpu_ms_per_image: network_cpu_ms(&metrics) / samples.len() as f64,
+        classes: classes
+            .names
+            .iter()
+            .enumerate()
+            .map(|(i, name)| ClassReport {
+                name: name.clone(),
+                iou: matrix.iou(i),
+                accuracy: matrix.class_accuracy(i),
+                dice: matrix.dice(i),
+            })
+            .collect(),
+    };
+    if args.json {
+        let text = serde_json::to_string_pretty(&report)
+            .map_err(|e| Error::fatal("the report can't be written as JSON").caused_by(e))?;
+        println!("{text}");
+    } else {
+        print(&report);
+    }
+    Ok(())
+}
+
+fn samples(args: &EvalArgs) -> Result<Vec<Sample>> {
+    match args.format {
+        DatasetFormat::Voc => dataset::voc(&args.dataset, &args.split),
+        DatasetFormat::Camvid => dataset::camvid(&args.dataset, &args.split),
+        DatasetFormat::Masks => dataset::masks(&args.dataset),
+    }
+}
+
+/// The classes that are scored, and how the model's labels become theirs.
+struct Classes {
+    names: Vec<String>,
+    /// The label that becomes 1; all others become 0.
+    foreground: Option<u8>,
+}
+
+impl Classes {
+    fn of(args: &EvalArgs, contract: &Contract) -> Result<Self> {
+        let known: &[DatasetClass] = match args.format {
+            DatasetFormat::Voc => &VOC_CLASSES,
+            DatasetFormat::Camvid => &CAMVID_CLASSES,
+            DatasetFormat::Masks => {
+                let label = contract.class_index(&args.foreground).ok_or_else(|| {
+                    let names: Vec<&str> = contract.classes.iter().map(|c| c.name.as_str()).collect();
+                    Error::usage(format!(
+                        "--foreground {:?}: model {} has {}",
+                        args.foreground,
+                        contract.name,
+                        names.join(", ")
+                    ))
+                })?;
+                return Ok(Self {
+                    names: vec!["background".into(), args.foreground.clone()],
+                    foreground: Some(label),
+                });
+            }
+        };
+        if known.len() != contract.classes.len() {
+            return Err(Error::usage(format!(
+                "model {} has {} classes, {} has {}",
+                contract.name,
+                contract.classes.len(),
+                value_name(&args.format),
+                known.len()
+            ))
+            .hint("score a model that was trained on this data set's classes"));
+        }
+        for (label, (ours, theirs)) in contract.classes.iter().zip(known).enumerate() {
+            if !ours.name.eq_ignore_ascii_case(theirs.name) {
+                warn!("class {label} is {:?} in the model and {:?} in the data set", ours.name, theirs.name);
+            }
+        }
+        Ok(Self {
+            names: known.iter().map(|c| c.name.to_owned()).collect(),
+            foreground: None,
+        })
+    }
+
+    fn translate(&self, mask: &mut Mask) {
+        if let Some(foreground) = self.foreground {
+            for label in &mut mask.labels {
+                *label = u8::from(*label == foreground);
+            }
+        }
+    }
+}
+
+/// All that a score depends on, besides model and data.
+fn protocol(contract: &Contract, longest: Option<usize>, classes: &Classes) -> String {
+    let input = &contract.input;
+    let resize = match input.resize {
+        Resize::Fit => format!(
+            "aspect kept, longer side {} rounded to {}k{}",
+            longest.unwrap_or_else(|| input.width.max(input.height)),
+            input.multiple,
+            if input.offset == 0 { String::new() } else { format!("+{}", input.offset) }
+        ),
+        Resize::Stretch => {
+            let size = input.size_for(1, 1, longest);
+            format!("stretched to {}x{}", size.width, size.height)
+        }
+        Resize::Letterbox => {
+            let size = input.size_for(1, 1, longest);
+            format!("letterboxed into {}x{}", size.width, size.height)
+        }
+    };
+    format!(
+        "single scale, no flip; input {resize}; scored at each picture's full resolution; {} classes; void pixels not scored; \
+         one confusion matrix over all pictures, classes absent from truth and prediction left out of means",
+        classes.names.len()
+    )
+}
+
+fn network_cpu_ms(metrics: &Metrics) -> f64 {
+    let snapshot = metrics.snapshot();
+    snapshot
+        .stages
+        .iter()
+        .filter(|(stage, _)| *stage == Stage::Infer)
+        .map(|(_, s)| s.cpu_ms)
+        .sum()
+}
+
+fn value_name<T: ValueEnum>(value: &T) -> String {
+    value.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
+}
+
+fn print(report: &Report) {
+    let percent = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{:.2}", 100.0 * v));
+    println!("{:<20} {:>7} {:>9} {:>7}", "class", "IoU %", "acc. %", "Dice %");
+    for class in &report.classes {
+        println!(
+            "{:<20} {:>7} {:>9} {:>7}",
+            class.name,
+            percent(class.iou),
+            percent(class.accuracy),
+            percent(class.dice)
+        );
+    }
+    println!(
+        "{:<20} {:>7} {:>9} {:>7}",
+        "mean",
+        percent(report.mean_iou),
+        percent(report.mean_class_accuracy),
+        percent(report.mean_dice)
+    );
+    println!();
+    println!("mean IoU               {} %", percent(report.mean_iou));
+    println!("pixel accuracy         {} %", percent(report.pixel_accuracy));
+    println!("frequency-weighted IoU {} %", percent(report.frequency_weighted_iou));
+    println!("network                {:.1} CPU ms a picture", report.network_cpu_ms_per_image);
+    println!(
+        "model                  {} ({}, sha256 {}), {}, {} {} on {}",
+        report.model,
+        report.file,
+        report.sha256.get(..16).unwrap_or_default(),
+        report.precision,
+        report.backend,
+        report.backend_version,
+        report.provider
+    );
+    let split = report.split.as_ref().map(|s| format!(" {s}")).unwrap_or_default();
+    println!("data                   {} ({}{split}), {} images", report.dataset, report.format, report.images);
+    println!("protocol               {}", report.protocol);
+}

@@ -1,0 +1,228 @@
+//! `segd image`: single pictures.
+
+use std::collections::HashSet;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use tracing::info;
+
+use crate::cli::args::{ModelArgs, VisualizeArgs};
+use crate::config::OverlayFile;
+use crate::error::{Error, Result};
+use crate::frame::{Colorimetry, FrameFormat, ImageRef, Mask, PixelFormat};
+use crate::metrics::Metrics;
+use crate::model::contract::Class;
+use crate::overlay::{OverlayOptions, Painter, Visualize};
+use crate::picture::{is_picture, read_rgb, write_index_png, write_rgb_png};
+use crate::segment::Engine;
+
+/// Arguments of `segd image`.
+#[derive(Debug, Args)]
+pub struct ImageArgs {
+    /// Pictures (JPEG, PNG, WebP, BMP), or folders of them
+    #[arg(required = true, value_name = "IN")]
+    pub inputs: Vec<PathBuf>,
+    /// FILE.png for one picture; a folder, made if needed, for several
+    #[arg(long, short, value_name = "OUT")]
+    pub output: PathBuf,
+    /// Model and backend.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Drawing.
+    #[command(flatten)]
+    pub visualize: VisualizeArgs,
+}
+
+/// Segments pictures. With `--visualize labels` the PNG's bytes are class indices, with the classes' colours as palette.
+///
+/// # Errors
+/// Usage for wrong arguments; fatal, after all others are done, if a picture could not be segmented.
+pub fn run(args: ImageArgs) -> Result<()> {
+    let inputs = expand(&args.inputs)?;
+    let jobs = plan(&inputs, &args.output)?;
+    let drawing = args.visualize.over(&OverlayFile::default())?;
+    let options = args.model.options()?;
+    let model = options.find()?;
+    // Classes that don't exist are told before a backend is tried.
+    let overlay = drawing.options(&model.contract)?;
+    let chosen = options.choose_for(model)?;
+    info!(model = chosen.model.contract.name, backend = chosen.backend.name(), why = chosen.why, "model");
+    let classes = chosen.model.contract.classes.clone();
+    let engine = Engine::new(chosen.model, chosen.backend, chosen.longest, Metrics::shared());
+    let mut images = Images {
+        engine,
+        overlay,
+        classes,
+        mask: Mask::zeros(0, 0),
+        painter: None,
+        painted: Vec::new(),
+    };
+
+    let bar = progress(jobs.len());
+    let mut failed = 0;
+    for (input, output) in &jobs {
+        if let Err(error) = images.segment(input, output) {
+            failed += 1;
+            bar.suspend(|| eprintln!("segd: {error}"));
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    match failed {
+        0 => Ok(()),
+        _ => Err(Error::fatal(format!(
+            "{failed} of {} pictures could not be segmented",
+            jobs.len()
+        ))),
+    }
+}
+
+/// What segments one picture after the other.
+struct Images {
+    engine: Engine,
+    overlay: OverlayOptions,
+    classes: Vec<Class>,
+    mask: Mask,
+    painter: Option<(FrameFormat, Painter)>,
+    painted: Vec<u8>,
+}
+
+impl Images {
+    fn segment(&mut self, input: &Path, output: &Path) -> Result<()> {
+        let picture = read_rgb(input)?;
+        let format = FrameFormat {
+            pixel: PixelFormat::Rgb24,
+            width: picture.width() as usize,
+            height: picture.height() as usize,
+            color: Colorimetry::default(),
+        };
+        let image = ImageRef::packed(format, picture.as_raw())
+            .map_err(|why| Error::fatal(format!("{}: {why}", input.display())))?;
+        self.engine
+            .segment(&image, &mut self.mask)
+            .map_err(|e| Error::fatal(format!("{}: not segmented", input.display())).caused_by(e))?;
+        if self.overlay.mode == Visualize::Labels {
+            return write_index_png(output, &self.mask, &self.classes);
+        }
+        let painter = match &mut self.painter {
+            Some((known, painter)) if *known == format => painter,
+            slot => {
+                let painter = Painter::new(format, &self.classes, self.overlay.clone());
+                &mut slot.insert((format, painter)).1
+            }
+        };
+        let out = painter.output_format();
+        self.painted.resize(out.packed_bytes(), 0);
+        painter.paint(&image, Some(&self.mask), &mut self.painted);
+        write_rgb_png(output, out.width, out.height, &self.painted)
+    }
+}
+
+/// Files stay; a folder becomes the pictures in it, by name.
+fn expand(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for input in inputs {
+        if !input.is_dir() {
+            all.push(input.clone());
+            continue;
+        }
+        let entries = std::fs::read_dir(input)
+            .map_err(|e| Error::usage(format!("{}: can't be listed", input.display())).caused_by(e))?;
+        let mut pictures: Vec<PathBuf> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.is_file() && is_picture(path))
+            .collect();
+        if pictures.is_empty() {
+            return Err(Error::usage(format!("{} holds no picture", input.display())));
+        }
+        pictures.sort();
+        all.extend(pictures);
+    }
+    Ok(all)
+}
+
+/// Which file each picture is written to. Folders are made.
+fn plan(inputs: &[PathBuf], output: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let extension = output.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let trailing_slash = output.as_os_str().as_encoded_bytes().ends_with(b"/");
+    let named_file = !output.is_dir() && !trailing_slash && !extension.is_empty();
+    let jobs: Vec<(PathBuf, PathBuf)> = if let (true, [input]) = (named_file, inputs) {
+        if !extension.eq_ignore_ascii_case("png") {
+            return Err(Error::usage(format!("--output {}: pictures are written as PNG", output.display()))
+                .hint("name a file that ends in .png, or a folder"));
+        }
+        vec![(input.clone(), output.to_path_buf())]
+    } else if named_file && extension.eq_ignore_ascii_case("png") || output.is_file() {
+        return Err(Error::usage(format!(
+            "--output {} is one file, for {} pictures",
+            output.display(),
+            inputs.len()
+        ))
+        .hint("name a folder"));
+    } else {
+        std::fs::create_dir_all(output)
+            .map_err(|e| Error::fatal(format!("{}: can't be made", output.display())).caused_by(e))?;
+        in_folder(inputs, output)
+    };
+    // A picture that is read must not be written over.
+    let read: HashSet<PathBuf> = inputs.iter().filter_map(|i| i.canonicalize().ok()).collect();
+    for (_, to) in &jobs {
+        if to.canonicalize().is_ok_and(|to| read.contains(&to)) {
+            return Err(Error::usage(format!("{} would be written over itself", to.display()))
+                .hint("name another --output"));
+        }
+    }
+    Ok(jobs)
+}
+
+/// `NAME.png` for each; where names collide `NAME-2.png` and so on.
+fn in_folder(inputs: &[PathBuf], folder: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let stem = |path: &PathBuf| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let plain: HashSet<String> = inputs.iter().map(stem).collect();
+    let mut used = HashSet::new();
+    inputs
+        .iter()
+        .map(|input| {
+            let stem = stem(input);
+            let mut name = stem.clone();
+            let mut number = 2;
+            while !used.insert(name.clone()) {
+                name = format!("{stem}-{number}");
+                number += 1;
+                // Another picture may be called so.
+                while plain.contains(&name) {
+                    name = format!("{stem}-{number}");
+                    number += 1;
+                }
+            }
+            (input.clone(), folder.join(format!("{name}.png")))
+        })
+        .collect()
+}
+
+/// A progress bar if standard error is a terminal and there is more than one picture.
+pub(crate) fn progress(total: usize) -> ProgressBar {
+    if total < 2 || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} pictures, {per_sec}, {eta} left");
+    ProgressBar::new(total as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_collide_get_numbers() {
+        let inputs: Vec<PathBuf> =
+            ["a/x.jpg", "b/x.png", "x-2.jpg", "c/x.bmp"].into_iter().map(PathBuf::from).collect();
+        let names: Vec<String> = in_folder(&inputs, Path::new("out"))
+            .into_iter()
+            .map(|(_, to)| to.to_string_lossy().into_owned())
+            .collect();
+        assert_eq!(names, ["out/x.png", "out/x-3.png", "out/x-2.png", "out/x-4.png"]);
+    }
+}
