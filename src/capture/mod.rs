@@ -12,11 +12,25 @@ pub mod uri;
 pub mod options;
 pub mod paced;
 pub mod test_pattern;
+pub mod rgb;
+pub mod images;
 #[cfg(feature = "gstreamer")]
 pub mod gst;
 #[cfg(feature = "gstreamer")]
 pub mod gst_pipeline;
 
+#[cfg(feature = "camera")]
+pub mod camera_mode;
+#[cfg(feature = "camera")]
+pub mod camera_list;
+#[cfg(feature = "camera")]
+pub mod mjpeg;
+#[cfg(feature = "camera")]
+pub mod v4l2;
+
+#[cfg(feature = "camera")]
+pub use camera_list::{CameraInfo, list_cameras};
+pub use images::{RgbPicture, load_rgb};
 pub use options::{CaptureOptions, RtspTransport};
 pub use uri::{SourceSpec, mask_credentials, parse_uri};
 

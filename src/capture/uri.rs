@@ -8,6 +8,7 @@ use crate::clock::SharedClock;
 use crate::error::{Error, Result};
 use crate::frame::PixelFormat;
 
+use super::images::ImagesOpener;
 use super::test_pattern::{TestPattern, TestPatternOpener};
 use super::{CaptureOptions, SourceOpener};
 
@@ -234,7 +235,10 @@ impl SourceSpec {
             }
             #[cfg(not(feature = "gstreamer"))]
             Self::File(_) | Self::Rtsp(_) | Self::Launch(_) => Err(left_out(&self.name(), "gstreamer")),
-            Self::Images(_) => Err(left_out(&self.name(), "images")),
+            Self::Images(path) => Ok(Box::new(ImagesOpener::new(path, options, clock))),
+            #[cfg(feature = "camera")]
+            Self::Camera(path) => Ok(Box::new(super::v4l2::CameraOpener::new(path, options, clock))),
+            #[cfg(not(feature = "camera"))]
             Self::Camera(_) => Err(left_out(&self.name(), "camera")),
         }
     }
