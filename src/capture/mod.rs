@@ -18,6 +18,8 @@ pub mod images;
 pub mod gst;
 #[cfg(feature = "gstreamer")]
 pub mod gst_pipeline;
+#[cfg(feature = "gstreamer")]
+mod gst_stream;
 
 #[cfg(feature = "camera")]
 pub mod camera_mode;
@@ -27,6 +29,10 @@ pub mod camera_list;
 pub mod mjpeg;
 #[cfg(feature = "camera")]
 pub mod v4l2;
+#[cfg(feature = "camera")]
+mod v4l2_error;
+#[cfg(feature = "camera")]
+mod v4l2_unpack;
 
 #[cfg(feature = "camera")]
 pub use camera_list::{CameraInfo, list_cameras};

@@ -9,14 +9,11 @@
 //! and counted; the last picture is taken when several wait and the oldest has grown stale.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
 use tracing::{debug, info, warn};
-use v4l::buffer::{Flags, Metadata, Type};
-use v4l::format::{Colorspace, Quantization};
+use v4l::buffer::{Metadata, Type};
 use v4l::frameinterval::FrameIntervalEnum;
 use v4l::framesize::FrameSizeEnum;
 use v4l::io::mmap::Stream as MmapStream;
@@ -27,33 +24,22 @@ use v4l::{Device, Format, FourCC, Fraction};
 
 use crate::clock::SharedClock;
 use crate::error::{Error, Result};
-use crate::frame::{Colorimetry, Frame, FrameFormat, ImageRef, Matrix, PixelFormat, Plane, Range};
+use crate::frame::{FrameFormat, PixelFormat};
 use crate::pool::FramePool;
 
 use super::camera_list::device_name;
 use super::camera_mode::{Encoding, Interval, Mode, Rates, Sizes, Wanted, choose_mode};
 use super::mjpeg::MjpegDecoder;
+use super::v4l2_error::{EINVAL, ENODEV, camera_error};
+use super::v4l2_unpack::{Decode, Numbering, Unpacker, age_of, colorimetry};
 use super::{Capture, CaptureOptions, FrameSource, SourceCounters, SourceOpener};
 
 /// Buffers of the driver: one is read from, the others fill.
 const BUFFERS: u32 = 4;
 /// A picture older than this gives way to a newer one that waits.
 const STALE_NS: u64 = 100_000_000;
-/// An age that can only mean another clock.
-const ABSURD_NS: u64 = 10_000_000_000;
 /// `POLLIN` of poll(2).
 const POLLIN: i16 = 1;
-
-// errno values, errno(3).
-const EPERM: i32 = 1;
-const ENOENT: i32 = 2;
-const ENXIO: i32 = 6;
-const EACCES: i32 = 13;
-const EBUSY: i32 = 16;
-const ENODEV: i32 = 19;
-const EINVAL: i32 = 22;
-const ENOTTY: i32 = 25;
-const ENOSPC: i32 = 28;
 
 /// Opens a camera.
 #[derive(Debug)]
@@ -86,45 +72,6 @@ impl SourceOpener for CameraOpener {
             self.clock.clone(),
         )?))
     }
-}
-
-/// The error for `error`, which `action` on the camera gave. What may pass by itself is transient.
-fn camera_error(path: &Path, action: &str, error: io::Error) -> Error {
-    let name = path.display();
-    let made = match error.raw_os_error() {
-        Some(ENOENT) => Error::transient(format!("camera {name}: there is no such device"))
-            .hint("plug the camera in; `segd probe` lists the cameras that are there"),
-        Some(ENODEV | ENXIO) => Error::transient(format!("camera {name}: the device is gone"))
-            .hint("it was unplugged or its driver has stopped; it is opened again when it is back"),
-        Some(EBUSY) => Error::transient(format!("camera {name}: another program is using it"))
-            .hint(format!("end that program; `fuser -v {name}` names it")),
-        Some(EACCES | EPERM) if is_new(path) => {
-            // udev sets a new node's permissions a moment after it appears.
-            Error::transient(format!(
-                "camera {name}: permission denied, the device has just appeared"
-            ))
-        }
-        Some(EACCES | EPERM) => Error::fatal(format!("camera {name}: permission denied"))
-            .hint("add the user to group `video`: sudo usermod -aG video $USER, then log in again"),
-        Some(ENOTTY) => Error::usage(format!("camera {name}: not a video device"))
-            .hint("`segd probe` lists the cameras that are there"),
-        Some(ENOSPC) => Error::transient(format!("camera {name}: not enough USB bandwidth"))
-            .hint("use another USB port, a smaller picture or a lower rate"),
-        _ => Error::transient(format!("camera {name}: {action} failed")),
-    };
-    made.caused_by(error)
-}
-
-/// Whether the node was made or changed within the last seconds.
-fn is_new(path: &Path) -> bool {
-    let (Ok(meta), Ok(now)) = (
-        std::fs::metadata(path),
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH),
-    ) else {
-        return false;
-    };
-    let age = now.as_secs() as i64 - meta.ctime();
-    (0..=3).contains(&age)
 }
 
 fn interval(fraction: Fraction) -> Interval {
@@ -227,107 +174,6 @@ fn rates_of(intervals: impl Iterator<Item = FrameIntervalEnum>) -> Rates {
     }
 }
 
-/// How a camera's samples relate to RGB; what the driver leaves open is as the V4L2 documentation says
-/// (<https://docs.kernel.org/userspace-api/media/v4l/colorspaces-defs.html>).
-fn colorimetry(encoding: Encoding, colorspace: Colorspace, quantization: Quantization) -> Colorimetry {
-    if encoding == Encoding::Mjpeg {
-        return Colorimetry {
-            matrix: Matrix::Bt601,
-            range: Range::Full,
-        };
-    }
-    Colorimetry {
-        matrix: match colorspace {
-            Colorspace::Rec709 | Colorspace::DCIP3 | Colorspace::Rec2020 => Matrix::Bt709,
-            _ => Matrix::Bt601,
-        },
-        range: match (quantization, colorspace) {
-            (Quantization::FullRange, _) | (Quantization::Default, Colorspace::JPEG) => Range::Full,
-            _ => Range::Limited,
-        },
-    }
-}
-
-/// Nanoseconds since a picture was taken; 0 if its time can't be compared with `now_ns`.
-fn age_ns(now_ns: i128, taken_ns: i128, monotonic: bool) -> u64 {
-    let age = now_ns - taken_ns;
-    if monotonic && (0..i128::from(ABSURD_NS)).contains(&age) {
-        age as u64
-    } else {
-        0
-    }
-}
-
-/// Numbers pictures from 0 by the driver's 32-bit numbers, which may begin anywhere, wrap, or stand still.
-#[derive(Debug, Default)]
-struct Numbering {
-    last: Option<(u32, u64)>,
-    lost: u64,
-}
-
-impl Numbering {
-    fn next(&mut self, driver: u32) -> u64 {
-        let Some((before, sequence)) = self.last else {
-            self.last = Some((driver, 0));
-            return 0;
-        };
-        let step = match driver.wrapping_sub(before) {
-            // A driver that doesn't count, or began anew.
-            0 => 1,
-            step if step > u32::MAX / 2 => 1,
-            step => u64::from(step),
-        };
-        self.lost += step - 1;
-        self.last = Some((driver, sequence + step));
-        sequence + step
-    }
-}
-
-/// The planes of a raw picture in a driver's buffer, whose rows are `stride` bytes apart.
-fn raw_image(format: FrameFormat, stride: usize, bytes: &[u8]) -> std::result::Result<ImageRef<'_>, String> {
-    let tail = |from: usize| bytes.get(from..).unwrap_or(&[]);
-    match format.pixel {
-        PixelFormat::Yuyv => ImageRef::new(format, &[Plane { data: bytes, stride }]),
-        PixelFormat::Nv12 => ImageRef::new(
-            format,
-            &[
-                Plane { data: bytes, stride },
-                Plane {
-                    data: tail(stride * format.height),
-                    stride,
-                },
-            ],
-        ),
-        PixelFormat::I420 => {
-            let half = stride / 2;
-            let u = stride * format.height;
-            let v = u + half * format.height.div_ceil(2);
-            ImageRef::new(
-                format,
-                &[
-                    Plane { data: bytes, stride },
-                    Plane {
-                        data: tail(u),
-                        stride: half,
-                    },
-                    Plane {
-                        data: tail(v),
-                        stride: half,
-                    },
-                ],
-            )
-        }
-        PixelFormat::Rgb24 => Err("cameras give no RGB".to_owned()),
-    }
-}
-
-/// How a buffer becomes a frame.
-#[derive(Debug)]
-enum Decode {
-    Raw { stride: usize },
-    Mjpeg(MjpegDecoder),
-}
-
 /// An opened camera.
 struct CameraSource {
     path: PathBuf,
@@ -336,62 +182,6 @@ struct CameraSource {
     unpacker: Unpacker,
     /// The picture that showed that the camera works, until it is delivered.
     first: Option<(Vec<u8>, Metadata)>,
-}
-
-/// Turns the driver's buffers into frames.
-struct Unpacker {
-    /// The camera and its mode, for logs.
-    text: String,
-    format: FrameFormat,
-    decode: Decode,
-    numbering: Numbering,
-    corrupt: u64,
-    clock: SharedClock,
-}
-
-impl Unpacker {
-    /// The frame in a buffer; `None`, counted, if it is damaged.
-    fn unpack(&mut self, bytes: &[u8], meta: &Metadata, pool: &FramePool) -> Result<Option<Capture>> {
-        let sequence = self.numbering.next(meta.sequence);
-        let captured_at_ns = self.clock.now_ns().saturating_sub(age_of(meta));
-        let Some(mut data) = super::take_buffer(pool, &self.format)? else {
-            return Ok(Some(Capture::Dropped));
-        };
-        match self.fill(bytes, meta, &mut data) {
-            Ok(()) => Ok(Some(Capture::Frame(Frame {
-                sequence,
-                captured_at_ns,
-                pts_ns: captured_at_ns,
-                format: self.format,
-                data,
-            }))),
-            Err(why) => {
-                self.corrupt += 1;
-                // The first one says what it is; a camera with a bad cable would fill the log.
-                if self.corrupt == 1 {
-                    warn!("{}: a picture was dropped: {why}", self.text);
-                } else {
-                    debug!("{}: a picture was dropped: {why}", self.text);
-                }
-                Ok(None)
-            }
-        }
-    }
-
-    fn fill(&mut self, bytes: &[u8], meta: &Metadata, out: &mut [u8]) -> std::result::Result<(), String> {
-        if meta.flags.contains(Flags::ERROR) {
-            return Err("marked as damaged by the driver".to_owned());
-        }
-        // What follows the bytes used is left from an earlier picture.
-        let bytes = &bytes[..bytes.len().min(meta.bytesused as usize)];
-        match &mut self.decode {
-            Decode::Raw { stride } => {
-                raw_image(self.format, *stride, bytes)?.copy_packed(out);
-                Ok(())
-            }
-            Decode::Mjpeg(decoder) => decoder.decode(bytes, out),
-        }
-    }
 }
 
 /// Stops streaming when dropped, without the panic that the `v4l` crate has for drivers that refuse to.
@@ -587,17 +377,6 @@ fn first_picture(stream: &mut CameraStream, timeout: Duration) -> io::Result<(Ve
     Ok((bytes[..used].to_vec(), *meta))
 }
 
-fn monotonic_now_ns() -> i128 {
-    let now = clock_gettime(ClockId::Monotonic);
-    i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
-}
-
-fn age_of(meta: &Metadata) -> u64 {
-    let taken = i128::from(meta.timestamp.sec) * 1_000_000_000 + i128::from(meta.timestamp.usec) * 1000;
-    let monotonic = meta.flags & Flags::TIMESTAMP_MASK == Flags::TIMESTAMP_MONOTONIC;
-    age_ns(monotonic_now_ns(), taken, monotonic)
-}
-
 impl FrameSource for CameraSource {
     fn format(&self) -> FrameFormat {
         self.unpacker.format
@@ -653,63 +432,6 @@ mod tests {
     use super::*;
     use crate::clock::RealClock;
 
-    fn format(pixel: PixelFormat, width: usize, height: usize) -> FrameFormat {
-        FrameFormat {
-            pixel,
-            width,
-            height,
-            color: Colorimetry::default(),
-        }
-    }
-
-    fn unpacker(format: FrameFormat, decode: Decode) -> Unpacker {
-        Unpacker {
-            text: "camera".into(),
-            format,
-            decode,
-            numbering: Numbering::default(),
-            corrupt: 0,
-            clock: RealClock::shared(),
-        }
-    }
-
-    fn meta(sequence: u32, bytesused: u32, flags: Flags) -> Metadata {
-        Metadata {
-            bytesused,
-            flags,
-            field: 1,
-            timestamp: v4l::timestamp::Timestamp::new(0, 0),
-            sequence,
-        }
-    }
-
-    #[test]
-    fn errors_say_what_to_do() {
-        for (errno, transient, part) in [
-            (ENOENT, true, "no such device; plug"),
-            (ENODEV, true, "gone"),
-            (EBUSY, true, "fuser -v /dev/null"),
-            (EACCES, false, "group `video`"),
-            (ENOTTY, false, "not a video device"),
-            (ENOSPC, true, "USB bandwidth"),
-            (5, true, "reading failed"),
-        ] {
-            // /dev/null has been there for long: no race with udev.
-            let error = camera_error(
-                Path::new("/dev/null"),
-                "reading",
-                io::Error::from_raw_os_error(errno),
-            );
-            let text = error.to_string();
-            assert_eq!(error.is_transient(), transient, "{text}");
-            let (message, hint) = part.split_once("; ").unwrap_or((part, part));
-            assert!(text.contains(message) && text.contains(hint), "{text}");
-        }
-        let fresh = tempfile::NamedTempFile::new().unwrap();
-        let error = camera_error(fresh.path(), "opening", io::Error::from_raw_os_error(EACCES));
-        assert!(error.is_transient(), "{error}");
-    }
-
     #[test]
     fn devices_that_are_no_cameras_are_told_apart() {
         let open = |path: &str| {
@@ -729,117 +451,6 @@ mod tests {
         }
         assert!(open("/dev/null").to_string().contains("not a video device"));
         assert_eq!(open("/dev/a\0b").exit_code(), 2);
-    }
-
-    #[test]
-    fn pictures_are_numbered_over_gaps_wraps_and_counters_that_stand_still() {
-        let number = |driver: &[u32]| {
-            let mut numbering = Numbering::default();
-            let numbers: Vec<u64> = driver.iter().map(|&d| numbering.next(d)).collect();
-            (numbers, numbering.lost)
-        };
-        assert_eq!(number(&[7, 8, 11, 12]), (vec![0, 1, 4, 5], 2));
-        assert_eq!(number(&[u32::MAX, 0, 2]), (vec![0, 1, 3], 1));
-        assert_eq!(number(&[0, 0, 0]), (vec![0, 1, 2], 0));
-        assert_eq!(number(&[500, 0, 1]), (vec![0, 1, 2], 0), "begun anew");
-    }
-
-    #[test]
-    fn ages_come_from_the_monotonic_clock_alone() {
-        assert_eq!(age_ns(5_000, 2_000, true), 3_000);
-        assert_eq!(age_ns(5_000, 2_000, false), 0);
-        assert_eq!(age_ns(5_000, 6_000, true), 0, "from the future");
-        assert_eq!(age_ns(1 << 60, 0, true), 0, "another clock");
-        let now = monotonic_now_ns();
-        let mut taken = meta(0, 0, Flags::TIMESTAMP_MONOTONIC);
-        let micros = (now / 1000 - 50_000) as i64;
-        taken.timestamp = v4l::timestamp::Timestamp::new(micros / 1_000_000, micros % 1_000_000);
-        let age = age_of(&taken);
-        assert!((50_000_000..5_000_000_000).contains(&age), "{age}");
-    }
-
-    #[test]
-    fn row_padding_and_short_buffers() {
-        // 4x2, rows 6 bytes apart: what is in the padding is 99.
-        let nv12 = [1, 2, 3, 4, 99, 99, 5, 6, 7, 8, 99, 99, 20, 30, 21, 31];
-        let mut unpacker = unpacker(format(PixelFormat::Nv12, 4, 2), Decode::Raw { stride: 6 });
-        let mut out = vec![0; 12];
-        unpacker
-            .fill(&nv12, &meta(0, 16, Flags::empty()), &mut out)
-            .unwrap();
-        assert_eq!(out, [1, 2, 3, 4, 5, 6, 7, 8, 20, 30, 21, 31]);
-        assert!(
-            unpacker
-                .fill(&nv12, &meta(0, 15, Flags::empty()), &mut out)
-                .is_err(),
-            "one byte short"
-        );
-        assert!(
-            unpacker
-                .fill(&nv12, &meta(0, 16, Flags::ERROR), &mut out)
-                .is_err()
-        );
-
-        let i420 = [1, 2, 99, 99, 3, 4, 99, 99, 5, 99, 6];
-        let image = raw_image(format(PixelFormat::I420, 2, 2), 4, &i420).unwrap();
-        let mut out = vec![0; 6];
-        image.copy_packed(&mut out);
-        assert_eq!(out, [1, 2, 3, 4, 5, 6]);
-        let yuyv = [1, 2, 3, 4, 99, 99, 5, 6, 7, 8];
-        let image = raw_image(format(PixelFormat::Yuyv, 2, 2), 6, &yuyv).unwrap();
-        let mut out = vec![0; 8];
-        image.copy_packed(&mut out);
-        assert_eq!(out, [1, 2, 3, 4, 5, 6, 7, 8]);
-        assert!(raw_image(format(PixelFormat::Yuyv, 2, 2), 6, &yuyv[..9]).is_err());
-    }
-
-    #[test]
-    fn damaged_pictures_are_dropped_and_counted() {
-        let yuyv = format(PixelFormat::Yuyv, 2, 1);
-        let mut unpacker = unpacker(yuyv, Decode::Raw { stride: 4 });
-        let pool = FramePool::new(1, 4);
-        let bytes = [1, 2, 3, 4];
-        assert!(
-            unpacker
-                .unpack(&bytes, &meta(3, 2, Flags::empty()), &pool)
-                .unwrap()
-                .is_none()
-        );
-        let Some(Capture::Frame(frame)) = unpacker
-            .unpack(&bytes, &meta(5, 4, Flags::empty()), &pool)
-            .unwrap()
-        else {
-            panic!("no frame");
-        };
-        assert_eq!((frame.sequence, &*frame.data), (2, &bytes[..]));
-        let dropped = unpacker
-            .unpack(&bytes, &meta(6, 4, Flags::empty()), &pool)
-            .unwrap();
-        assert!(matches!(dropped, Some(Capture::Dropped)), "the pool is empty");
-        assert_eq!((unpacker.corrupt, unpacker.numbering.lost), (1, 1));
-    }
-
-    #[test]
-    fn what_drivers_leave_open_about_colour() {
-        let color = |e, c, q| {
-            let color = colorimetry(e, c, q);
-            (color.matrix, color.range)
-        };
-        use {Colorspace as C, Encoding as E, Quantization as Q};
-        assert_eq!(color(E::Mjpeg, C::SRGB, Q::Default), (Matrix::Bt601, Range::Full));
-        assert_eq!(
-            color(E::Yuyv, C::SRGB, Q::Default),
-            (Matrix::Bt601, Range::Limited)
-        );
-        assert_eq!(
-            color(E::Nv12, C::Rec709, Q::Default),
-            (Matrix::Bt709, Range::Limited)
-        );
-        assert_eq!(
-            color(E::Nv12, C::Rec709, Q::FullRange),
-            (Matrix::Bt709, Range::Full)
-        );
-        assert_eq!(color(E::Yuyv, C::JPEG, Q::Default), (Matrix::Bt601, Range::Full));
     }
 
     #[test]

@@ -1,0 +1,271 @@
+//! A running pipeline: its samples in a bounded queue, its errors, and how it is started.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, SendTimeoutError, TrySendError, bounded};
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app::AppSinkCallbacks;
+use tracing::debug;
+
+use crate::error::{Error, Result};
+
+use super::gst_pipeline::{self, Built};
+use super::uri::meant;
+use super::{CaptureOptions, SourceSpec};
+
+/// Samples between GStreamer's thread and the reader.
+const QUEUED: usize = 2;
+/// How often the bus is looked at while nothing comes.
+pub(super) const BUS_POLL: Duration = Duration::from_millis(20);
+
+/// What GStreamer's thread hands over.
+pub(super) enum Item {
+    /// A picture, and how many came before it.
+    Sample(u64, gst::Sample),
+    End,
+}
+
+/// Shared with the appsink's callbacks.
+#[derive(Debug, Default)]
+pub(super) struct Handover {
+    /// Whether the oldest sample makes room when the queue is full.
+    live: AtomicBool,
+    closing: AtomicBool,
+    pub arrived: AtomicU64,
+}
+
+/// A running pipeline; stopped when dropped.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub built: Built,
+    pub items: Receiver<Item>,
+    pub handover: Arc<Handover>,
+    pub live: bool,
+    missing: Option<String>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.handover.closing.store(true, Ordering::Release);
+        let _ = self.built.pipeline.set_state(gst::State::Null);
+    }
+}
+
+impl Stream {
+    /// Starts a pipeline.
+    fn start(built: Built, live: bool) -> Result<Self, String> {
+        let (tx, items) = bounded(QUEUED);
+        let handover = Arc::new(Handover::default());
+        handover.live.store(live, Ordering::Release);
+        let (shared, evict) = (handover.clone(), items.clone());
+        let hand_over = move |mut item| {
+            loop {
+                if shared.closing.load(Ordering::Acquire) {
+                    return false;
+                }
+                item = if shared.live.load(Ordering::Acquire) {
+                    match tx.try_send(item) {
+                        Ok(()) => return true,
+                        Err(TrySendError::Disconnected(_)) => return false,
+                        Err(TrySendError::Full(back)) => {
+                            let _ = evict.try_recv();
+                            back
+                        }
+                    }
+                } else {
+                    // Short, because `closing` and `live` may change meanwhile.
+                    match tx.send_timeout(item, BUS_POLL) {
+                        Ok(()) => return true,
+                        Err(SendTimeoutError::Disconnected(_)) => return false,
+                        Err(SendTimeoutError::Timeout(back)) => back,
+                    }
+                };
+            }
+        };
+        let at_end = hand_over.clone();
+        let shared = handover.clone();
+        built.appsink.set_callbacks(
+            AppSinkCallbacks::builder()
+                .new_sample(move |sink| {
+                    let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
+                    let number = shared.arrived.fetch_add(1, Ordering::Relaxed);
+                    if hand_over(Item::Sample(number, sample)) {
+                        Ok(gst::FlowSuccess::Ok)
+                    } else {
+                        Err(gst::FlowError::Flushing)
+                    }
+                })
+                .eos(move |_| {
+                    at_end(Item::End);
+                })
+                .build(),
+        );
+        let mut stream = Self {
+            built,
+            items,
+            handover,
+            live,
+            missing: None,
+        };
+        match stream.built.pipeline.set_state(gst::State::Playing) {
+            Ok(_) => Ok(stream),
+            Err(_) => Err(stream
+                .poll_bus()
+                .unwrap_or_else(|| "the pipeline doesn't start".to_owned())),
+        }
+    }
+
+    /// Takes the messages that wait; the first error's text.
+    pub fn poll_bus(&mut self) -> Option<String> {
+        let bus = self.built.pipeline.bus()?;
+        while let Some(message) = bus.pop() {
+            match message.view() {
+                gst::MessageView::Error(error) => return Some(gst_pipeline::error_text(error)),
+                gst::MessageView::Warning(warning) => {
+                    debug!("{}", super::mask_credentials(&warning.error().to_string()));
+                }
+                gst::MessageView::Element(element) => {
+                    self.missing = gst_pipeline::missing_plugin(element).or(self.missing.take());
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+
+    pub fn set_live(&mut self) {
+        self.live = true;
+        self.handover.live.store(true, Ordering::Release);
+    }
+
+    /// Whether the pipeline has a live source, which a launch line only tells once it runs. A sink that
+    /// does not synchronise says no for itself: what stands before it is asked.
+    pub fn runs_live(&self) -> bool {
+        let mut query = gst::query::Latency::new();
+        self.built
+            .appsink
+            .static_pad("sink")
+            .is_some_and(|pad| pad.peer_query(&mut query) && query.result().0)
+    }
+}
+
+/// Starts the pipeline of `spec` and waits for its first picture.
+pub(super) fn start(
+    spec: &SourceSpec,
+    name: &str,
+    options: &CaptureOptions,
+) -> Result<(Stream, (u64, gst::Sample))> {
+    let network = matches!(spec, SourceSpec::Rtsp(_));
+    let built = match spec {
+        SourceSpec::File(path) => gst_pipeline::from_uri(&file_uri(path)?, options)?,
+        SourceSpec::Rtsp(uri) => gst_pipeline::from_uri(uri, options)?,
+        SourceSpec::Launch(line) => gst_pipeline::from_launch(line, options)?,
+        SourceSpec::Camera(_) | SourceSpec::Images(_) | SourceSpec::Test(_) => {
+            return Err(Error::fatal(format!("{name} is not read through GStreamer")));
+        }
+    };
+    let mut stream = Stream::start(built, network).map_err(|e| open_error(spec, name, &e, None))?;
+    let deadline = Instant::now() + options.open_timeout();
+    loop {
+        match stream.items.recv_timeout(BUS_POLL) {
+            Ok(Item::Sample(number, sample)) => return Ok((stream, (number, sample))),
+            Ok(Item::End) => {
+                let why = stream
+                    .poll_bus()
+                    .unwrap_or_else(|| "it ended before the first frame".to_owned());
+                return Err(open_error(spec, name, &why, stream.missing.as_deref()));
+            }
+            Err(_) => {
+                let why = stream.poll_bus();
+                // Streams that nothing takes end in an error about links, which says less.
+                let why = if stream.built.no_video.load(Ordering::Acquire) {
+                    Some("it has no video stream".to_owned())
+                } else {
+                    why
+                };
+                if let Some(why) = why {
+                    return Err(open_error(spec, name, &why, stream.missing.as_deref()));
+                }
+            }
+        }
+        if Instant::now() >= deadline {
+            let why = format!("no frame within {} s", options.open_timeout_ms as f64 / 1000.0);
+            return Err(open_error(spec, name, &why, stream.missing.as_deref()));
+        }
+    }
+}
+
+/// The error of a source that did not open.
+fn open_error(spec: &SourceSpec, name: &str, why: &str, missing: Option<&str>) -> Error {
+    if let Some(missing) = missing {
+        return Error::fatal(format!("{name}: GStreamer has no {missing}")).hint(
+            "install the plugin that has it (Debian: gstreamer1.0-libav, gstreamer1.0-plugins-good, -bad or -ugly)",
+        );
+    }
+    match spec {
+        SourceSpec::Rtsp(_) => {
+            let error = Error::transient(format!("{name}: {why}"));
+            if why.contains("Unauthorized") || why.contains("401") {
+                error.hint("check the user name and the password: rtsp://user:password@host/path")
+            } else {
+                error.hint("check that the device is on and the address is right")
+            }
+        }
+        SourceSpec::Launch(_) if why.contains("not-negotiated") => Error::usage(format!("{name}: {why}"))
+            .hint("put \"! videoconvert\" before the appsink: segd takes I420, NV12 or YUY2"),
+        SourceSpec::Launch(_) => {
+            Error::transient(format!("{name}: {why}")).hint("try the line with gst-launch-1.0")
+        }
+        _ => Error::usage(format!("{name}: not a video that can be played: {why}")),
+    }
+}
+
+/// The `file://` address of a path.
+///
+/// # Errors
+/// Usage, if there is no such file, with the name that was probably meant.
+fn file_uri(path: &Path) -> Result<String> {
+    let meta = std::fs::metadata(path).map_err(|e| {
+        let error = Error::usage(format!("{}: can't be read", path.display())).caused_by(e);
+        match neighbour(path) {
+            Some(name) => error.hint(format!(
+                "did you mean {:?}?",
+                path.with_file_name(name).display().to_string()
+            )),
+            None => error,
+        }
+    })?;
+    if meta.is_file() && meta.len() == 0 {
+        return Err(Error::usage(format!("{}: the file is empty", path.display())));
+    }
+    // Opening tells what the permissions allow, in the system's own words.
+    std::fs::File::open(path)
+        .map_err(|e| Error::usage(format!("{}: can't be read", path.display())).caused_by(e))?;
+    let absolute = std::path::absolute(path)
+        .map_err(|e| Error::usage(format!("{}: can't be made absolute", path.display())).caused_by(e))?;
+    gst_pipeline::init()?;
+    gst::glib::filename_to_uri(&absolute, None)
+        .map(Into::into)
+        .map_err(|e| Error::usage(format!("{}: no usable file name", path.display())).caused_by(e))
+}
+
+/// A file beside `path` whose name is nearly the same.
+fn neighbour(path: &Path) -> Option<String> {
+    let wanted = path.file_name()?.to_str()?;
+    let folder = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let names: Vec<String> = std::fs::read_dir(folder)
+        .ok()?
+        .flatten()
+        .take(10_000)
+        .filter_map(|e| e.file_name().into_string().ok())
+        .collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    meant(wanted, &names).map(str::to_owned)
+}
