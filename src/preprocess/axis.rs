@@ -3,14 +3,13 @@
 /// Largest box that is averaged; pictures more than this many times larger than the input alias.
 const MAX_BOX: usize = 64;
 
-/// One output sample: `first * (256 - weight) + second * weight`, over boxes of [`Axis::boxed`] samples.
+/// One output sample: `(256 - weight)` times box `first` and `weight` times the next, of [`Axis::boxed`] samples
+/// each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tap {
     /// Index of the first box.
     pub first: u32,
-    /// Index of the second box; equal to `first` at the last one.
-    pub second: u32,
-    /// 0 to 255.
+    /// 0 to 255; 0 at the last box, which has no next.
     pub weight: u32,
 }
 
@@ -41,10 +40,8 @@ impl Axis {
                 // Position in boxes, in 256ths, rounded: (i + 0.5) * pixels / period - 0.5.
                 let at = ((2 * i + 1) * pixels * 256 + period) / (2 * period);
                 let at = at.saturating_sub(128).min((boxes - 1) * 256);
-                let first = at / 256;
                 Tap {
-                    first: first as u32,
-                    second: (first + 1).min(boxes - 1) as u32,
+                    first: (at / 256) as u32,
                     weight: (at % 256) as u32,
                 }
             })
@@ -56,55 +53,35 @@ impl Axis {
     pub fn boxes(&self) -> usize {
         self.samples.div_ceil(self.boxed)
     }
-
-    /// The same output as seen in a row whose samples lie `step` elements apart from `offset` on.
-    pub fn taps_in_row(&self, step: usize, offset: usize) -> Vec<Tap> {
-        let place = |i: u32| i * step as u32 + offset as u32;
-        self.taps
-            .iter()
-            .map(|t| Tap {
-                first: place(t.first),
-                second: place(t.second),
-                weight: t.weight,
-            })
-            .collect()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn tap(first: u32, second: u32, weight: u32) -> Tap {
-        Tap {
-            first,
-            second,
-            weight,
-        }
+    fn tap(first: u32, weight: u32) -> Tap {
+        Tap { first, weight }
     }
 
     #[test]
     fn equal_sizes_take_each_sample() {
         let axis = Axis::new(3, 1, 3);
         assert_eq!(axis.boxed, 1);
-        assert_eq!(axis.taps, [tap(0, 1, 0), tap(1, 2, 0), tap(2, 2, 0)]);
+        assert_eq!(axis.taps, [tap(0, 0), tap(1, 0), tap(2, 0)]);
     }
 
     #[test]
     fn doubling_lies_at_quarters_and_clamps() {
         let axis = Axis::new(2, 1, 4);
         // -0.25 (clamped), 0.25, 0.75, 1.25 (clamped)
-        assert_eq!(
-            axis.taps,
-            [tap(0, 1, 0), tap(0, 1, 64), tap(0, 1, 192), tap(1, 1, 0)]
-        );
+        assert_eq!(axis.taps, [tap(0, 0), tap(0, 64), tap(0, 192), tap(1, 0)]);
     }
 
     #[test]
     fn halving_averages_boxes() {
         let axis = Axis::new(8, 1, 4);
         assert_eq!(axis.boxed, 2);
-        assert_eq!(axis.taps[1], tap(1, 2, 0));
+        assert_eq!(axis.taps[1], tap(1, 0));
         let axis = Axis::new(1280, 1, 384);
         assert_eq!((axis.boxed, axis.boxes()), (3, 427));
     }
@@ -114,12 +91,9 @@ mod tests {
         // 4 pixels to 4: chroma samples lie at pixels 0.5 and 2.5.
         let axis = Axis::new(4, 2, 4);
         assert_eq!(axis.samples, 2);
-        assert_eq!(
-            axis.taps,
-            [tap(0, 1, 0), tap(0, 1, 64), tap(0, 1, 192), tap(1, 1, 0)]
-        );
+        assert_eq!(axis.taps, [tap(0, 0), tap(0, 64), tap(0, 192), tap(1, 0)]);
         // An odd width keeps the scale of its pixels: the last sample lies at pixel 4.5 of 5.
         let axis = Axis::new(5, 2, 5);
-        assert_eq!(axis.taps[4], tap(1, 2, 192));
+        assert_eq!(axis.taps[4], tap(1, 192));
     }
 }

@@ -43,17 +43,17 @@ impl YuvToRgb {
         }
     }
 
-    /// One pixel: samples with [`SAMPLE_BITS`] fraction bits to R, G, B in 0..=255.
+    /// One pixel: samples with [`SAMPLE_BITS`] fraction bits to R, G, B.
     #[inline(always)]
-    pub fn pixel(&self, y: i16, u: i16, v: i16) -> [i32; 3] {
-        // Products of 16-bit factors: 8 at a time on every target.
+    pub fn pixel(&self, y: i16, u: i16, v: i16) -> [u8; 3] {
+        // Products of 16-bit factors and 16-bit limits: 8 at a time on every target.
         let mul = |a: i16, b: i16| i32::from(a) * i32::from(b);
         let (u, v) = (u - (128 << SAMPLE_BITS), v - (128 << SAMPLE_BITS));
         let luma = mul(y - self.black, self.y) + HALF;
         let r = luma + mul(v, self.r_v);
         let g = luma - mul(u, self.g_u) - mul(v, self.g_v);
         let b = luma + mul(u, self.b_u);
-        [r, g, b].map(|c| (c >> SHIFT).clamp(0, 255))
+        [r, g, b].map(|c| ((c >> SHIFT) as i16).clamp(0, 255) as u8)
     }
 }
 
@@ -61,7 +61,7 @@ impl YuvToRgb {
 mod tests {
     use super::*;
 
-    fn rgb(matrix: Matrix, range: Range, y: i16, u: i16, v: i16) -> [i32; 3] {
+    fn rgb(matrix: Matrix, range: Range, y: i16, u: i16, v: i16) -> [u8; 3] {
         let s = |x: i16| x << SAMPLE_BITS;
         YuvToRgb::new(Colorimetry { matrix, range }).pixel(s(y), s(u), s(v))
     }

@@ -13,6 +13,7 @@
 
 mod axis;
 mod color;
+mod resample;
 #[cfg(test)]
 mod tests;
 
@@ -20,8 +21,9 @@ use crate::frame::{FrameFormat, ImageRef, PixelFormat};
 use crate::infer::{InputSize, Placement, TensorData};
 use crate::model::contract::{ColorOrder, Input, InputType, Layout, Resize};
 
-use axis::{Axis, Tap};
+use axis::Axis;
 use color::{SAMPLE_BITS, YuvToRgb};
+use resample::{Band, Channel, PlanePass};
 
 /// Turns pictures of one format into the network's input; all tables and rows are made once.
 #[derive(Debug)]
@@ -31,7 +33,10 @@ pub struct Preprocessor {
     size: InputSize,
     placement: Placement,
     planes: Vec<PlanePass>,
-    channels: Vec<Channel>,
+    /// Y, U, V or R, G, B: the plane of each, and how its samples are resampled.
+    channels: [(usize, Channel); 3],
+    /// U and V of the samples of one row, in the halves of each element.
+    chroma: Vec<u64>,
     /// `None` for RGB pictures.
     yuv: Option<YuvToRgb>,
     /// Y, U, V of one output row with [`SAMPLE_BITS`] fraction bits, or R, G, B without.
@@ -49,35 +54,34 @@ impl Preprocessor {
         let rows = |step: usize| Axis::new(h, step, out_h);
         let plane =
             |index: usize, rows: Axis| PlanePass::new(rows, format.pixel.plane_size(index, w, h).row_bytes);
-        let luma = Axis::new(w, 1, out_w);
-        let chroma = Axis::new(w, 2, out_w);
-        // Plane, axis, and in a row the elements from sample to sample and before the first.
+        // Across: pixels a sample. In a row: elements from sample to sample, and before the first.
         let (planes, channels) = match format.pixel {
             PixelFormat::I420 => (
                 vec![plane(0, rows(1)), plane(1, rows(2)), plane(2, rows(2))],
-                [(0, &luma, 1, 0), (1, &chroma, 1, 0), (2, &chroma, 1, 0)],
+                [(0, 1, 1, 0), (1, 2, 1, 0), (2, 2, 1, 0)],
             ),
             PixelFormat::Nv12 => (
                 vec![plane(0, rows(1)), plane(1, rows(2))],
-                [(0, &luma, 1, 0), (1, &chroma, 2, 0), (1, &chroma, 2, 1)],
+                [(0, 1, 1, 0), (1, 2, 2, 0), (1, 2, 2, 1)],
             ),
             PixelFormat::Yuyv => (
                 vec![plane(0, rows(1))],
-                [(0, &luma, 2, 0), (0, &chroma, 4, 1), (0, &chroma, 4, 3)],
+                [(0, 1, 2, 0), (0, 2, 4, 1), (0, 2, 4, 3)],
             ),
             PixelFormat::Rgb24 => (
                 vec![plane(0, rows(1))],
-                [(0, &luma, 3, 0), (0, &luma, 3, 1), (0, &luma, 3, 2)],
+                [(0, 1, 3, 0), (0, 1, 3, 1), (0, 1, 3, 2)],
             ),
         };
         let yuv = (format.pixel != PixelFormat::Rgb24).then(|| YuvToRgb::new(format.color));
         let fraction = if yuv.is_some() { SAMPLE_BITS } else { 0 };
-        let channels = channels
-            .into_iter()
-            .map(|(plane, axis, step, offset)| {
-                Channel::new(plane, axis, step, offset, planes[plane].rows.boxed, fraction)
-            })
-            .collect();
+        let channels = channels.map(|(index, across, step, offset)| {
+            let axis = Axis::new(w, across, out_w);
+            (
+                index,
+                Channel::new(axis, step, offset, planes[index].boxed(), fraction),
+            )
+        });
         Self {
             input: input.clone(),
             format,
@@ -85,6 +89,7 @@ impl Preprocessor {
             placement,
             planes,
             channels,
+            chroma: vec![0; w.div_ceil(2) + 1],
             yuv,
             samples: std::array::from_fn(|_| vec![0; out_w]),
             rgb: std::array::from_fn(|_| vec![0; out_w]),
@@ -183,10 +188,21 @@ impl Preprocessor {
         for (index, plane) in self.planes.iter_mut().enumerate() {
             plane.blend(image.plane(index), row);
         }
-        for (channel, samples) in self.channels.iter_mut().zip(&mut self.samples) {
-            match &self.planes[channel.plane].band {
-                Band::Narrow(row) => channel.resample_narrow(row, samples),
-                Band::Wide(row) => channel.resample_boxes(row, samples),
+        let [luma, u, v] = &mut self.samples;
+        let [
+            (luma_plane, luma_channel),
+            (u_plane, u_channel),
+            (v_plane, v_channel),
+        ] = &mut self.channels;
+        luma_channel.resample(self.planes[*luma_plane].band(), luma);
+        match (self.planes[*u_plane].band(), self.planes[*v_plane].band()) {
+            (Band::Narrow(from_u), Band::Narrow(from_v)) if self.yuv.is_some() && u_channel.is_unboxed() => {
+                pair_chroma(self.format.pixel, from_u, from_v, &mut self.chroma);
+                u_channel.resample_pairs(&self.chroma, u, v);
+            }
+            (from_u, from_v) => {
+                u_channel.resample(from_u, u);
+                v_channel.resample(from_v, v);
             }
         }
         let [a, b, c] = &self.samples;
@@ -194,10 +210,7 @@ impl Preprocessor {
         if let Some(yuv) = &self.yuv {
             let out = red.iter_mut().zip(green).zip(blue);
             for ((((r, g), b_out), (&y, &u)), &v) in out.zip(a.iter().zip(b)).zip(c) {
-                let rgb = yuv.pixel(y, u, v);
-                *r = rgb[0] as u8;
-                *g = rgb[1] as u8;
-                *b_out = rgb[2] as u8;
+                [*r, *g, *b_out] = yuv.pixel(y, u, v);
             }
         } else {
             for (out, from) in [red, green, blue].into_iter().zip([a, b, c]) {
@@ -247,175 +260,28 @@ fn pad_around<T>(
     }
 }
 
-/// One blended row of a plane, scaled by 256 times the rows of a box.
-#[derive(Debug)]
-enum Band {
-    /// Boxes of one row.
-    Narrow(Vec<u16>),
-    /// Larger boxes.
-    Wide(Vec<u32>),
-}
-
-/// The vertical half of the resampling of one plane.
-#[derive(Debug)]
-struct PlanePass {
-    rows: Axis,
-    row_bytes: usize,
-    band: Band,
-    /// The two newest sums of a box of rows, and which boxes they are.
-    sums: [(Option<u32>, Vec<u16>); 2],
-}
-
-impl PlanePass {
-    fn new(rows: Axis, row_bytes: usize) -> Self {
-        let (band, sums) = if rows.boxed == 1 {
-            (Band::Narrow(vec![0; row_bytes]), 0)
-        } else {
-            (Band::Wide(vec![0; row_bytes]), row_bytes)
-        };
-        Self {
-            rows,
-            row_bytes,
-            band,
-            sums: [(None, vec![0; sums]), (None, vec![0; sums])],
-        }
-    }
-
-    /// Drops what is remembered of the last picture.
-    fn forget(&mut self) {
-        for (which, _) in &mut self.sums {
-            *which = None;
-        }
-    }
-
-    /// Blends the rows that make output row `row` into `self.band`.
-    fn blend(&mut self, plane: crate::frame::Plane<'_>, row: usize) {
-        let tap = self.rows.taps[row];
-        match &mut self.band {
-            Band::Narrow(band) => {
-                let first = plane.row(tap.first as usize, self.row_bytes);
-                let second = plane.row(tap.second as usize, self.row_bytes);
-                let weight = tap.weight as u16;
-                for ((o, &a), &b) in band.iter_mut().zip(first).zip(second) {
-                    *o = u16::from(a) * (256 - weight) + u16::from(b) * weight;
-                }
-            }
-            Band::Wide(band) => {
-                for (slot, other, which) in [(0, 1, tap.first), (1, 0, tap.second)] {
-                    if self.sums[slot].0 == Some(which) {
-                        continue;
-                    }
-                    if self.sums[other].0 == Some(which) && slot == 0 {
-                        self.sums.swap(0, 1);
-                        continue;
-                    }
-                    let (held, sum) = &mut self.sums[slot];
-                    *held = Some(which);
-                    sum_rows(plane, &self.rows, which as usize, sum);
-                }
-                let [(_, first), (_, second)] = &self.sums;
-                for ((o, &a), &b) in band.iter_mut().zip(first).zip(second) {
-                    *o = u32::from(a) * (256 - tap.weight) + u32::from(b) * tap.weight;
-                }
+/// U and V side by side. `from_u` and `from_v` are the bands of their planes, the same one where they share it;
+/// the last element of `pairs` is left as it is.
+fn pair_chroma(pixel: PixelFormat, from_u: &[u16], from_v: &[u16], pairs: &mut [u64]) {
+    let pair = |u: u16, v: u16| u64::from(u) | u64::from(v) << 32;
+    let samples = pairs.len() - 1;
+    let pairs = pairs[..samples].iter_mut();
+    match pixel {
+        PixelFormat::Nv12 => {
+            for (o, &[u, v]) in pairs.zip(from_u.as_chunks::<2>().0) {
+                *o = pair(u, v);
             }
         }
-    }
-}
-
-/// The sum of box `index` of rows; at most 64 * 255 each.
-fn sum_rows(plane: crate::frame::Plane<'_>, rows: &Axis, index: usize, sum: &mut [u16]) {
-    sum.fill(0);
-    for y in index * rows.boxed..(index + 1) * rows.boxed {
-        let row = plane.row(y.min(rows.samples - 1), sum.len());
-        for (s, &v) in sum.iter_mut().zip(row) {
-            *s += u16::from(v);
-        }
-    }
-}
-
-/// The horizontal half of the resampling of one channel.
-#[derive(Debug)]
-struct Channel {
-    plane: usize,
-    /// Indices into the band, or into `boxes` if that isn't empty.
-    taps: Vec<Tap>,
-    axis_boxed: usize,
-    samples: usize,
-    step: usize,
-    offset: usize,
-    /// Sums of boxes of samples of a row; empty where a box is one sample.
-    boxes: Vec<u32>,
-    /// Right shift that leaves the wanted fraction, for boxes of one sample.
-    shift: u32,
-    /// What sums are divided by, and its reciprocal in 2^-64.
-    divisor: u64,
-    reciprocal: u64,
-}
-
-impl Channel {
-    fn new(plane: usize, axis: &Axis, step: usize, offset: usize, boxed_rows: usize, fraction: u32) -> Self {
-        let boxes = if axis.boxed == 1 { 0 } else { axis.boxes() };
-        let taps = if boxes == 0 {
-            axis.taps_in_row(step, offset)
-        } else {
-            axis.taps.clone()
-        };
-        let shift = 16 - fraction;
-        let divisor = (boxed_rows * axis.boxed) as u64 * (1 << shift);
-        Self {
-            plane,
-            taps,
-            axis_boxed: axis.boxed,
-            samples: axis.samples,
-            step,
-            offset,
-            boxes: vec![0; boxes],
-            shift,
-            divisor,
-            // Exact: sums stay below 2^36, divisors below 2^29, so sum * (reciprocal * divisor - 2^64) < 2^64.
-            reciprocal: u64::MAX / divisor + 1,
-        }
-    }
-
-    /// From a row of boxes of one row.
-    fn resample_narrow(&mut self, row: &[u16], out: &mut [i16]) {
-        if !self.boxes.is_empty() {
-            return self.resample_boxes(row, out);
-        }
-        let (shift, half) = (self.shift, 1 << (self.shift - 1));
-        for (o, tap) in out.iter_mut().zip(&self.taps) {
-            let first = u32::from(row[tap.first as usize]);
-            let second = u32::from(row[tap.second as usize]);
-            *o = ((first * (256 - tap.weight) + second * tap.weight + half) >> shift) as i16;
-        }
-    }
-
-    /// From a row of boxes of any size.
-    fn resample_boxes<T: Copy + Into<u32>>(&mut self, row: &[T], out: &mut [i16]) {
-        let (half, reciprocal) = (self.divisor / 2, u128::from(self.reciprocal));
-        let divide = |sum: u64| (u128::from(sum + half) * reciprocal >> 64) as i16;
-        let blend = |first: u32, second: u32, weight: u32| {
-            u64::from(first) * u64::from(256 - weight) + u64::from(second) * u64::from(weight)
-        };
-        if self.boxes.is_empty() {
-            for (o, tap) in out.iter_mut().zip(&self.taps) {
-                let (first, second) = (row[tap.first as usize].into(), row[tap.second as usize].into());
-                *o = divide(blend(first, second, tap.weight));
+        PixelFormat::Yuyv => {
+            for (o, &[_, u, _, v]) in pairs.zip(from_u.as_chunks::<4>().0) {
+                *o = pair(u, v);
             }
-            return;
         }
-        for (j, sum) in self.boxes.iter_mut().enumerate() {
-            let first = j * self.axis_boxed;
-            let last = (first + self.axis_boxed).min(self.samples);
-            let from = first * self.step + self.offset;
-            let to = (last - 1) * self.step + self.offset;
-            *sum = row[from..=to].iter().step_by(self.step).map(|&v| v.into()).sum();
-            let missing = (first + self.axis_boxed - last) as u32;
-            *sum += missing * row[to].into();
-        }
-        for (o, tap) in out.iter_mut().zip(&self.taps) {
-            let (first, second) = (self.boxes[tap.first as usize], self.boxes[tap.second as usize]);
-            *o = divide(blend(first, second, tap.weight));
+        // RGB has no chroma and does not come here.
+        PixelFormat::I420 | PixelFormat::Rgb24 => {
+            for ((o, &u), &v) in pairs.zip(from_u).zip(from_v) {
+                *o = pair(u, v);
+            }
         }
     }
 }

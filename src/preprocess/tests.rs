@@ -111,7 +111,7 @@ fn slow_pixel(image: &ImageRef<'_>, width: usize, height: usize, x: usize, y: us
     };
     let [a, b, c] = [channel(0), channel(1), channel(2)];
     if yuv {
-        YuvToRgb::new(f.color).pixel(a, b, c).map(|v| v as u8)
+        YuvToRgb::new(f.color).pixel(a, b, c)
     } else {
         [a as u8, b as u8, c as u8]
     }
