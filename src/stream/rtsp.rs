@@ -256,7 +256,8 @@ impl FrameSink for RtspSink {
         let Some(now) = appsrc.current_running_time() else {
             return Ok(());
         };
-        if appsrc.current_level_buffers() >= QUEUED_FRAMES {
+        // While the first client still sets up its session, frames wait for it and drop: nobody misses them.
+        if appsrc.current_level_buffers() >= QUEUED_FRAMES && self.clients() > 0 {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
         let buffer = self.layout.buffer(frame.data, now)?;
