@@ -151,6 +151,7 @@ impl Postprocessor {
 
 /// Finite logits: NaN and -inf become the lowest.
 #[inline(always)]
+#[expect(clippy::manual_clamp, reason = "clamp keeps NaN")]
 fn finite(logit: f32) -> f32 {
     logit.max(f32::MIN).min(f32::MAX)
 }

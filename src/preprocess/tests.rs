@@ -132,9 +132,9 @@ fn slow(input: &Input, image: &ImageRef<'_>, size: InputSize) -> Vec<f32> {
                     pixel.reverse();
                 }
             }
-            for c in 0..3 {
+            for (c, value) in pixel.into_iter().enumerate() {
                 let (mean, std) = (f64::from(input.mean[c]), f64::from(input.std[c]));
-                let value = f32::from(pixel[c]) * (1.0 / std) as f32 + (-mean / std) as f32;
+                let value = f32::from(value) * (1.0 / std) as f32 + (-mean / std) as f32;
                 let at = match input.layout {
                     Layout::Nchw => (c * height + y) * width + x,
                     Layout::Nhwc => (y * width + x) * 3 + c,
