@@ -3,6 +3,8 @@
 //! Each network samples the picture at every second pixel and gives class scores that are a fixed linear
 //! function of the three channels, so a test can compute the right answer itself.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use std::path::Path;
 
 use prost::Message;
@@ -46,8 +48,8 @@ pub struct Tiny {
     pub unknown_operator: bool,
     /// Backends that the contract lists.
     pub backends: Vec<&'static str>,
-    /// Added to each class's score.
-    pub bias: f32,
+    /// Class `i` has the score that class `i + shift` would have: another network with the same contract.
+    pub shift: usize,
 }
 
 impl Default for Tiny {
@@ -64,7 +66,7 @@ impl Default for Tiny {
             opset: 17,
             unknown_operator: false,
             backends: vec!["tract", "ort"],
-            bias: 0.0,
+            shift: 0,
         }
     }
 }
@@ -76,10 +78,20 @@ pub fn weight(class: usize, channel: usize) -> f32 {
     angle.sin()
 }
 
+/// What class `class`'s score has beside its channels.
+pub fn bias(class: usize) -> f32 {
+    0.1 * (class % 4) as f32
+}
+
 impl Tiny {
     /// The score of `class` for a cell whose pixel has these channels.
     pub fn score(&self, class: usize, pixel: [f32; 3]) -> f32 {
-        (0..3).map(|k| weight(class, k) * pixel[k]).sum::<f32>() + 0.1 * class as f32 + self.bias
+        let shifted = self.shifted(class);
+        (0..3).map(|k| weight(shifted, k) * pixel[k]).sum::<f32>() + bias(shifted)
+    }
+
+    fn shifted(&self, class: usize) -> usize {
+        (class + self.shift) % self.classes
     }
 
     /// The class with the largest score.
@@ -91,6 +103,29 @@ impl Tiny {
             }
         }
         best as u8
+    }
+
+    /// Two colours with different winners, both by a clear margin.
+    pub fn two_colors(&self) -> [[u8; 3]; 2] {
+        let clear = |color: &[u8; 3]| {
+            let pixel = color.map(|v| f32::from(v) / 255.0);
+            let mut scores: Vec<f32> = (0..self.classes).map(|c| self.score(c, pixel)).collect();
+            scores.sort_by(f32::total_cmp);
+            scores[self.classes - 1] - scores[self.classes - 2] > 0.05
+        };
+        let levels = [10u8, 90, 170, 250];
+        let colors = levels
+            .into_iter()
+            .flat_map(|r| levels.into_iter().flat_map(move |g| levels.map(|b| [r, g, b])));
+        let colors: Vec<[u8; 3]> = colors.filter(clear).collect();
+        let first = colors[0];
+        let second = colors.iter().find(|c| self.label(**c) != self.label(first)).unwrap();
+        [first, *second]
+    }
+
+    /// The label of a pixel of this colour.
+    pub fn label(&self, color: [u8; 3]) -> u8 {
+        self.winner(color.map(|v| f32::from(v) / 255.0))
     }
 
     /// The ONNX file.
@@ -184,9 +219,9 @@ impl Tiny {
             outputs.insert(0, value(&conv, DataType::Float, None));
         }
         let weights: Vec<f32> = (0..self.classes)
-            .flat_map(|c| (0..3).map(move |k| weight(c, k)))
+            .flat_map(|c| (0..3).map(move |k| weight(self.shifted(c), k)))
             .collect();
-        let bias: Vec<f32> = (0..self.classes).map(|c| 0.1 * c as f32 + self.bias).collect();
+        let bias: Vec<f32> = (0..self.classes).map(|c| bias(self.shifted(c))).collect();
         ModelProto {
             ir_version: 8,
             producer_name: "segd tests".into(),
