@@ -439,3 +439,44 @@ mod ort {
         check_answer(&tiny, SIZE, &seen, &output, "ort");
     }
 }
+
+/// The default model: both backends label the same picture alike with the fp32 file, pixel by pixel.
+#[cfg(all(feature = "ort", feature = "embed-model"))]
+#[test]
+fn the_default_model_gives_the_same_labels_on_both_backends() {
+    use segd::frame::{Colorimetry, FrameFormat, ImageRef, Mask, PixelFormat};
+    use segd::infer::ort::{OrtBackend, OrtOptions};
+    use segd::metrics::Metrics;
+    use segd::segment::Engine;
+
+    if backends().len() < 2 {
+        return;
+    }
+    let model = Arc::new(Model::embedded().unwrap().unwrap());
+    let image = model.contract.selftest.as_ref().unwrap().image.clone();
+    let picture = segd::picture::decode_rgb(&model.file(&image).unwrap(), &image).unwrap();
+    let format = FrameFormat {
+        pixel: PixelFormat::Rgb24,
+        width: picture.width() as usize,
+        height: picture.height() as usize,
+        color: Colorimetry::default(),
+    };
+    let precision = Some(Precision::Fp32);
+    let ort = OrtBackend::load(OrtOptions {
+        precision,
+        ..OrtOptions::default()
+    });
+    let both: [Arc<dyn Backend>; 2] = [Arc::new(TractBackend { precision }), Arc::new(ort.unwrap())];
+    let [a, b] = both.map(|backend| {
+        let mut engine = Engine::new(model.clone(), backend, None, Metrics::shared());
+        let mut mask = Mask::zeros(0, 0);
+        let image = ImageRef::packed(format, picture.as_raw()).unwrap();
+        engine.segment(&image, &mut mask).unwrap();
+        mask.labels
+    });
+    let equal = a.iter().zip(&b).filter(|(a, b)| a == b).count();
+    assert!(equal * 100 >= a.len() * 99, "{equal} of {} labels are equal", a.len());
+    // A picture of one class would prove little.
+    let classes: std::collections::HashSet<u8> = a.into_iter().collect();
+    assert!(classes.len() >= 2, "{classes:?}");
+}
