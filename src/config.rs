@@ -291,7 +291,10 @@ mod tests {
     #[test]
     fn the_installed_configuration_is_valid_with_and_without_its_comments() {
         let text = include_str!("../systemd/segd.toml");
-        assert_eq!(FileConfig::parse(text, "segd.toml").unwrap(), FileConfig::default());
+        assert_eq!(
+            FileConfig::parse(text, "segd.toml").unwrap(),
+            FileConfig::default()
+        );
         let keys: String = text
             .lines()
             .skip(2)

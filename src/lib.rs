@@ -41,6 +41,6 @@ pub mod dataset;
 pub mod score;
 pub mod picture;
 
-// pub mod cli;
+pub mod cli;
 
 pub use error::{Error, Result};

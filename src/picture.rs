@@ -18,7 +18,9 @@ pub const MAX_SIDE: u32 = 16_384;
 /// Whether the file's extension is one of [`EXTENSIONS`].
 pub fn is_picture(path: &Path) -> bool {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension))
+    EXTENSIONS
+        .iter()
+        .any(|known| known.eq_ignore_ascii_case(extension))
 }
 
 /// Reads a picture, turned as its EXIF orientation says.
@@ -56,7 +58,9 @@ pub fn decode_rgb(bytes: &[u8], name: &str) -> Result<RgbImage> {
 /// # Errors
 /// Fatal if the file can't be written.
 pub fn write_rgb_png(path: &Path, width: usize, height: usize, rgb: &[u8]) -> Result<()> {
-    write_png(path, width, height, rgb, |encoder| encoder.set_color(png::ColorType::Rgb))
+    write_png(path, width, height, rgb, |encoder| {
+        encoder.set_color(png::ColorType::Rgb)
+    })
 }
 
 /// Writes a mask as an 8-bit palette PNG: the stored bytes are the class indices, the palette their colours.
@@ -183,6 +187,11 @@ mod tests {
         let mut writer = encoder.write_header().unwrap();
         writer.write_image_data(&vec![0; 100_000]).unwrap();
         writer.finish().unwrap();
-        assert!(decode_rgb(&file, "wide.png").unwrap_err().to_string().contains("wide.png"));
+        assert!(
+            decode_rgb(&file, "wide.png")
+                .unwrap_err()
+                .to_string()
+                .contains("wide.png")
+        );
     }
 }

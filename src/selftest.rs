@@ -109,8 +109,9 @@ pub fn compare(
 /// Usage if the model is not a folder or has a self-test of other files; fatal if something can't be read or written.
 pub fn write(model: &Arc<Model>, reference: &Arc<dyn Backend>, image: &Path) -> Result<()> {
     let Origin::Folder(folder) = &model.origin else {
-        return Err(Error::usage("the model inside the binary can't be written to")
-            .hint("name the model's folder"));
+        return Err(
+            Error::usage("the model inside the binary can't be written to").hint("name the model's folder")
+        );
     };
     let test = SelfTest {
         image: "selftest.jpg".into(),
@@ -188,7 +189,8 @@ fn made_picture() -> RgbImage {
     let (width, height) = (PICTURE_SIDE, PICTURE_SIDE * 3 / 4);
     RgbImage::from_fn(width, height, |x, y| {
         let (u, v) = (f64::from(x) / f64::from(width), f64::from(y) / f64::from(height));
-        let inside = |cx: f64, cy: f64, rx: f64, ry: f64| ((u - cx) / rx).powi(2) + ((v - cy) / ry).powi(2) < 1.0;
+        let inside =
+            |cx: f64, cy: f64, rx: f64, ry: f64| ((u - cx) / rx).powi(2) + ((v - cy) / ry).powi(2) < 1.0;
         let [r, g, b] = if inside(0.3, 0.45, 0.05, 0.08) {
             [205.0, 160.0, 135.0]
         } else if inside(0.3, 0.72, 0.09, 0.25) {

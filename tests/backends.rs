@@ -475,7 +475,11 @@ fn the_default_model_gives_the_same_labels_on_both_backends() {
         mask.labels
     });
     let equal = a.iter().zip(&b).filter(|(a, b)| a == b).count();
-    assert!(equal * 100 >= a.len() * 99, "{equal} of {} labels are equal", a.len());
+    assert!(
+        equal * 100 >= a.len() * 99,
+        "{equal} of {} labels are equal",
+        a.len()
+    );
     // A picture of one class would prove little.
     let classes: std::collections::HashSet<u8> = a.into_iter().collect();
     assert!(classes.len() >= 2, "{classes:?}");

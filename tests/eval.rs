@@ -29,7 +29,15 @@ fn eval(here: &Path, args: &[&str]) -> Command {
         .current_dir(here)
         .env_remove("SEGD_MODELS")
         .env("SEGD_LOG", "error")
-        .args(["eval", "--dataset", "data", "--model", "tiny", "--backend", "tract"])
+        .args([
+            "eval",
+            "--dataset",
+            "data",
+            "--model",
+            "tiny",
+            "--backend",
+            "tract",
+        ])
         .args(args);
     command
 }
@@ -41,11 +49,19 @@ fn file(folder: &Path, name: &str) -> PathBuf {
 }
 
 fn plain(path: &Path, width: u32, height: u32, color: [u8; 3]) {
-    RgbImage::from_pixel(width, height, Rgb(color)).save(path).unwrap();
+    RgbImage::from_pixel(width, height, Rgb(color))
+        .save(path)
+        .unwrap();
 }
 
 fn json(command: &mut Command) -> serde_json::Value {
-    let output = command.arg("--json").assert().success().get_output().stdout.clone();
+    let output = command
+        .arg("--json")
+        .assert()
+        .success()
+        .get_output()
+        .stdout
+        .clone();
     serde_json::from_slice(&output).unwrap()
 }
 
@@ -60,10 +76,14 @@ fn write_two(folder: &Path, tiny: &Tiny, images: [&str; 2], labels: [&str; 2], v
     let [a, b] = colors.map(|c| tiny.label(c));
     plain(&file(folder, images[0]), 8, 8, colors[0]);
     plain(&file(folder, images[1]), 6, 4, colors[1]);
-    GrayImage::from_fn(8, 8, |_, y| image::Luma([[a, a, a, a, a, a, b, void][y as usize]]))
-        .save(file(folder, labels[0]))
+    GrayImage::from_fn(8, 8, |_, y| {
+        image::Luma([[a, a, a, a, a, a, b, void][y as usize]])
+    })
+    .save(file(folder, labels[0]))
+    .unwrap();
+    GrayImage::from_pixel(6, 4, image::Luma([b]))
+        .save(file(folder, labels[1]))
         .unwrap();
-    GrayImage::from_pixel(6, 4, image::Luma([b])).save(file(folder, labels[1])).unwrap();
     [usize::from(a), usize::from(b)]
 }
 
@@ -101,10 +121,9 @@ fn voc() {
     let report = json(&mut eval(root, &["--format", "voc"]));
     check_two(&report, classes);
     assert_eq!(report["split"], "val");
-    eval(root, &["--format", "voc"])
-        .assert()
-        .success()
-        .stdout(predicate::str::contains("mean IoU               80.36 %").and(predicate::str::contains("protocol")));
+    eval(root, &["--format", "voc"]).assert().success().stdout(
+        predicate::str::contains("mean IoU               80.36 %").and(predicate::str::contains("protocol")),
+    );
     let one = json(&mut eval(root, &["--format", "voc", "--limit", "1"]));
     assert_eq!(one["images"], 1);
     close(&one["pixel_accuracy"], 48.0 / 56.0);
@@ -120,7 +139,13 @@ fn camvid() {
         ["testannot/one.png", "testannot/two.png"],
         11,
     );
-    check_two(&json(&mut eval(folder.path(), &["--format", "camvid", "--split", "test"])), classes);
+    check_two(
+        &json(&mut eval(
+            folder.path(),
+            &["--format", "camvid", "--split", "test"],
+        )),
+        classes,
+    );
 }
 
 #[test]
@@ -133,13 +158,18 @@ fn masks_score_one_class_against_all_others() {
     GrayImage::from_fn(8, 8, |_, y| image::Luma([if y < 6 { 255 } else { 0 }]))
         .save(file(root, "Ground_Truth/a.png"))
         .unwrap();
-    GrayImage::from_pixel(8, 8, image::Luma([0])).save(file(root, "Ground_Truth/b.png")).unwrap();
+    GrayImage::from_pixel(8, 8, image::Luma([0]))
+        .save(file(root, "Ground_Truth/b.png"))
+        .unwrap();
     let name = format!("class{}", tiny.label(fore));
     let report = json(&mut eval(root, &["--format", "masks", "--foreground", &name]));
     close(&report["classes"][1]["iou"], 48.0 / 64.0);
     close(&report["classes"][0]["iou"], 64.0 / 80.0);
     assert_eq!(report["classes"][1]["name"], name.as_str());
-    eval(root, &["--format", "masks"]).assert().code(2).stderr(predicate::str::contains("--foreground \"person\""));
+    eval(root, &["--format", "masks"])
+        .assert()
+        .code(2)
+        .stderr(predicate::str::contains("--foreground \"person\""));
 }
 
 #[test]

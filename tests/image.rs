@@ -31,8 +31,7 @@ impl Place {
     /// A picture whose left and right halves have two colours with different labels.
     fn halves(&self, name: &str, width: u32, height: u32) -> RgbImage {
         let colors = Tiny::default().two_colors();
-        let picture =
-            RgbImage::from_fn(width, height, |x, _| Rgb(colors[usize::from(2 * x >= width)]));
+        let picture = RgbImage::from_fn(width, height, |x, _| Rgb(colors[usize::from(2 * x >= width)]));
         std::fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
         picture.save(self.path(name)).unwrap();
         picture
@@ -59,8 +58,14 @@ fn check_halves(path: &Path, width: usize, height: usize) {
     for y in 0..height {
         let row = &labels.data[y * width..][..width];
         // The edge is as sharp as the network's cells.
-        assert!(row[..width * 3 / 8].iter().all(|&l| l == left), "row {y}: {row:?}");
-        assert!(row[width * 5 / 8..].iter().all(|&l| l == right), "row {y}: {row:?}");
+        assert!(
+            row[..width * 3 / 8].iter().all(|&l| l == left),
+            "row {y}: {row:?}"
+        );
+        assert!(
+            row[width * 5 / 8..].iter().all(|&l| l == right),
+            "row {y}: {row:?}"
+        );
     }
 }
 
@@ -69,7 +74,10 @@ fn labels_are_class_indices_at_the_pictures_size() {
     let place = Place::new();
     for (width, height) in [(64, 48), (33, 17), (200, 10)] {
         place.halves("in.png", width, height);
-        place.image(&["in.png", "-o", "out.png", "--visualize", "labels"]).success().stderr("");
+        place
+            .image(&["in.png", "-o", "out.png", "--visualize", "labels"])
+            .success()
+            .stderr("");
         check_halves(&place.path("out.png"), width as usize, height as usize);
     }
 }
@@ -78,11 +86,24 @@ fn labels_are_class_indices_at_the_pictures_size() {
 fn the_smallest_picture() {
     let place = Place::new();
     let color = Tiny::default().two_colors()[0];
-    RgbImage::from_pixel(1, 1, Rgb(color)).save(place.path("dot.png")).unwrap();
-    place.image(&["dot.png", "-o", "out.png", "--visualize", "labels"]).success();
-    assert_eq!(read_index_png(&place.path("out.png")).unwrap().data, [Tiny::default().label(color)]);
+    RgbImage::from_pixel(1, 1, Rgb(color))
+        .save(place.path("dot.png"))
+        .unwrap();
+    place
+        .image(&["dot.png", "-o", "out.png", "--visualize", "labels"])
+        .success();
+    assert_eq!(
+        read_index_png(&place.path("out.png")).unwrap().data,
+        [Tiny::default().label(color)]
+    );
     place.image(&["dot.png", "-o", "drawn.png"]).success();
-    assert_eq!(image::open(place.path("drawn.png")).unwrap().to_rgb8().dimensions(), (1, 1));
+    assert_eq!(
+        image::open(place.path("drawn.png"))
+            .unwrap()
+            .to_rgb8()
+            .dimensions(),
+        (1, 1)
+    );
 }
 
 #[test]
@@ -90,19 +111,39 @@ fn drawings() {
     let place = Place::new();
     let picture = place.halves("in.png", 64, 48);
     let drawn = |args: &[&str]| {
-        place.image(&[&["in.png", "-o", "out.png"], args].concat()).success();
+        place
+            .image(&[&["in.png", "-o", "out.png"], args].concat())
+            .success();
         image::open(place.path("out.png")).unwrap().to_rgb8()
     };
     // Nothing is drawn with no opacity.
     assert_eq!(drawn(&["--alpha", "0", "--legend=false"]), picture);
-    assert_ne!(drawn(&["--alpha", "0.5", "--legend=false", "--classes", "class0,class1,class2,class3"]), picture);
+    assert_ne!(
+        drawn(&[
+            "--alpha",
+            "0.5",
+            "--legend=false",
+            "--classes",
+            "class0,class1,class2,class3"
+        ]),
+        picture
+    );
     assert_eq!(drawn(&["--visualize", "side-by-side"]).dimensions(), (128, 48));
     // The mask has the classes' colours, or black for what is not drawn.
     let tiny = Tiny::default();
     let label = tiny.label(tiny.two_colors()[1]);
-    let mask = drawn(&["--visualize", "mask", "--legend=false", "--classes", &format!("class{label}")]);
+    let mask = drawn(&[
+        "--visualize",
+        "mask",
+        "--legend=false",
+        "--classes",
+        &format!("class{label}"),
+    ]);
     let contract = tiny.contract("0".repeat(64));
-    assert_eq!(mask.get_pixel(60, 24).0, contract.classes[usize::from(label)].color);
+    assert_eq!(
+        mask.get_pixel(60, 24).0,
+        contract.classes[usize::from(label)].color
+    );
     assert_eq!(mask.get_pixel(4, 24).0, [0, 0, 0]);
 }
 
@@ -114,7 +155,16 @@ fn many_pictures_with_a_broken_one_among_them() {
     place.halves("b/y.bmp", 40, 40);
     std::fs::write(place.path("broken.jpg"), b"\xff\xd8\xff\xe0 not a picture").unwrap();
     place
-        .image(&["a/x.png", "broken.jpg", "missing.png", "b", "-o", "out", "--visualize", "labels"])
+        .image(&[
+            "a/x.png",
+            "broken.jpg",
+            "missing.png",
+            "b",
+            "-o",
+            "out",
+            "--visualize",
+            "labels",
+        ])
         .code(1)
         .stderr(
             predicate::str::contains("broken.jpg: not a picture")
@@ -134,7 +184,10 @@ fn a_picture_is_not_written_over_itself() {
     place.halves("in.png", 32, 16);
     let before = std::fs::read(place.path("in.png")).unwrap();
     for output in ["in.png", "."] {
-        place.image(&["in.png", "-o", output]).code(2).stderr(predicate::str::contains("over itself"));
+        place
+            .image(&["in.png", "-o", output])
+            .code(2)
+            .stderr(predicate::str::contains("over itself"));
     }
     assert_eq!(std::fs::read(place.path("in.png")).unwrap(), before);
 }
@@ -149,10 +202,16 @@ fn wrong_arguments_say_what_to_do() {
         (&["in.png", "-o", "out.jpg"][..], "ends in .png"),
         (&["in.png", "other.png", "-o", "out.png"], "2 pictures"),
         (&["empty", "-o", "out"], "empty holds no picture"),
-        (&["in.png", "-o", "out.png", "--classes", "clas1"], "did you mean \"class1\"?"),
+        (
+            &["in.png", "-o", "out.png", "--classes", "clas1"],
+            "did you mean \"class1\"?",
+        ),
         (&["in.png", "-o", "out.png", "--alpha", "2"], "alpha = 2"),
         (&["in.png", "-o", "out.png", "--size", "5"], "size = 5"),
     ] {
-        place.image(args).code(2).stderr(predicate::str::contains(expected));
+        place
+            .image(args)
+            .code(2)
+            .stderr(predicate::str::contains(expected));
     }
 }

@@ -27,13 +27,19 @@ fn models(names: &[&str]) -> tempfile::TempDir {
 /// `segd` with these models only, in a folder without any.
 fn segd(models: &Path, here: &Path) -> Command {
     let mut command = Command::cargo_bin("segd").unwrap();
-    command.current_dir(here).env("SEGD_MODELS", models).env_remove("SEGD_MODEL").env("SEGD_LOG", "warn");
+    command
+        .current_dir(here)
+        .env("SEGD_MODELS", models)
+        .env_remove("SEGD_MODEL")
+        .env("SEGD_LOG", "warn");
     command
 }
 
 fn picture(folder: &Path, name: &str, colors: [[u8; 3]; 2]) -> PathBuf {
     let path = folder.join(name);
-    image::RgbImage::from_fn(32, 16, |x, _| image::Rgb(colors[usize::from(x >= 16)])).save(&path).unwrap();
+    image::RgbImage::from_fn(32, 16, |x, _| image::Rgb(colors[usize::from(x >= 16)]))
+        .save(&path)
+        .unwrap();
     path
 }
 
@@ -43,10 +49,19 @@ fn names_are_found_in_the_order_of_folders() {
     let registry = Registry::new([first.path().to_path_buf(), second.path().to_path_buf()]);
     let names: Vec<String> = registry.list().into_iter().map(|f| f.name).collect();
     assert_eq!(names, ["a", "b", "c"]);
-    assert_eq!(registry.find("b").unwrap().origin, Origin::Folder(first.path().join("b")));
-    assert_eq!(registry.find("c").unwrap().origin, Origin::Folder(second.path().join("c")));
+    assert_eq!(
+        registry.find("b").unwrap().origin,
+        Origin::Folder(first.path().join("b"))
+    );
+    assert_eq!(
+        registry.find("c").unwrap().origin,
+        Origin::Folder(second.path().join("c"))
+    );
     let folder = second.path().join("b");
-    assert_eq!(registry.find(folder.to_str().unwrap()).unwrap().origin, Origin::Folder(folder));
+    assert_eq!(
+        registry.find(folder.to_str().unwrap()).unwrap().origin,
+        Origin::Folder(folder)
+    );
 }
 
 #[test]
@@ -56,12 +71,22 @@ fn an_unknown_name_lists_what_there_is() {
     let error = registry.find("stret").unwrap_err();
     assert_eq!(error.exit_code(), 2);
     let text = error.to_string();
-    for part in ["\"stret\"", "did you mean \"street\"?", "there are: people, street"] {
+    for part in [
+        "\"stret\"",
+        "did you mean \"street\"?",
+        "there are: people, street",
+    ] {
         assert!(text.contains(part), "{text} lacks {part}");
     }
     let text = registry.find("../people").unwrap_err().to_string();
     assert!(text.contains("../people/contract.toml"), "{text}");
-    assert!(!registry.find("").unwrap_err().to_string().contains("did you mean"));
+    assert!(
+        !registry
+            .find("")
+            .unwrap_err()
+            .to_string()
+            .contains("did you mean")
+    );
 }
 
 #[test]
@@ -70,9 +95,19 @@ fn the_list_shows_broken_models_too() {
     std::fs::create_dir(folder.path().join("broken")).unwrap();
     std::fs::write(folder.path().join("broken/contract.toml"), "format = 9").unwrap();
     let here = tempfile::tempdir().unwrap();
-    let output = segd(folder.path(), here.path()).args(["models", "--json"]).assert().success();
+    let output = segd(folder.path(), here.path())
+        .args(["models", "--json"])
+        .assert()
+        .success();
     let json: serde_json::Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
-    let of = |name: &str| json.as_array().unwrap().iter().find(|m| m["name"] == name).unwrap().clone();
+    let of = |name: &str| {
+        json.as_array()
+            .unwrap()
+            .iter()
+            .find(|m| m["name"] == name)
+            .unwrap()
+            .clone()
+    };
     assert_eq!(of("good")["contract"]["classes"].as_array().unwrap().len(), 4);
     assert!(of("broken")["error"].as_str().unwrap().contains("contract.toml"));
     segd(folder.path(), here.path())
@@ -136,17 +171,32 @@ fn a_self_test_is_written_passed_and_failed() {
     let error = options.choose().err().unwrap();
     assert_eq!(error.exit_code(), 1);
     let text = error.to_string();
-    for part in ["backend tract fails the self-test", "at least 90 %", "--no-selftest"] {
+    for part in [
+        "backend tract fails the self-test",
+        "at least 90 %",
+        "--no-selftest",
+    ] {
         assert!(text.contains(part), "{text} lacks {part}");
     }
     // From the command line too, unless it is switched off.
     let run = |extra: &[&str]| {
         segd(folder.path(), here.path())
-            .args(["image", "street.png", "-o", "out.png", "--model", "tiny", "--backend", "tract"])
+            .args([
+                "image",
+                "street.png",
+                "-o",
+                "out.png",
+                "--model",
+                "tiny",
+                "--backend",
+                "tract",
+            ])
             .args(extra)
             .assert()
     };
-    run(&[]).code(1).stderr(predicate::str::contains("fails the self-test"));
+    run(&[])
+        .code(1)
+        .stderr(predicate::str::contains("fails the self-test"));
     run(&["--no-selftest"]).success();
 }
 
@@ -157,7 +207,16 @@ fn a_library_that_was_named_and_is_not_there_is_an_error() {
     picture(here.path(), "a.png", Tiny::default().two_colors());
     for backend in ["auto", "ort"] {
         segd(folder.path(), here.path())
-            .args(["image", "a.png", "-o", "out.png", "--model", "tiny", "--backend", backend])
+            .args([
+                "image",
+                "a.png",
+                "-o",
+                "out.png",
+                "--model",
+                "tiny",
+                "--backend",
+                backend,
+            ])
             .args(["--ort-library", "/nowhere/libonnxruntime.so"])
             .assert()
             .code(2)
@@ -179,15 +238,28 @@ fn without_a_library_auto_takes_tract_and_ort_says_what_to_do() {
             .env("SEGD_MODELS", folder.path())
             .env("SEGD_LOG", "info")
             .env_remove("ORT_DYLIB_PATH")
-            .args(["image", "a.png", "-o", "out.png", "--model", "tiny", "--backend", backend])
+            .args([
+                "image",
+                "a.png",
+                "-o",
+                "out.png",
+                "--model",
+                "tiny",
+                "--backend",
+                backend,
+            ])
             .assert()
     };
     if std::path::Path::new("/usr/lib/libonnxruntime.so").exists() {
         eprintln!("NOT TESTED: this system has its own ONNX Runtime");
         return;
     }
-    run("auto").success().stderr(predicate::str::contains("backend=\"tract\""));
-    run("ort").code(1).stderr(predicate::str::contains("make run").and(predicate::str::contains("ORT_DYLIB_PATH")));
+    run("auto")
+        .success()
+        .stderr(predicate::str::contains("backend=\"tract\""));
+    run("ort")
+        .code(1)
+        .stderr(predicate::str::contains("make run").and(predicate::str::contains("ORT_DYLIB_PATH")));
 }
 
 /// Choices that need ONNX Runtime's library.
@@ -198,7 +270,10 @@ mod ort {
     fn library_is_there() -> bool {
         let loaded = segd::infer::ort::OrtBackend::load(Default::default());
         if let Err(why) = loaded {
-            assert!(std::env::var_os("SEGD_REQUIRE_ORT").is_none_or(|v| v != "1"), "{why}");
+            assert!(
+                std::env::var_os("SEGD_REQUIRE_ORT").is_none_or(|v| v != "1"),
+                "{why}"
+            );
             eprintln!("NOT TESTED: choices with ONNX Runtime, because {why}");
             return false;
         }
@@ -263,7 +338,10 @@ mod ort {
         assert_eq!(chosen.backend.name(), "tract");
         assert!(chosen.why.contains("fails the self-test"), "{}", chosen.why);
         let error = options(&model, BackendName::Ort).choose().err().unwrap();
-        assert!(error.to_string().contains("backend ort fails the self-test"), "{error}");
+        assert!(
+            error.to_string().contains("backend ort fails the self-test"),
+            "{error}"
+        );
         let mut trusting = options(&model, BackendName::Ort);
         trusting.selftest = false;
         assert_eq!(trusting.choose().unwrap().backend.name(), "ort");
@@ -279,9 +357,13 @@ mod ort {
         let mut contract = write_disagreeing(&model);
         let colors = Tiny::default().two_colors();
         picture(&model, "selftest.png", colors);
-        let labels: Vec<u8> =
-            (0..32 * 16).map(|i| Tiny::default().label(colors[usize::from(i % 32 >= 16)])).collect();
-        image::GrayImage::from_raw(32, 16, labels).unwrap().save(model.join("labels.png")).unwrap();
+        let labels: Vec<u8> = (0..32 * 16)
+            .map(|i| Tiny::default().label(colors[usize::from(i % 32 >= 16)]))
+            .collect();
+        image::GrayImage::from_raw(32, 16, labels)
+            .unwrap()
+            .save(model.join("labels.png"))
+            .unwrap();
         contract.selftest = Some(SelfTest {
             image: "selftest.png".into(),
             labels: "labels.png".into(),
@@ -303,6 +385,10 @@ mod ort {
         tiny.write(folder.path());
         let chosen = options(folder.path(), BackendName::Auto).choose().unwrap();
         assert_eq!(chosen.backend.name(), "tract");
-        assert!(chosen.why.contains("no such file for ONNX Runtime"), "{}", chosen.why);
+        assert!(
+            chosen.why.contains("no such file for ONNX Runtime"),
+            "{}",
+            chosen.why
+        );
     }
 }

@@ -76,7 +76,10 @@ pub fn run(mut args: BenchArgs) -> Result<()> {
     let sampler = {
         let (measured, metrics) = (measured.clone(), metrics.clone());
         Ticker::start("bench", Duration::from_millis(20), move || {
-            measured.lock().unwrap_or_else(|e| e.into_inner()).sample(&metrics);
+            measured
+                .lock()
+                .unwrap_or_else(|e| e.into_inner())
+                .sample(&metrics);
         })?
     };
     pipeline::run(parts, options, &asked_to_stop)?;
@@ -88,9 +91,16 @@ pub fn run(mut args: BenchArgs) -> Result<()> {
     if figures.composed == 0 {
         return Err(Error::fatal("no frame was composed").hint("is the source empty?"));
     }
-    let Some(start) = measured.start.take().filter(|start| start.composed < end.composed) else {
-        return Err(Error::fatal(format!("only {} frames were composed: too few to measure", figures.composed))
-            .hint("use --frames or a longer file"));
+    let Some(start) = measured
+        .start
+        .take()
+        .filter(|start| start.composed < end.composed)
+    else {
+        return Err(Error::fatal(format!(
+            "only {} frames were composed: too few to measure",
+            figures.composed
+        ))
+        .hint("use --frames or a longer file"));
     };
     let frames = (end.composed - start.composed) as f64;
     let wall = (end.at - start.at).as_secs_f64();
@@ -179,7 +189,10 @@ fn print(report: &Report) {
         report.cpu_ms_per_frame,
         report.own_cpu_ms_per_frame
     );
-    println!("{:<12} {:>9} {:>9} {:>9} {:>13}", "stage", "p50 ms", "p95 ms", "p99 ms", "CPU ms/frame");
+    println!(
+        "{:<12} {:>9} {:>9} {:>9} {:>13}",
+        "stage", "p50 ms", "p95 ms", "p99 ms", "CPU ms/frame"
+    );
     for (stage, s) in &figures.stages {
         println!(
             "{:<12} {:>9.2} {:>9.2} {:>9.2} {:>13.3}",
@@ -190,7 +203,10 @@ fn print(report: &Report) {
             s.cpu_ms / figures.composed as f64
         );
     }
-    for (name, l) in [("mask age", figures.mask_age), ("to stream", figures.capture_to_stream)] {
+    for (name, l) in [
+        ("mask age", figures.mask_age),
+        ("to stream", figures.capture_to_stream),
+    ] {
         println!("{name:<12} {:>9.2} {:>9.2} {:>9.2}", l.p50_ms, l.p95_ms, l.p99_ms);
     }
     println!("threads (CPU ms/frame):");
@@ -222,16 +238,25 @@ struct ThreadCpu {
 
 impl ThreadCpu {
     fn sample(&mut self) {
-        let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return };
+        let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
+            return;
+        };
         let initial = self.last.is_empty();
         for task in tasks.flatten() {
-            let Some(id) = task.file_name().to_str().and_then(|s| s.parse::<u32>().ok()) else { continue };
+            let Some(id) = task.file_name().to_str().and_then(|s| s.parse::<u32>().ok()) else {
+                continue;
+            };
             let read = |name: &str| std::fs::read_to_string(task.path().join(name)).ok();
-            let (Some(comm), Some(stat)) = (read("comm"), read("schedstat")) else { continue };
-            let Some(ns) = stat.split_whitespace().next().and_then(|s| s.parse::<u64>().ok()) else { continue };
+            let (Some(comm), Some(stat)) = (read("comm"), read("schedstat")) else {
+                continue;
+            };
+            let Some(ns) = stat.split_whitespace().next().and_then(|s| s.parse::<u64>().ok()) else {
+                continue;
+            };
             // What a thread used before the bench does not count.
             let first = *self.first.entry(id).or_insert(if initial { ns } else { 0 });
-            self.last.insert(id, (comm.trim().to_owned(), ns.saturating_sub(first)));
+            self.last
+                .insert(id, (comm.trim().to_owned(), ns.saturating_sub(first)));
         }
     }
 
@@ -239,7 +264,9 @@ impl ThreadCpu {
     fn per_frame(&self, frames: f64) -> BTreeMap<String, f64> {
         let mut by_name = BTreeMap::new();
         for (name, ns) in self.last.values() {
-            let name = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == ':').to_owned();
+            let name = name
+                .trim_end_matches(|c: char| c.is_ascii_digit() || c == ':')
+                .to_owned();
             *by_name.entry(name).or_insert(0.0) += *ns as f64 / 1e6 / frames;
         }
         by_name

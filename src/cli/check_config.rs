@@ -34,7 +34,11 @@ pub fn run(args: CheckConfigArgs) -> Result<()> {
     };
     let (spec, _) = source_from(&run.source, &file.capture)?;
     pipeline_options(&run, &file, &spec)?;
-    let outputs = file.stream.outputs.clone().unwrap_or_else(|| vec![DEFAULT_OUTPUT.to_owned()]);
+    let outputs = file
+        .stream
+        .outputs
+        .clone()
+        .unwrap_or_else(|| vec![DEFAULT_OUTPUT.to_owned()]);
     for output in &outputs {
         parse_output(output)?;
     }

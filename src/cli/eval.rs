@@ -101,7 +101,12 @@ pub fn run(args: EvalArgs) -> Result<()> {
         samples.truncate(limit.max(1));
     }
     let chosen = options.choose_for(model)?;
-    info!(model = chosen.model.contract.name, backend = chosen.backend.name(), why = chosen.why, "model");
+    info!(
+        model = chosen.model.contract.name,
+        backend = chosen.backend.name(),
+        why = chosen.why,
+        "model"
+    );
     let metrics = Metrics::shared();
     let contract = chosen.model.contract.clone();
     let longest = chosen.longest;
@@ -225,7 +230,10 @@ impl Classes {
         }
         for (label, (ours, theirs)) in contract.classes.iter().zip(known).enumerate() {
             if !ours.name.eq_ignore_ascii_case(theirs.name) {
-                warn!("class {label} is {:?} in the model and {:?} in the data set", ours.name, theirs.name);
+                warn!(
+                    "class {label} is {:?} in the model and {:?} in the data set",
+                    ours.name, theirs.name
+                );
             }
         }
         Ok(Self {
@@ -251,7 +259,11 @@ fn protocol(contract: &Contract, longest: Option<usize>, classes: &Classes) -> S
             "aspect kept, longer side {} rounded to {}k{}",
             longest.unwrap_or_else(|| input.width.max(input.height)),
             input.multiple,
-            if input.offset == 0 { String::new() } else { format!("+{}", input.offset) }
+            if input.offset == 0 {
+                String::new()
+            } else {
+                format!("+{}", input.offset)
+            }
         ),
         Resize::Stretch => {
             let size = input.size_for(1, 1, longest);
@@ -280,7 +292,10 @@ fn network_cpu_ms(metrics: &Metrics) -> f64 {
 }
 
 fn value_name<T: ValueEnum>(value: &T) -> String {
-    value.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
+    value
+        .to_possible_value()
+        .map(|v| v.get_name().to_owned())
+        .unwrap_or_default()
 }
 
 fn print(report: &Report) {
@@ -305,8 +320,14 @@ fn print(report: &Report) {
     println!();
     println!("mean IoU               {} %", percent(report.mean_iou));
     println!("pixel accuracy         {} %", percent(report.pixel_accuracy));
-    println!("frequency-weighted IoU {} %", percent(report.frequency_weighted_iou));
-    println!("network                {:.1} CPU ms a picture", report.network_cpu_ms_per_image);
+    println!(
+        "frequency-weighted IoU {} %",
+        percent(report.frequency_weighted_iou)
+    );
+    println!(
+        "network                {:.1} CPU ms a picture",
+        report.network_cpu_ms_per_image
+    );
     println!(
         "model                  {} ({}, sha256 {}), {}, {} {} on {}",
         report.model,
@@ -318,6 +339,9 @@ fn print(report: &Report) {
         report.provider
     );
     let split = report.split.as_ref().map(|s| format!(" {s}")).unwrap_or_default();
-    println!("data                   {} ({}{split}), {} images", report.dataset, report.format, report.images);
+    println!(
+        "data                   {} ({}{split}), {} images",
+        report.dataset, report.format, report.images
+    );
     println!("protocol               {}", report.protocol);
 }

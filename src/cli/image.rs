@@ -48,7 +48,12 @@ pub fn run(args: ImageArgs) -> Result<()> {
     // Classes that don't exist are told before a backend is tried.
     let overlay = drawing.options(&model.contract)?;
     let chosen = options.choose_for(model)?;
-    info!(model = chosen.model.contract.name, backend = chosen.backend.name(), why = chosen.why, "model");
+    info!(
+        model = chosen.model.contract.name,
+        backend = chosen.backend.name(),
+        why = chosen.why,
+        "model"
+    );
     let classes = chosen.model.contract.classes.clone();
     let engine = Engine::new(chosen.model, chosen.backend, chosen.longest, Metrics::shared());
     let mut images = Images {
@@ -150,8 +155,11 @@ fn plan(inputs: &[PathBuf], output: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
     let named_file = !output.is_dir() && !trailing_slash && !extension.is_empty();
     let jobs: Vec<(PathBuf, PathBuf)> = if let (true, [input]) = (named_file, inputs) {
         if !extension.eq_ignore_ascii_case("png") {
-            return Err(Error::usage(format!("--output {}: pictures are written as PNG", output.display()))
-                .hint("name a file that ends in .png, or a folder"));
+            return Err(Error::usage(format!(
+                "--output {}: pictures are written as PNG",
+                output.display()
+            ))
+            .hint("name a file that ends in .png, or a folder"));
         }
         vec![(input.clone(), output.to_path_buf())]
     } else if named_file && extension.eq_ignore_ascii_case("png") || output.is_file() {
@@ -170,8 +178,10 @@ fn plan(inputs: &[PathBuf], output: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
     let read: HashSet<PathBuf> = inputs.iter().filter_map(|i| i.canonicalize().ok()).collect();
     for (_, to) in &jobs {
         if to.canonicalize().is_ok_and(|to| read.contains(&to)) {
-            return Err(Error::usage(format!("{} would be written over itself", to.display()))
-                .hint("name another --output"));
+            return Err(
+                Error::usage(format!("{} would be written over itself", to.display()))
+                    .hint("name another --output"),
+            );
         }
     }
     Ok(jobs)
@@ -179,7 +189,12 @@ fn plan(inputs: &[PathBuf], output: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
 
 /// `NAME.png` for each; where names collide `NAME-2.png` and so on.
 fn in_folder(inputs: &[PathBuf], folder: &Path) -> Vec<(PathBuf, PathBuf)> {
-    let stem = |path: &PathBuf| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let stem = |path: &PathBuf| {
+        path.file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
     let plain: HashSet<String> = inputs.iter().map(stem).collect();
     let mut used = HashSet::new();
     inputs
@@ -217,8 +232,10 @@ mod tests {
 
     #[test]
     fn names_that_collide_get_numbers() {
-        let inputs: Vec<PathBuf> =
-            ["a/x.jpg", "b/x.png", "x-2.jpg", "c/x.bmp"].into_iter().map(PathBuf::from).collect();
+        let inputs: Vec<PathBuf> = ["a/x.jpg", "b/x.png", "x-2.jpg", "c/x.bmp"]
+            .into_iter()
+            .map(PathBuf::from)
+            .collect();
         let names: Vec<String> = in_folder(&inputs, Path::new("out"))
             .into_iter()
             .map(|(_, to)| to.to_string_lossy().into_owned())

@@ -75,10 +75,23 @@ pub enum LogFormat {
 #[derive(Debug, Args)]
 pub struct LogArgs {
     /// What to log: error, warn, info, debug, trace, or a filter such as `info,segd::capture=debug`
-    #[arg(long, env = "SEGD_LOG", default_value = "info", global = true, help_heading = "Logging")]
+    #[arg(
+        long,
+        env = "SEGD_LOG",
+        default_value = "info",
+        global = true,
+        help_heading = "Logging"
+    )]
     pub log_level: String,
     /// Form of the log
-    #[arg(long, env = "SEGD_LOG_FORMAT", value_enum, default_value = "text", global = true, help_heading = "Logging")]
+    #[arg(
+        long,
+        env = "SEGD_LOG_FORMAT",
+        value_enum,
+        default_value = "text",
+        global = true,
+        help_heading = "Logging"
+    )]
     pub log_format: LogFormat,
 }
 
@@ -90,11 +103,20 @@ pub fn init_logging(args: &LogArgs) {
         EnvFilter::new("info")
     });
     // The inference libraries log every optimisation step at info.
-    let filter = ["tract_onnx=warn", "tract_core=warn", "tract_hir=warn", "tract_linalg=warn", "ort=warn"]
-        .iter()
-        .filter_map(|d| d.parse().ok())
-        .fold(filter, |filter, directive| filter.add_directive(directive));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let filter = [
+        "tract_onnx=warn",
+        "tract_core=warn",
+        "tract_hir=warn",
+        "tract_linalg=warn",
+        "ort=warn",
+    ]
+    .iter()
+    .filter_map(|d| d.parse().ok())
+    .fold(filter, |filter, directive| filter.add_directive(directive));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
     match args.log_format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => builder.json().init(),

@@ -41,12 +41,17 @@ pub fn run(args: ModelsArgs) -> Result<()> {
         return Ok(());
     }
     if found.is_empty() {
-        println!("no models; a model is a folder with a contract.toml, in ./models or in a folder of $SEGD_MODELS");
+        println!(
+            "no models; a model is a folder with a contract.toml, in ./models or in a folder of $SEGD_MODELS"
+        );
     }
     for entry in &found {
         match &entry.model {
             Ok(model) => print(entry, &model.contract),
-            Err(error) => println!("{}\n  broken    {error}\n  found     {}", entry.name, entry.origin),
+            Err(error) => println!(
+                "{}\n  broken    {error}\n  found     {}",
+                entry.name, entry.origin
+            ),
         }
     }
     Ok(())
@@ -61,7 +66,12 @@ fn print(entry: &Found, contract: &Contract) {
     println!("  classes   {}: {}", names.len(), names.join(", "));
     println!("  input     {}", input(contract));
     for file in &contract.files {
-        println!("  file      {} ({}; {})", file.path, file.precision.as_str(), file.backends.join(", "));
+        println!(
+            "  file      {} ({}; {})",
+            file.path,
+            file.precision.as_str(),
+            file.backends.join(", ")
+        );
     }
     for score in &contract.scores {
         println!(
@@ -84,7 +94,10 @@ fn print(entry: &Found, contract: &Contract) {
 fn input(contract: &Contract) -> String {
     let input = &contract.input;
     let size = match input.resize {
-        Resize::Fit => format!("{} pixels on the longer side, aspect kept", input.width.max(input.height)),
+        Resize::Fit => format!(
+            "{} pixels on the longer side, aspect kept",
+            input.width.max(input.height)
+        ),
         Resize::Stretch => format!("{}x{}, stretched", input.width, input.height),
         Resize::Letterbox => format!("{}x{}, letterboxed", input.width, input.height),
     };
@@ -115,6 +128,10 @@ fn write_selftest(image: &std::path::Path, folder: &std::path::Path) -> Result<(
     }
     let chosen = options.choose_for(Model::clone(&model))?;
     selftest::write(&model, &chosen.backend, image)?;
-    println!("{}: self-test written with {}", folder.display(), chosen.backend.name());
+    println!(
+        "{}: self-test written with {}",
+        folder.display(),
+        chosen.backend.name()
+    );
     Ok(())
 }

@@ -57,8 +57,14 @@ fn cameras() {
             Err(why) => println!("          can't be used: {why}"),
         }
     }
-    if let Some(camera) = cameras.iter().find(|c| c.modes.as_ref().is_ok_and(|m| !m.is_empty())) {
-        println!("          `segd` without arguments would use {}", camera.path.display());
+    if let Some(camera) = cameras
+        .iter()
+        .find(|c| c.modes.as_ref().is_ok_and(|m| !m.is_empty()))
+    {
+        println!(
+            "          `segd` without arguments would use {}",
+            camera.path.display()
+        );
     }
 }
 
@@ -70,8 +76,12 @@ fn cameras() {
 #[cfg(feature = "gstreamer")]
 fn encoder() {
     use crate::frame::{Colorimetry, FrameFormat, PixelFormat};
-    let format =
-        FrameFormat { pixel: PixelFormat::I420, width: 640, height: 480, color: Colorimetry::default() };
+    let format = FrameFormat {
+        pixel: PixelFormat::I420,
+        width: 640,
+        height: 480,
+        color: Colorimetry::default(),
+    };
     match crate::stream::chosen_encoder(format, Some(30.0), &crate::stream::StreamOptions::default()) {
         Ok(name) => println!("encoder   {name}"),
         Err(error) => println!("encoder   none: {error}"),

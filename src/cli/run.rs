@@ -114,14 +114,20 @@ pub fn source_from(args: &SourceArgs, file: &config::CaptureFile) -> Result<(Sou
     };
     let spec = match (camera, input) {
         (Some(_), Some(_)) => {
-            return Err(Error::usage("capture.camera and capture.input are both set").hint("keep one of them"));
+            return Err(
+                Error::usage("capture.camera and capture.input are both set").hint("keep one of them")
+            );
         }
         (Some(camera), None) => SourceSpec::Camera(camera.into()),
         (None, Some(input)) => parse_uri(&input)?,
-        (None, None) if std::path::Path::new("/dev/video0").exists() => SourceSpec::Camera("/dev/video0".into()),
+        (None, None) if std::path::Path::new("/dev/video0").exists() => {
+            SourceSpec::Camera("/dev/video0".into())
+        }
         (None, None) => {
-            return Err(Error::usage("no source: there is no /dev/video0, and neither --camera nor --input was given")
-                .hint("try `segd --input VIDEO.mp4` or `segd --input test://`"));
+            return Err(Error::usage(
+                "no source: there is no /dev/video0, and neither --camera nor --input was given",
+            )
+            .hint("try `segd --input VIDEO.mp4` or `segd --input test://`"));
         }
     };
     let mut options = CaptureOptions::default();
@@ -137,7 +143,11 @@ pub fn source_from(args: &SourceArgs, file: &config::CaptureFile) -> Result<(Sou
         options.fps = check_range("fps", fps, 0.1..=1000.0)?;
     }
     options.looped = args.looped || file.looped.unwrap_or(false);
-    options.pace = if args.no_pace { Pace::AsFastAsPossible } else { Pace::Recorded };
+    options.pace = if args.no_pace {
+        Pace::AsFastAsPossible
+    } else {
+        Pace::Recorded
+    };
     Ok((spec, options))
 }
 
@@ -146,7 +156,9 @@ pub fn source_from(args: &SourceArgs, file: &config::CaptureFile) -> Result<(Sou
 /// # Errors
 /// Usage, naming the key.
 pub fn pipeline_options(args: &RunArgs, file: &FileConfig, spec: &SourceSpec) -> Result<PipelineOptions> {
-    let rate = args.max_inferences_per_second.or(file.model.max_inferences_per_second);
+    let rate = args
+        .max_inferences_per_second
+        .or(file.model.max_inferences_per_second);
     let infer_interval = match rate {
         Some(rate) => {
             Duration::from_secs_f64(1.0 / check_range("max_inferences_per_second", rate, 0.01..=1000.0)?)
@@ -156,13 +168,23 @@ pub fn pipeline_options(args: &RunArgs, file: &FileConfig, spec: &SourceSpec) ->
     let stall_ms = file.capture.stall_timeout_ms.unwrap_or(5_000);
     let no_pace = args.source.no_pace;
     if no_pace && spec.is_live() {
-        return Err(Error::usage("--no-pace is for files; a camera or network stream has its own pace")
-            .hint("leave --no-pace away, or use --lockstep"));
+        return Err(
+            Error::usage("--no-pace is for files; a camera or network stream has its own pace")
+                .hint("leave --no-pace away, or use --lockstep"),
+        );
     }
     Ok(PipelineOptions {
-        masks: if no_pace || args.source.lockstep { MaskPolicy::Lockstep } else { MaskPolicy::Newest },
+        masks: if no_pace || args.source.lockstep {
+            MaskPolicy::Lockstep
+        } else {
+            MaskPolicy::Newest
+        },
         live: !(no_pace || args.source.lockstep),
-        on_source_error: if spec.is_live() { pipeline::reconnect() } else { OnTransient::GiveUp },
+        on_source_error: if spec.is_live() {
+            pipeline::reconnect()
+        } else {
+            OnTransient::GiveUp
+        },
         read_timeout: Duration::from_millis(500),
         stall_timeout: Duration::from_millis(stall_ms.max(500)),
         infer_interval,
@@ -199,12 +221,20 @@ pub fn build(args: &RunArgs, file: &FileConfig, metrics: Arc<Metrics>) -> Result
 
     let stream_options = StreamOptions {
         bitrate_kbps: args.output.bitrate_kbps.or(file.stream.bitrate_kbps),
-        encoder: args.output.encoder.clone().or_else(|| file.stream.encoder.clone()),
+        encoder: args
+            .output
+            .encoder
+            .clone()
+            .or_else(|| file.stream.encoder.clone()),
         ..StreamOptions::default()
     };
     let mut outputs = args.output.output.clone();
     if outputs.is_empty() {
-        outputs = file.stream.outputs.clone().unwrap_or_else(|| vec![DEFAULT_OUTPUT.to_owned()]);
+        outputs = file
+            .stream
+            .outputs
+            .clone()
+            .unwrap_or_else(|| vec![DEFAULT_OUTPUT.to_owned()]);
     }
     let sinks = outputs
         .iter()
@@ -214,12 +244,30 @@ pub fn build(args: &RunArgs, file: &FileConfig, metrics: Arc<Metrics>) -> Result
     let clock = RealClock::shared();
     let source = spec.opener(&capture_options, clock.clone())?;
     let chosen = args.model.over(&file.model)?.choose()?;
-    info!(model = chosen.model.contract.name, backend = chosen.backend.name(), why = chosen.why, "model");
-    options.overlay = args.visualize.over(&file.overlay)?.options(&chosen.model.contract)?;
+    info!(
+        model = chosen.model.contract.name,
+        backend = chosen.backend.name(),
+        why = chosen.why,
+        "model"
+    );
+    options.overlay = args
+        .visualize
+        .over(&file.overlay)?
+        .options(&chosen.model.contract)?;
     let classes = chosen.model.contract.classes.clone();
     let engine = Engine::new(chosen.model, chosen.backend, chosen.longest, metrics.clone());
     for output in outputs.iter().filter(|o| o.starts_with("rtsp://")) {
         eprintln!("segd: watch it with: ffplay -fflags nobuffer {output}   (or vlc {output})");
     }
-    Ok((Parts { source, sinks, engine, classes, clock, metrics }, options))
+    Ok((
+        Parts {
+            source,
+            sinks,
+            engine,
+            classes,
+            clock,
+            metrics,
+        },
+        options,
+    ))
 }

@@ -53,12 +53,15 @@ pub fn show_progress(metrics: Arc<Metrics>, total: Option<u64>) -> Result<Option
         return Ok(None);
     }
     let bar = match total {
-        Some(total) => ProgressBar::new(total).with_style(style("{bar:40} {pos}/{len} frames, {per_sec}, {eta} left")),
+        Some(total) => {
+            ProgressBar::new(total).with_style(style("{bar:40} {pos}/{len} frames, {per_sec}, {eta} left"))
+        }
         None => ProgressBar::new_spinner().with_style(style("{spinner} {pos} frames, {per_sec}")),
     };
     let bar = Finish(bar);
     Ticker::start("progress", Duration::from_millis(200), move || {
-        bar.0.set_position(metrics.composed.load(std::sync::atomic::Ordering::Relaxed));
+        bar.0
+            .set_position(metrics.composed.load(std::sync::atomic::Ordering::Relaxed));
     })
     .map(Some)
 }

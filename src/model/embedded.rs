@@ -3,7 +3,10 @@
 /// The files of the embedded model, by name; empty without the feature.
 const FILES: &[(&str, &[u8])] = &[
     #[cfg(feature = "embed-model")]
-    ("contract.toml", include_bytes!("../../models/voc21/contract.toml")),
+    (
+        "contract.toml",
+        include_bytes!("../../models/voc21/contract.toml"),
+    ),
     #[cfg(feature = "embed-model")]
     ("fp32.onnx", include_bytes!("../../models/voc21/fp32.onnx")),
     #[cfg(feature = "embed-model")]

@@ -119,7 +119,10 @@ impl Tiny {
             .flat_map(|r| levels.into_iter().flat_map(move |g| levels.map(|b| [r, g, b])));
         let colors: Vec<[u8; 3]> = colors.filter(clear).collect();
         let first = colors[0];
-        let second = colors.iter().find(|c| self.label(**c) != self.label(first)).unwrap();
+        let second = colors
+            .iter()
+            .find(|c| self.label(**c) != self.label(first))
+            .unwrap();
         [first, *second]
     }
 

@@ -1,0 +1,338 @@
+//! The program as a person runs it: what bad input gives (one clear line, the right exit code, no half-written
+//! output), and short runs from a source to a file.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use predicates::prelude::*;
+
+fn segd(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_segd"))
+        .args(args)
+        .env_remove("SEGD_CAMERA")
+        .env_remove("SEGD_INPUT")
+        .env("SEGD_LOG", "warn")
+        .output()
+        .expect("segd runs")
+}
+
+/// Runs segd, which must fail with `code` and one line that has all of `expected`.
+#[track_caller]
+fn refused(args: &[&str], code: i32, expected: &[&str]) {
+    let output = segd(args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+    let line: Vec<&str> = stderr.lines().filter(|l| l.starts_with("segd: ")).collect();
+    let line = line.last().copied().unwrap_or_default();
+    for text in expected {
+        assert!(
+            predicate::str::contains(*text).eval(line),
+            "{args:?}: {text:?} is not in {stderr:?}"
+        );
+    }
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+/// A video of `frames` frames of a test pattern, made by segd itself with the built-in backend.
+fn make_video(path: &Path, frames: u32) {
+    let input = format!("test://?width=160&height=128&fps=25&frames={frames}");
+    let path = path.to_str().unwrap();
+    let output = segd(&[
+        "--input",
+        &input,
+        "--no-pace",
+        "--output",
+        path,
+        "--backend",
+        "tract",
+        "--size",
+        "64",
+    ]);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn no_pace_gives_every_frame_exactly_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let video = folder.path().join("a.mkv");
+    make_video(&video, 30);
+    let frames = folder.path().join("frames");
+    let output = segd(&[
+        "--input",
+        video.to_str().unwrap(),
+        "--no-pace",
+        "--output",
+        &format!("{}/", frames.display()),
+        "--backend",
+        "tract",
+        "--size",
+        "64",
+    ]);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(names(&frames).len(), 30);
+    assert_eq!(
+        names(folder.path()),
+        ["a.mkv", "frames"],
+        "nothing unfinished is left"
+    );
+}
+
+#[test]
+fn wrong_arguments_are_refused_with_what_was_expected() {
+    refused(
+        &["--input", "test://", "--model", "voc12"],
+        2,
+        &["voc12", "voc21"],
+    );
+    refused(
+        &["--input", "test://", "--classes", "persn"],
+        2,
+        &["persn", "did you mean \"person\"?"],
+    );
+    refused(
+        &["--input", "test://", "--alpha", "1.5"],
+        2,
+        &["alpha = 1.5", "0 to 1"],
+    );
+    refused(
+        &["--input", "test://", "--output", "http://x/y"],
+        2,
+        &["http://x/y"],
+    );
+    refused(
+        &["--input", "test://", "--output", "video.avi"],
+        2,
+        &["video.avi", ".mp4"],
+    );
+    refused(
+        &["--input", "test://", "--encoder", "nosuchenc"],
+        2,
+        &["nosuchenc"],
+    );
+    refused(&["--input", "tset://"], 2, &["tset"]);
+    refused(&["--input", "rtsp://127.0.0.1/x", "--no-pace"], 2, &["--no-pace"]);
+    refused(&["--config", "/no/such/segd.toml"], 2, &["/no/such/segd.toml"]);
+    let unknown_option = segd(&["--inptu", "test://"]);
+    assert_eq!(unknown_option.status.code(), Some(2));
+}
+
+#[test]
+fn configuration_errors_name_the_line_and_the_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("segd.toml");
+    let path = file.to_str().unwrap();
+    std::fs::write(&file, "[capture]\ninput = \"test://\"\n[overlay]\nalpah = 1\n").unwrap();
+    refused(
+        &["--config", path],
+        2,
+        &["segd.toml, line 4", "alpah", "did you mean `alpha`?"],
+    );
+    refused(&["check-config", path], 2, &["segd.toml, line 4"]);
+    std::fs::write(
+        &file,
+        "[capture]\ninput = \"test://\"\n[overlay]\nclasses = [\"unicorn\"]\n",
+    )
+    .unwrap();
+    refused(&["check-config", path], 2, &["unicorn"]);
+    std::fs::write(
+        &file,
+        "[capture]\ninput = \"test://\"\n[model]\nbackend = \"tensorflow\"\n",
+    )
+    .unwrap();
+    refused(
+        &["check-config", path],
+        2,
+        &["model.backend", "tensorflow", "tract"],
+    );
+    std::fs::write(
+        &file,
+        "[capture]\ninput = \"test://\"\n[overlay]\nclasses = [\"person\"]\n",
+    )
+    .unwrap();
+    let good = segd(&["check-config", path]);
+    assert!(good.status.success());
+    assert!(String::from_utf8_lossy(&good.stdout).contains(": ok"));
+}
+
+#[test]
+fn bad_sources_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    refused(
+        &["--input", &path("missing.mp4"), "--output", "null://"],
+        2,
+        &["missing.mp4"],
+    );
+    std::fs::write(path("text.mp4"), "this is no video").unwrap();
+    refused(
+        &["--input", &path("text.mp4"), "--output", "null://"],
+        2,
+        &["text.mp4"],
+    );
+    std::fs::write(path("empty.mp4"), "").unwrap();
+    refused(
+        &["--input", &path("empty.mp4"), "--output", "null://"],
+        2,
+        &["empty.mp4", "empty"],
+    );
+    refused(
+        &["--input", "gst:videotestsrc ! fakesink", "--output", "null://"],
+        2,
+        &["appsink"],
+    );
+    refused(
+        &["--camera", "/dev/null", "--output", "null://"],
+        2,
+        &["/dev/null"],
+    );
+}
+
+#[test]
+fn a_file_that_is_cut_short_gives_the_frames_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let video = folder.path().join("a.mkv");
+    make_video(&video, 60);
+    let bytes = std::fs::read(&video).unwrap();
+    let cut = folder.path().join("cut.mkv");
+    std::fs::write(&cut, &bytes[..bytes.len() * 2 / 3]).unwrap();
+    let frames = folder.path().join("frames");
+    let output = segd(&[
+        "--input",
+        cut.to_str().unwrap(),
+        "--no-pace",
+        "--output",
+        &format!("{}/", frames.display()),
+        "--backend",
+        "tract",
+        "--size",
+        "64",
+    ]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    let got = names(&frames).len();
+    assert!((10..60).contains(&got), "{got} frames: {stderr}");
+}
+
+#[test]
+fn outputs_that_cannot_be_written_are_refused_and_leave_nothing() {
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = busy.local_addr().unwrap().port();
+    let address = format!("rtsp://127.0.0.1:{port}/segd");
+    let args = [
+        "--input",
+        "test://",
+        "--backend",
+        "tract",
+        "--size",
+        "64",
+        "--output",
+    ];
+    refused(
+        &[&args[..], &[&address]].concat(),
+        1,
+        &[&port.to_string(), "in use"],
+    );
+    refused(
+        &[&args[..], &["/no/such/folder/a.mkv"]].concat(),
+        1,
+        &["/no/such/folder"],
+    );
+}
+
+#[test]
+fn a_full_disk_ends_the_run_with_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let mounted = Command::new("mount")
+        .args([
+            "-t",
+            "tmpfs",
+            "-o",
+            "size=64k",
+            "segd-test",
+            disk.to_str().unwrap(),
+        ])
+        .output()
+        .is_ok_and(|o| o.status.success());
+    if !mounted {
+        eprintln!("SKIPPED: a full disk needs a small tmpfs, and mounting one needs root");
+        return;
+    }
+    let file = disk.join("a.mkv");
+    let output = segd(&[
+        "--input",
+        "test://?width=640&height=480&frames=600",
+        "--no-pace",
+        "--backend",
+        "tract",
+        "--size",
+        "64",
+        "--output",
+        file.to_str().unwrap(),
+    ]);
+    let finished = file.exists();
+    let unmounted = Command::new("umount")
+        .arg(&disk)
+        .status()
+        .is_ok_and(|s| s.success());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(unmounted);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("a.mkv") && stderr.to_lowercase().contains("space"),
+        "{stderr}"
+    );
+    assert!(!finished, "a half-written file has not its final name");
+}
+
+#[test]
+fn a_model_whose_file_was_changed_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/voc21");
+    for entry in std::fs::read_dir(&model).unwrap().flatten() {
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let file = folder.path().join("fp32.onnx");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    let path = folder.path().to_str().unwrap();
+    refused(
+        &[
+            "--input",
+            "test://",
+            "--output",
+            "null://",
+            "--backend",
+            "tract",
+            "--model",
+            path,
+        ],
+        1,
+        &["fp32.onnx", "sha256"],
+    );
+    refused(
+        &["--input", "test://", "--model", "/no/such/model"],
+        2,
+        &["/no/such/model"],
+    );
+}
