@@ -31,7 +31,8 @@ onnxruntime)
   rm -rf .ort .cache/ort
   wheel "onnxruntime==$version" "manylinux_2_28_$(uname -m)" "$sha" .cache/ort
   mkdir -p .ort
-  cp .cache/ort/onnxruntime/capi/libonnxruntime.so."$version" .ort/libonnxruntime.so
+  cp .cache/ort/onnxruntime/capi/libonnxruntime.so."$version" .ort/
+  ln -s libonnxruntime.so."$version" .ort/libonnxruntime.so
   cp .cache/ort/onnxruntime/LICENSE .cache/ort/onnxruntime/ThirdPartyNotices.txt .ort/
   rm -rf .cache/ort
   echo "$version" >.ort/VERSION
