@@ -296,10 +296,7 @@ fn a_full_disk_ends_the_run_with_its_name() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(unmounted);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(
-        stderr.contains("a.partial.mkv: the disk is full"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("a.partial.mkv: the disk is full"), "{stderr}");
     assert!(!finished, "a half-written file has not its final name");
 }
 

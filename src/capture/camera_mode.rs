@@ -424,7 +424,7 @@ mod tests {
         ) {
             let got = nearest_step((min, min + span, step), wanted);
             let best = (min..=min + span).step_by(step as usize).map(|s| s.abs_diff(wanted)).min().unwrap();
-            prop_assert!(got >= min && got <= min + span && (got - min) % step == 0);
+            prop_assert!(got >= min && got <= min + span && (got - min).is_multiple_of(step));
             prop_assert_eq!(got.abs_diff(wanted), best);
         }
     }

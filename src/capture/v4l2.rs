@@ -401,10 +401,10 @@ impl FrameSource for CameraSource {
     fn next_frame(&mut self, pool: &FramePool, timeout: Duration) -> Result<Capture> {
         let deadline = Instant::now() + timeout;
         loop {
-            if let Some((bytes, meta)) = self.first.take() {
-                if let Some(capture) = self.unpacker.unpack(&bytes, &meta, pool)? {
-                    return Ok(capture);
-                }
+            if let Some((bytes, meta)) = self.first.take()
+                && let Some(capture) = self.unpacker.unpack(&bytes, &meta, pool)?
+            {
+                return Ok(capture);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let ready = self
