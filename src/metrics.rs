@@ -55,7 +55,7 @@ impl Stage {
 /// Largest latency that is told apart: one minute.
 const MAX_NS: u64 = 60_000_000_000;
 
-/// A latency histogram in nanoseconds with two significant digits; larger values count as [`MAX_NS`].
+/// A latency histogram in nanoseconds with two significant digits; values over a minute count as one minute.
 #[derive(Debug)]
 pub struct Latency(Mutex<Histogram<u64>>);
 

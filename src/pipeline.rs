@@ -13,8 +13,8 @@
 //!                                        outputs                                        outputs
 //! ```
 //!
-//! To follow one frame: [`capture_thread`] reads it into a pooled buffer; [`infer_thread`] gives it to the
-//! [`Engine`]; [`compose_thread`] paints a mask onto it into a second pool's buffer and pushes that to the
+//! To follow one frame: `CaptureStage` reads it into a pooled buffer; `InferStage` gives it to the
+//! [`Engine`]; `ComposeStage` paints a mask onto it into a second pool's buffer and pushes that to the
 //! outputs. This file wires; what is done to pixels is in the stages.
 
 use std::sync::atomic::Ordering::Relaxed;

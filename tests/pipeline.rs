@@ -279,6 +279,9 @@ fn contract() -> Contract {
     Contract::parse(&text, "made").unwrap()
 }
 
+/// Sequence number and first luma of each frame that reached an output.
+type Pushed = Vec<(u64, u8)>;
+
 struct Rig {
     recorded: Recorded,
     metrics: Arc<Metrics>,
@@ -339,7 +342,7 @@ fn rig(source: Box<MadeSource>, gate: Option<Receiver<()>>) -> Rig {
 }
 
 impl Rig {
-    fn run(self) -> (Result<Ended>, Vec<(u64, u8)>, Arc<Metrics>, Recorded) {
+    fn run(self) -> (Result<Ended>, Pushed, Arc<Metrics>, Recorded) {
         let result = run(self.parts, self.options, &self.stop_rx);
         let frames = self.recorded.frames.lock().unwrap().clone();
         (result, frames, self.metrics, self.recorded)
