@@ -1,9 +1,13 @@
 //! Running the network: backends behind one trait.
 
-use crate::error::{Error, Result};
+#[cfg(any(feature = "tract", feature = "ort"))]
+use crate::error::Error;
+use crate::error::Result;
 use crate::model::Model;
+#[cfg(any(feature = "tract", feature = "ort"))]
 use crate::model::contract::{Contract, ModelFile, Precision};
 
+#[cfg(any(feature = "tract", feature = "ort"))]
 mod answer;
 #[cfg(feature = "tract")]
 mod onnx_check;
@@ -148,6 +152,7 @@ pub trait Backend: Send + Sync {
 }
 
 /// The model's file for `backend`, of `precision` if one is asked for.
+#[cfg(any(feature = "tract", feature = "ort"))]
 fn network_for<'m>(model: &'m Model, backend: &str, precision: Option<Precision>) -> Result<&'m ModelFile> {
     let contract = &model.contract;
     contract.file_for(backend, precision).ok_or_else(|| {
@@ -167,6 +172,7 @@ fn network_for<'m>(model: &'m Model, backend: &str, precision: Option<Precision>
 }
 
 /// Which of the network's outputs the contract means.
+#[cfg(any(feature = "tract", feature = "ort"))]
 fn pick_output(names: &[&str], contract: &Contract) -> Result<usize, String> {
     match (&contract.output.name, names) {
         (None, [_]) => Ok(0),
