@@ -1,0 +1,125 @@
+//! `segd-train export`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use segd::model::contract::Precision;
+use tch::{Device, Tensor};
+
+use super::{Checkpoint, samples};
+use crate::export::model::{self, CONTRACT, FP32, INT8};
+use crate::export::{card, float, qlinear, score};
+use crate::quantize::calibrate;
+use crate::validate;
+use crate::weights::fold;
+
+/// Share of labels that an exported file must give as the checkpoint does: in f32 all but ties, in 8 bits all but pixels
+/// at borders.
+const LEAST_AGREEMENT_FP32: f64 = 0.999;
+const LEAST_AGREEMENT_INT8: f64 = 0.95;
+
+/// Arguments of `export`.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    checkpoint: Checkpoint,
+    /// The model's folder.
+    #[arg(long)]
+    out: PathBuf,
+    /// Training pictures that the 8-bit ranges are found on.
+    #[arg(long, default_value_t = 128)]
+    calibrate: usize,
+    /// A picture to test backends with; it is put into the folder with the labels that the network gives it.
+    #[arg(long)]
+    selftest: Option<PathBuf>,
+    /// Score both files through ONNX Runtime on this split, and write the scores into contract and card.
+    #[arg(long, value_name = "SPLIT", num_args = 0..=1, default_missing_value = "val")]
+    score: Option<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A file can't be read or written.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let (recipe, graph, weights) = arguments.checkpoint.load()?;
+    let convs = fold(&graph, &weights)?;
+    let fp32 = float::write(&recipe.name, &graph, &convs);
+
+    let train = samples(recipe.dataset, &arguments.checkpoint.data, "train")?;
+    let step = train.len().div_ceil(arguments.calibrate.max(1));
+    let inputs = train
+        .iter()
+        .step_by(step)
+        .map(|sample| validate::input(&sample.load_image()?, &recipe, Device::Cpu))
+        .collect::<Result<Vec<Tensor>>>()?;
+    let calibration = calibrate(&graph, &weights, &inputs);
+    let int8 = qlinear::write(&recipe.name, &graph, &convs, &calibration);
+
+    let files: [(&str, Precision, &[&str], &[u8]); 2] = [
+        (INT8, Precision::Int8, &["ort"], &int8),
+        (FP32, Precision::Fp32, &["tract", "ort"], &fp32),
+    ];
+    let selftest = match &arguments.selftest {
+        Some(path) => Some(model::write_selftest(
+            &arguments.out,
+            path,
+            &graph,
+            &weights,
+            &recipe,
+        )?),
+        None => None,
+    };
+    for (name, _, _, bytes) in files {
+        model::write(&arguments.out, name, bytes)?;
+    }
+    let mut contract = model::contract(&recipe, &graph, &files, selftest);
+    // The scores are those of the folder as it is used.
+    model::write(&arguments.out, CONTRACT, contract.to_toml()?.as_bytes())?;
+    let mut matrices = Vec::new();
+    if let Some(split) = &arguments.score {
+        let samples = samples(recipe.dataset, &arguments.checkpoint.data, split)?;
+        let reference = samples
+            .iter()
+            .map(|sample| validate::predict(&graph, &weights, &recipe, &sample.load_image()?))
+            .collect::<Result<Vec<_>>>()?;
+        for (_, precision, _, _) in files {
+            let (mut same, mut pixels) = (0, 0);
+            let backend = score::backend("ort", precision)?;
+            let matrix = score::score(&arguments.out, backend, &samples, |index, predicted| {
+                same += predicted
+                    .iter()
+                    .zip(&reference[index])
+                    .filter(|(a, b)| a == b)
+                    .count();
+                pixels += predicted.len();
+            })?;
+            let agreement = same as f64 / pixels as f64;
+            println!(
+                "{}: mean IoU {:.2} on {} pictures of {split}, {:.3} % of the labels as the checkpoint's",
+                precision.as_str(),
+                100.0 * matrix.mean_iou().context("the pictures hold no label")?,
+                samples.len(),
+                100.0 * agreement
+            );
+            let least = if precision == Precision::Fp32 {
+                LEAST_AGREEMENT_FP32
+            } else {
+                LEAST_AGREEMENT_INT8
+            };
+            ensure!(
+                agreement >= least,
+                "{} agrees on {agreement} of the pixels, expected {least}",
+                precision.as_str()
+            );
+            contract
+                .scores
+                .push(model::score(&recipe, split, samples.len(), precision, &matrix));
+            matrices.push((precision, matrix));
+        }
+    }
+    let text = card::write(&contract, model::classes(recipe.dataset), &matrices);
+    model::write(&arguments.out, "card.md", text.as_bytes())?;
+    model::write(&arguments.out, CONTRACT, contract.to_toml()?.as_bytes())
+}

@@ -1,0 +1,135 @@
+//! `segd-train plot`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::Args;
+use plotters::prelude::*;
+
+/// Arguments of `plot`.
+#[derive(Args)]
+pub struct Arguments {
+    /// The run's log.csv.
+    #[arg(long)]
+    log: PathBuf,
+    /// The SVG to write.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+struct Log {
+    /// Step and mean loss since the line before.
+    losses: Vec<(f64, f64)>,
+    /// Step and mean IoU in percent.
+    scores: Vec<(f64, f64)>,
+}
+
+fn read(text: &str) -> Result<Log> {
+    let mut log = Log {
+        losses: vec![],
+        scores: vec![],
+    };
+    for (number, line) in text.lines().enumerate().skip(1) {
+        let fields: Vec<&str> = line.split(',').collect();
+        let &[step, _, loss, score] = fields.as_slice() else {
+            return Err(anyhow!(
+                "line {}: {} fields, expected step,seconds,loss,mean_iou",
+                number + 1,
+                fields.len()
+            ));
+        };
+        let value = |text: &str| {
+            text.parse::<f64>()
+                .with_context(|| format!("line {}: {text:?}", number + 1))
+        };
+        let step = value(step)?;
+        log.losses.push((step, value(loss)?));
+        if !score.is_empty() {
+            log.scores.push((step, 100.0 * value(score)?));
+        }
+    }
+    ensure!(!log.losses.is_empty(), "holds no step");
+    Ok(log)
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The log can't be read, or the picture can't be written.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let text =
+        std::fs::read_to_string(&arguments.log).with_context(|| arguments.log.display().to_string())?;
+    let log = read(&text).with_context(|| arguments.log.display().to_string())?;
+    draw(&arguments.out, &log).map_err(|why| anyhow!("writing {}: {why}", arguments.out.display()))
+}
+
+fn draw(path: &std::path::Path, log: &Log) -> Result<(), Box<dyn std::error::Error>> {
+    let (loss_color, score_color) = (RGBColor(150, 150, 150), RGBColor(20, 110, 180));
+    let steps = log.losses.iter().map(|(step, _)| *step).fold(1.0, f64::max);
+    let highest = log.losses.iter().map(|(_, loss)| *loss).fold(0.1, f64::max);
+    let area = SVGBackend::new(path, (800, 420)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&area)
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(50)
+        .right_y_label_area_size(50)
+        .build_cartesian_2d(0.0..steps, 0.0..highest)?
+        .set_secondary_coord(0.0..steps, 0.0..100.0);
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE.mix(0.0))
+        .x_desc("step")
+        .y_desc("training loss")
+        .draw()?;
+    chart
+        .configure_secondary_axes()
+        .y_desc("validation mean IoU, %")
+        .draw()?;
+    chart
+        .draw_series(LineSeries::new(log.losses.iter().copied(), &loss_color))?
+        .label("training loss")
+        .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], loss_color));
+    chart
+        .draw_secondary_series(
+            LineSeries::new(log.scores.iter().copied(), score_color.stroke_width(2)).point_size(3),
+        )?
+        .label("validation mean IoU")
+        .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], score_color.stroke_width(2)));
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::MiddleRight)
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
+    area.present()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_drawn() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, out) = (folder.path().join("log.csv"), folder.path().join("curve.svg"));
+        std::fs::write(
+            &log,
+            "step,seconds,loss,mean_iou\n20,1.5,2.0,\n40,3.0,1.0,0.25\n60,4.5,0.5,0.5\n",
+        )
+        .unwrap();
+        run(&Arguments {
+            log: log.clone(),
+            out: out.clone(),
+        })
+        .unwrap();
+        let svg = std::fs::read_to_string(&out).unwrap();
+        assert!(svg.starts_with("<svg") && svg.contains("validation mean IoU"));
+        std::fs::write(&log, "step,seconds,loss,mean_iou\n20,1.5\n").unwrap();
+        let message = format!("{:#}", run(&Arguments { log, out }).unwrap_err());
+        assert!(
+            message.contains("log.csv") && message.contains("line 2"),
+            "{message}"
+        );
+    }
+}

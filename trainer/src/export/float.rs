@@ -1,0 +1,55 @@
+//! The f32 file: batch normalisation folded into the convolutions.
+
+use std::collections::BTreeMap;
+
+use super::builder::{Builder, INPUT, OUTPUT, conv_attributes, depth_to_space_attributes};
+use crate::graph::{Graph, Op};
+use crate::weights::FoldedConv;
+
+/// Writes the network in f32.
+///
+/// # Panics
+/// `convs` lacks a convolution of the graph.
+#[must_use]
+pub fn write(name: &str, graph: &Graph, convs: &BTreeMap<String, FoldedConv>) -> Vec<u8> {
+    let mut builder = Builder::default();
+    let value = |id: usize| match id {
+        0 => INPUT.to_owned(),
+        id if id == graph.output => OUTPUT.to_owned(),
+        id => graph.nodes[id].name.clone(),
+    };
+    if graph.nodes.iter().any(|node| node.op == Op::Relu6) {
+        builder.floats("zero", &[], &[0.0]);
+        builder.floats("six", &[], &[6.0]);
+    }
+    for (id, node) in graph.nodes.iter().enumerate() {
+        let inputs: Vec<String> = node.inputs.iter().map(|&input| value(input)).collect();
+        let mut inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let output = value(id);
+        match &node.op {
+            Op::Input { .. } => {}
+            Op::Conv(conv) => {
+                let folded = &convs[&node.name];
+                let (weight, bias) = (format!("{}.weight", node.name), format!("{}.bias", node.name));
+                builder.floats(&weight, &conv.weight_shape(), &folded.weight);
+                builder.floats(&bias, &[conv.outputs], &folded.bias);
+                builder.node(
+                    "Conv",
+                    &[inputs[0], &weight, &bias],
+                    &output,
+                    conv_attributes(conv),
+                );
+            }
+            Op::Relu6 => {
+                inputs.extend(["zero", "six"]);
+                builder.node("Clip", &inputs, &output, vec![]);
+            }
+            Op::Relu => builder.node("Relu", &inputs, &output, vec![]),
+            Op::Add => builder.node("Add", &inputs, &output, vec![]),
+            Op::Concat => builder.node("Concat", &inputs, &output, vec![super::builder::int("axis", 1)]),
+            Op::GlobalAvgPool => builder.node("GlobalAveragePool", &inputs, &output, vec![]),
+            Op::DepthToSpace => builder.node("DepthToSpace", &inputs, &output, depth_to_space_attributes()),
+        }
+    }
+    builder.finish(name, graph)
+}

@@ -1,0 +1,8 @@
+//! Writes trained networks: ONNX files, contract and card.
+
+pub mod builder;
+pub mod card;
+pub mod float;
+pub mod model;
+pub mod qlinear;
+pub mod score;

@@ -1,0 +1,185 @@
+//! The int8 file in the form that ONNX Runtime's CPU runs fastest: QLinearConv and its relatives, u8 activations.
+//!
+//! The last convolution, the classifier, stays f32 so that logits are fine-grained.
+
+use std::collections::BTreeMap;
+
+use super::builder::{Builder, INPUT, MICROSOFT, OUTPUT, conv_attributes, depth_to_space_attributes, int};
+use crate::graph::{Graph, NodeId, Op};
+use crate::quantize::{Calibration, Params, Plan, correct_bias, quantize_conv};
+use crate::weights::FoldedConv;
+
+/// Writes the network in 8-bit integers.
+///
+/// # Panics
+/// `convs` or `calibration` belong to another graph, or the last node is no convolution.
+#[must_use]
+pub fn write(
+    name: &str,
+    graph: &Graph,
+    convs: &BTreeMap<String, FoldedConv>,
+    calibration: &Calibration,
+) -> Vec<u8> {
+    let plan = Plan::new(graph);
+    let mut ranges = calibration.ranges.clone();
+    for union in &plan.unions {
+        let range = union
+            .iter()
+            .map(|&id| calibration.ranges[id])
+            .reduce(|a, b| a.union(b));
+        ranges[plan.storage[union[0]]] = range.expect("a concatenation has inputs");
+    }
+    let mut writer = Writer {
+        builder: Builder::default(),
+        graph,
+        plan: &plan,
+        params: vec![],
+    };
+    writer.params = (0..graph.nodes.len())
+        .map(|id| Params::of(ranges[plan.storage[id]]))
+        .collect();
+
+    for (id, node) in graph.nodes.iter().enumerate() {
+        let output = node.name.clone();
+        let inputs: Vec<String> = node.inputs.iter().map(|&input| writer.value(input)).collect();
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        match &node.op {
+            Op::Input { .. } => {
+                let [scale, zero] = writer.storage(id);
+                writer.builder.node(
+                    "QuantizeLinear",
+                    &[INPUT, &scale, &zero],
+                    &output_name(graph, id),
+                    vec![],
+                );
+            }
+            Op::Conv(conv) if id == graph.output => {
+                let [scale, zero] = writer.storage(node.inputs[0]);
+                let float = format!("{}.input", node.name);
+                writer
+                    .builder
+                    .node("DequantizeLinear", &[inputs[0], &scale, &zero], &float, vec![]);
+                let (weight, bias) = (format!("{}.weight", node.name), format!("{}.bias", node.name));
+                let folded = &convs[&node.name];
+                writer
+                    .builder
+                    .floats(&weight, &conv.weight_shape(), &folded.weight);
+                writer.builder.floats(&bias, &[conv.outputs], &folded.bias);
+                writer
+                    .builder
+                    .node("Conv", &[&float, &weight, &bias], OUTPUT, conv_attributes(conv));
+            }
+            Op::Conv(conv) => {
+                let from = node.inputs[0];
+                let folded = &convs[&node.name];
+                let quantized = quantize_conv(conv, folded, writer.params[from]);
+                let means = &calibration.means[from];
+                let corrected = correct_bias(conv, folded, &quantized, means);
+                let quantized = quantize_conv(conv, &corrected, writer.params[from]);
+                let [x_scale, x_zero] = writer.storage(from);
+                let [y_scale, y_zero] = writer.storage(id);
+                let part = |suffix: &str| format!("{}.{suffix}", node.name);
+                let channels = [conv.outputs];
+                writer
+                    .builder
+                    .signed_bytes(&part("weight"), &conv.weight_shape(), &quantized.weight);
+                writer
+                    .builder
+                    .floats(&part("weight.scale"), &channels, &quantized.scales);
+                writer
+                    .builder
+                    .signed_bytes(&part("weight.zero"), &channels, &vec![0; conv.outputs as usize]);
+                writer.builder.ints(&part("bias"), &channels, &quantized.bias);
+                let weight = [
+                    part("weight"),
+                    part("weight.scale"),
+                    part("weight.zero"),
+                    part("bias"),
+                ];
+                writer.builder.node(
+                    "QLinearConv",
+                    &[
+                        inputs[0], &x_scale, &x_zero, &weight[0], &weight[1], &weight[2], &y_scale, &y_zero,
+                        &weight[3],
+                    ],
+                    &output,
+                    conv_attributes(conv),
+                );
+            }
+            Op::Relu6 | Op::Relu => {}
+            Op::Add => {
+                let [a_scale, a_zero] = writer.storage(node.inputs[0]);
+                let [b_scale, b_zero] = writer.storage(node.inputs[1]);
+                let [y_scale, y_zero] = writer.storage(id);
+                let inputs = [
+                    inputs[0], &a_scale, &a_zero, inputs[1], &b_scale, &b_zero, &y_scale, &y_zero,
+                ];
+                writer
+                    .builder
+                    .node_of(MICROSOFT, "QLinearAdd", &inputs, &output, vec![]);
+            }
+            Op::Concat => writer
+                .builder
+                .node("Concat", &inputs, &output, vec![int("axis", 1)]),
+            Op::GlobalAvgPool => {
+                let [x_scale, x_zero] = writer.storage(node.inputs[0]);
+                let [y_scale, y_zero] = writer.storage(id);
+                let inputs = [inputs[0], &x_scale, &x_zero, &y_scale, &y_zero];
+                let attributes = vec![int("channels_last", 0)];
+                writer.builder.node_of(
+                    MICROSOFT,
+                    "QLinearGlobalAveragePool",
+                    &inputs,
+                    &output,
+                    attributes,
+                );
+            }
+            Op::DepthToSpace => {
+                writer
+                    .builder
+                    .node("DepthToSpace", &inputs, &output, depth_to_space_attributes())
+            }
+        }
+    }
+    writer.builder.finish(name, graph)
+}
+
+struct Writer<'a> {
+    builder: Builder,
+    graph: &'a Graph,
+    plan: &'a Plan,
+    /// How each node's value is stored.
+    params: Vec<Params>,
+}
+
+impl Writer<'_> {
+    /// The name of a node's stored value: an absorbed activation's is the one before it.
+    fn value(&self, id: NodeId) -> String {
+        if self.plan.absorbed[id] {
+            self.value(self.graph.nodes[id].inputs[0])
+        } else {
+            output_name(self.graph, id)
+        }
+    }
+
+    /// The names of the scale and the zero point of a node's value, which are added where they are first used.
+    fn storage(&mut self, id: NodeId) -> [String; 2] {
+        let owner = self.plan.storage[id];
+        let names = ["scale", "zero"].map(|suffix| format!("{}.{suffix}", output_name(self.graph, owner)));
+        if !self.builder.has_constant(&names[0]) {
+            let Params { scale, zero_point } = self.params[owner];
+            self.builder.floats(&names[0], &[], &[scale]);
+            self.builder.bytes(&names[1], &[], &[zero_point]);
+        }
+        names
+    }
+}
+
+/// The input's stored value has another name than the input.
+fn output_name(graph: &Graph, id: NodeId) -> String {
+    if id == 0 {
+        "input.stored".to_owned()
+    } else {
+        graph.nodes[id].name.clone()
+    }
+}

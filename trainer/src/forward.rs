@@ -1,0 +1,181 @@
+//! Runs a [`Graph`] in tch.
+
+use tch::{Kind, Tensor};
+
+use crate::graph::{Conv, Graph, Node, NodeId, Op, Part};
+use crate::weights::{Weights, batch_norm_affine};
+
+/// What a forward pass is for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Mode {
+    /// Training: the head normalises by the batch's statistics, the stem gets no gradient.
+    Train {
+        /// How far the head's running statistics move to those of the batch.
+        momentum: f64,
+    },
+    /// Inference: every batch normalisation uses its running statistics.
+    Eval,
+}
+
+/// Runs the network on `input`, `[N, C, H, W]`, computing in `kind`; the output is f32.
+#[must_use]
+pub fn forward(graph: &Graph, weights: &Weights, input: &Tensor, mode: Mode, kind: Kind) -> Tensor {
+    forward_each(graph, weights, input, mode, kind, |_, _| {})
+}
+
+/// As [`forward`], showing every node's value to `each`.
+pub fn forward_each(
+    graph: &Graph,
+    weights: &Weights,
+    input: &Tensor,
+    mode: Mode,
+    kind: Kind,
+    mut each: impl FnMut(NodeId, &Tensor),
+) -> Tensor {
+    let last_uses = graph.last_uses();
+    let mut readers = vec![0; graph.nodes.len()];
+    for &input in graph.nodes.iter().flat_map(|node| &node.inputs) {
+        readers[input] += 1;
+    }
+    let mut values: Vec<Option<Tensor>> = Vec::with_capacity(graph.nodes.len());
+    for (id, node) in graph.nodes.iter().enumerate() {
+        // An activation may overwrite a value that nothing else reads.
+        let in_place = node
+            .inputs
+            .first()
+            .is_some_and(|&input| input != 0 && readers[input] == 1);
+        let value = if mode != Mode::Eval && node.part == Part::Stem {
+            tch::no_grad(|| run_node(node, weights, input, &values, mode, kind, in_place))
+        } else {
+            run_node(node, weights, input, &values, mode, kind, in_place)
+        };
+        each(id, &value);
+        values.push(Some(value));
+        for &input in &node.inputs {
+            if last_uses[input] == id {
+                values[input] = None;
+            }
+        }
+    }
+    values[graph.output]
+        .take()
+        .expect("the output is kept")
+        .to_kind(Kind::Float)
+}
+
+fn run_node(
+    node: &Node,
+    weights: &Weights,
+    input: &Tensor,
+    values: &[Option<Tensor>],
+    mode: Mode,
+    kind: Kind,
+    in_place: bool,
+) -> Tensor {
+    let x = |i: usize| {
+        values[node.inputs[i]]
+            .as_ref()
+            .expect("a value lives until its last use")
+    };
+    match &node.op {
+        Op::Input { .. } => input.to_kind(kind),
+        Op::Conv(conv) => run_conv(node, conv, weights, x(0), mode, kind),
+        Op::Relu6 if in_place => x(0).shallow_clone().relu6_(),
+        Op::Relu6 => x(0).relu6(),
+        Op::Relu if in_place => x(0).shallow_clone().relu_(),
+        Op::Relu => x(0).relu(),
+        Op::Add => x(0) + x(1),
+        Op::Concat => Tensor::cat(&(0..node.inputs.len()).map(x).collect::<Vec<_>>(), 1),
+        Op::GlobalAvgPool => x(0).mean_dim([2i64, 3].as_slice(), true, None),
+        Op::DepthToSpace => {
+            let (n, c, h, w) = x(0).size4().expect("values are [N, C, H, W]");
+            x(0).permute([0, 2, 3, 1])
+                .reshape([n, h, w, 2, 2, c / 4])
+                .permute([0, 1, 3, 2, 4, 5])
+                .reshape([n, 2 * h, 2 * w, c / 4])
+                .permute([0, 3, 1, 2])
+        }
+    }
+}
+
+fn run_conv(node: &Node, conv: &Conv, weights: &Weights, x: &Tensor, mode: Mode, kind: Kind) -> Tensor {
+    let name = &node.name;
+    let weight = weights.get(&format!("{name}.weight"));
+    let conv2d = |weight: &Tensor, bias: Option<Tensor>| {
+        // Channels last, as the activations are.
+        let weight = weight.to_kind(kind);
+        let weight = weight.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+        let bias = bias.map(|bias| bias.to_kind(kind));
+        let [before, after] = conv.padding;
+        let common = before.min(after);
+        let padded = (before != after)
+            .then(|| x.constant_pad_nd([before - common, after - common, before - common, after - common]));
+        let x = padded.as_ref().unwrap_or(x);
+        if conv.dilation > 1 && conv.groups == conv.inputs && conv.stride == 1 {
+            return dilated_by_phases(x, &weight, bias.as_ref(), conv);
+        }
+        x.conv2d(
+            &weight,
+            bias.as_ref(),
+            [conv.stride; 2],
+            [common; 2],
+            [conv.dilation; 2],
+            conv.groups,
+        )
+    };
+    let Some(eps) = conv.batch_norm else {
+        let bias = conv
+            .bias
+            .then(|| weights.get(&format!("{name}.bias")).shallow_clone());
+        return conv2d(weight, bias);
+    };
+    if let (Mode::Train { momentum }, Part::Head) = (mode, node.part) {
+        let y = conv2d(weight, None);
+        let parameter = |suffix: &str| Some(weights.get(&format!("{name}.bn.{suffix}")).shallow_clone());
+        return y.batch_norm(
+            parameter("weight"),
+            parameter("bias"),
+            parameter("mean"),
+            parameter("var"),
+            true,
+            momentum,
+            eps,
+            false,
+        );
+    }
+    // Folded into the weights, batch normalisation costs nothing the size of an activation.
+    let (scale, bias) = batch_norm_affine(weights, name, eps);
+    conv2d(&(weight * scale.reshape([-1, 1, 1, 1])), Some(bias))
+}
+
+/// A dilated depthwise convolution as a plain one on each of the `dilation`^2 phases of the picture.
+///
+/// The CPU library has no fast dilated depthwise kernel: its gradient took half of a training step.
+fn dilated_by_phases(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: &Conv) -> Tensor {
+    let (n, c, h, w) = x.size4().expect("values are [N, C, H, W]");
+    let d = conv.dilation;
+    // The gradient's fast kernel takes no picture of fewer than four rows or columns.
+    let (rows, columns) = (((h + d - 1) / d).max(4), ((w + d - 1) / d).max(4));
+    let whole = (rows * d, columns * d) == (h, w);
+    let padded = (!whole).then(|| x.constant_pad_nd([0, columns * d - w, 0, rows * d - h]));
+    let phases = padded
+        .as_ref()
+        .unwrap_or(x)
+        .permute([0, 2, 3, 1])
+        .reshape([n, rows, d, columns, d, c])
+        .permute([0, 2, 4, 1, 3, 5])
+        .reshape([n * d * d, rows, columns, c])
+        .permute([0, 3, 1, 2]);
+    let y = phases.conv2d(weight, bias, [1, 1], [conv.kernel / 2; 2], [1, 1], conv.groups);
+    let y = y
+        .permute([0, 2, 3, 1])
+        .reshape([n, d, d, rows, columns, c])
+        .permute([0, 3, 1, 4, 2, 5])
+        .reshape([n, rows * d, columns * d, c])
+        .permute([0, 3, 1, 2]);
+    if whole {
+        y
+    } else {
+        y.narrow(2, 0, h).narrow(3, 0, w)
+    }
+}

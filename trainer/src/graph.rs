@@ -1,0 +1,298 @@
+//! A network as a list of nodes. The same list drives the forward pass in tch, the ONNX writer and the quantizer.
+
+/// A node's place in [`Graph::nodes`].
+pub type NodeId = usize;
+
+/// How a part of the network is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Pretrained and left as it is: no gradient.
+    Stem,
+    /// Pretrained and fine-tuned; batch normalisation keeps its pretrained statistics.
+    Trunk,
+    /// New: trained from scratch, batch normalisation with the batch's statistics.
+    Head,
+}
+
+/// A 2-D convolution, with the batch normalisation that follows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conv {
+    /// Input channels.
+    pub inputs: i64,
+    /// Output channels.
+    pub outputs: i64,
+    /// Side of the square kernel.
+    pub kernel: i64,
+    /// Step between output cells.
+    pub stride: i64,
+    /// Zeros added before and after the picture, the same for both axes.
+    pub padding: [i64; 2],
+    /// Step between kernel taps.
+    pub dilation: i64,
+    /// Groups; `groups == inputs == outputs` is a depthwise convolution.
+    pub groups: i64,
+    /// Adds a bias a channel. Never together with `batch_norm`.
+    pub bias: bool,
+    /// The epsilon of the batch normalisation that follows.
+    pub batch_norm: Option<f64>,
+}
+
+impl Conv {
+    /// A 1x1 convolution with batch normalisation.
+    #[must_use]
+    pub fn pointwise(inputs: i64, outputs: i64, eps: f64) -> Self {
+        Self {
+            inputs,
+            outputs,
+            kernel: 1,
+            stride: 1,
+            padding: [0, 0],
+            dilation: 1,
+            groups: 1,
+            bias: false,
+            batch_norm: Some(eps),
+        }
+    }
+
+    /// A depthwise convolution with batch normalisation, padded to keep the size at stride 1.
+    #[must_use]
+    pub fn depthwise(channels: i64, kernel: i64, stride: i64, dilation: i64, eps: f64) -> Self {
+        let side = kernel / 2 * dilation;
+        Self {
+            inputs: channels,
+            outputs: channels,
+            kernel,
+            stride,
+            padding: [side, side],
+            dilation,
+            groups: channels,
+            bias: false,
+            batch_norm: Some(eps),
+        }
+    }
+
+    /// Shape of the weights: `[outputs, inputs / groups, kernel, kernel]`.
+    #[must_use]
+    pub fn weight_shape(&self) -> [i64; 4] {
+        [self.outputs, self.inputs / self.groups, self.kernel, self.kernel]
+    }
+
+    /// Size of the output along one axis.
+    #[must_use]
+    pub fn output_size(&self, input: i64) -> i64 {
+        (input + self.padding[0] + self.padding[1] - self.dilation * (self.kernel - 1) - 1) / self.stride + 1
+    }
+}
+
+/// What a node computes; tensors are `[N, C, H, W]`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// The network's input.
+    Input {
+        /// Channels.
+        channels: i64,
+    },
+    /// Convolution, then batch normalisation where it has one.
+    Conv(Conv),
+    /// `min(max(x, 0), 6)`
+    Relu6,
+    /// `max(x, 0)`
+    Relu,
+    /// Sum of two inputs; the second may be `[N, C, 1, 1]`.
+    Add,
+    /// Inputs one after the other along the channels.
+    Concat,
+    /// Mean over height and width: `[N, C, 1, 1]`.
+    GlobalAvgPool,
+    /// `[N, 4 C, H, W]` to `[N, C, 2 H, 2 W]`; input channel `(2 i + j) C + c` goes to row `2 y + i`, column
+    /// `2 x + j` of channel `c`: ONNX's DepthToSpace with block 2 in DCR mode.
+    DepthToSpace,
+}
+
+/// One operation of a network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Unique name; weights are called `<name>.weight` and so on.
+    pub name: String,
+    /// What it computes.
+    pub op: Op,
+    /// The nodes it reads, all before it.
+    pub inputs: Vec<NodeId>,
+    /// How it is trained.
+    pub part: Part,
+}
+
+/// A network: nodes in the order they run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Graph {
+    /// The nodes; the first is the input.
+    pub nodes: Vec<Node>,
+    /// The node whose value is the network's output.
+    pub output: NodeId,
+}
+
+impl Graph {
+    /// A graph that holds an input of `channels` channels.
+    #[must_use]
+    pub fn new(channels: i64) -> Self {
+        let input = Node {
+            name: "input".into(),
+            op: Op::Input { channels },
+            inputs: vec![],
+            part: Part::Stem,
+        };
+        Self {
+            nodes: vec![input],
+            output: 0,
+        }
+    }
+
+    /// Appends a node, which becomes the output.
+    ///
+    /// # Panics
+    /// The name is taken, or an input does not exist yet.
+    pub fn push(&mut self, part: Part, name: impl Into<String>, op: Op, inputs: &[NodeId]) -> NodeId {
+        let name = name.into();
+        assert!(
+            self.nodes.iter().all(|node| node.name != name),
+            "two nodes are called {name}"
+        );
+        assert!(
+            inputs.iter().all(|&input| input < self.nodes.len()),
+            "{name} reads a node that does not exist"
+        );
+        self.nodes.push(Node {
+            name,
+            op,
+            inputs: inputs.to_vec(),
+            part,
+        });
+        self.output = self.nodes.len() - 1;
+        self.output
+    }
+
+    /// Every convolution with its node.
+    pub fn convs(&self) -> impl Iterator<Item = (&Node, &Conv)> {
+        self.nodes.iter().filter_map(|node| match &node.op {
+            Op::Conv(conv) => Some((node, conv)),
+            _ => None,
+        })
+    }
+
+    /// For every node, the last node that reads it (itself where none does).
+    #[must_use]
+    pub fn last_uses(&self) -> Vec<NodeId> {
+        let mut last: Vec<NodeId> = (0..self.nodes.len()).collect();
+        for (id, node) in self.nodes.iter().enumerate() {
+            for &input in &node.inputs {
+                last[input] = id;
+            }
+        }
+        last
+    }
+
+    /// Shape `[C, H, W]` of every node's value for an input of `height` by `width`.
+    ///
+    /// # Panics
+    /// The graph is inconsistent: channels that don't fit, sizes that differ at an addition.
+    #[must_use]
+    pub fn shapes(&self, height: i64, width: i64) -> Vec<[i64; 3]> {
+        let mut shapes: Vec<[i64; 3]> = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let input = |i: usize| shapes[node.inputs[i]];
+            let shape = match &node.op {
+                Op::Input { channels } => [*channels, height, width],
+                Op::Conv(conv) => {
+                    let [channels, h, w] = input(0);
+                    assert_eq!(channels, conv.inputs, "{}: input channels", node.name);
+                    [conv.outputs, conv.output_size(h), conv.output_size(w)]
+                }
+                Op::Relu6 | Op::Relu => input(0),
+                Op::Add => {
+                    let (a, b) = (input(0), input(1));
+                    assert!(a == b || b == [a[0], 1, 1], "{}: {a:?} + {b:?}", node.name);
+                    a
+                }
+                Op::Concat => {
+                    let first = input(0);
+                    let channels = (0..node.inputs.len()).map(|i| {
+                        assert_eq!(input(i)[1..], first[1..], "{}: sizes", node.name);
+                        input(i)[0]
+                    });
+                    [channels.sum(), first[1], first[2]]
+                }
+                Op::GlobalAvgPool => [input(0)[0], 1, 1],
+                Op::DepthToSpace => {
+                    let [channels, h, w] = input(0);
+                    assert_eq!(channels % 4, 0, "{}: channels", node.name);
+                    [channels / 4, 2 * h, 2 * w]
+                }
+            };
+            shapes.push(shape);
+        }
+        shapes
+    }
+
+    /// Multiply-accumulates of one forward pass at `height` by `width`.
+    #[must_use]
+    pub fn macs(&self, height: i64, width: i64) -> i64 {
+        self.nodes
+            .iter()
+            .zip(self.shapes(height, width))
+            .map(|(node, [_, h, w])| match &node.op {
+                Op::Conv(conv) => conv.weight_shape().iter().product::<i64>() * h * w,
+                _ => 0,
+            })
+            .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_and_macs_follow_the_convolution_arithmetic() {
+        let mut graph = Graph::new(3);
+        let stem = Conv {
+            stride: 2,
+            ..Conv::pointwise(3, 8, 1e-3)
+        };
+        let stem = graph.push(
+            Part::Stem,
+            "stem",
+            Op::Conv(Conv {
+                kernel: 3,
+                padding: [1, 1],
+                ..stem
+            }),
+            &[0],
+        );
+        let deep = graph.push(
+            Part::Head,
+            "deep",
+            Op::Conv(Conv::depthwise(8, 3, 1, 2, 1e-3)),
+            &[stem],
+        );
+        let pool = graph.push(Part::Head, "pool", Op::GlobalAvgPool, &[deep]);
+        let sum = graph.push(Part::Head, "sum", Op::Add, &[deep, pool]);
+        let both = graph.push(Part::Head, "both", Op::Concat, &[sum, stem]);
+        graph.push(Part::Head, "up", Op::DepthToSpace, &[both]);
+        let shapes = graph.shapes(32, 48);
+        assert_eq!(shapes[stem], [8, 16, 24]);
+        assert_eq!(shapes[deep], [8, 16, 24]);
+        assert_eq!(shapes[pool], [8, 1, 1]);
+        assert_eq!(shapes[both], [16, 16, 24]);
+        assert_eq!(shapes[graph.output], [4, 32, 48]);
+        assert_eq!(graph.macs(32, 48), (27 + 9) * 8 * 16 * 24);
+        assert_eq!(graph.last_uses()[deep], sum);
+    }
+
+    #[test]
+    #[should_panic(expected = "two nodes are called a")]
+    fn names_are_unique() {
+        let mut graph = Graph::new(3);
+        graph.push(Part::Head, "a", Op::Relu, &[0]);
+        graph.push(Part::Head, "a", Op::Relu, &[0]);
+    }
+}

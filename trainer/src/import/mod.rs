@@ -1,0 +1,4 @@
+//! Weights published by others.
+
+pub mod efficientnet_lite;
+pub mod pth;

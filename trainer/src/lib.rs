@@ -1,0 +1,15 @@
+//! Trains, quantizes, exports and scores the models that segd runs.
+
+pub mod command;
+pub mod data;
+pub mod export;
+pub mod forward;
+pub mod graph;
+pub mod import;
+pub mod nets;
+pub mod optimizer;
+pub mod quantize;
+pub mod recipe;
+pub mod train;
+pub mod validate;
+pub mod weights;

@@ -1,0 +1,44 @@
+//! `segd-train`: trains, exports and scores the models that segd runs.
+
+use std::os::unix::process::CommandExt;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use segd_train::command::{eval, export, plot, train};
+
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a network; Ctrl-C saves a checkpoint to go on from
+    Train(train::Arguments),
+    /// Write a checkpoint as a model's folder: fp32.onnx, int8.onnx, contract.toml, card.md
+    Export(export::Arguments),
+    /// Score a checkpoint, and draw its predictions beside the truth
+    Eval(eval::Arguments),
+    /// Draw a run's loss and scores as SVG
+    Plot(plot::Arguments),
+}
+
+fn main() -> Result<()> {
+    // Threads of libgomp that spin while they wait starve the others on a machine with few cores.
+    // It reads the variable before `main`, so the program starts itself again with it.
+    if std::env::var_os("OMP_WAIT_POLICY").is_none() {
+        let error = std::process::Command::new(std::env::current_exe()?)
+            .args(std::env::args_os().skip(1))
+            .env("OMP_WAIT_POLICY", "passive")
+            .exec();
+        return Err(error).context("starting again with OMP_WAIT_POLICY=passive");
+    }
+    match Arguments::parse().command {
+        Command::Train(arguments) => train::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
+        Command::Eval(arguments) => eval::run(&arguments),
+        Command::Plot(arguments) => plot::run(&arguments),
+    }
+}

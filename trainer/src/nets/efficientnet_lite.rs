@@ -1,0 +1,152 @@
+//! EfficientNet-Lite0 without its classifier, at output stride 16.
+//!
+//! The network: `efficientnet_lite_builder.py` of TensorFlow's TPU models. Kernels, widths and repeats are those of
+//! EfficientNet-B0; ReLU6 instead of swish and no squeeze-and-excitation make it fit for 8-bit integers.
+//! The published weights were trained on `(x - 127) / 128`.
+
+use super::Trunk;
+use crate::graph::{Conv, Graph, Op, Part};
+
+/// The epsilon of its batch normalisation.
+pub const BATCH_NORM_EPS: f64 = 1e-3;
+/// Mean the weights were trained with, subtracted from 0..255 RGB.
+pub const MEAN: [f32; 3] = [127.0, 127.0, 127.0];
+/// Divisor the weights were trained with.
+pub const STD: [f32; 3] = [128.0, 128.0, 128.0];
+
+/// A run of blocks: repeats, kernel, stride, expansion, output channels.
+const STAGES: [(i64, i64, i64, i64, i64); 7] = [
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+];
+
+/// Builds the trunk; its node names are those of the published weights.
+///
+/// The weights were trained with padding that TensorFlow calls "same": at stride 2 the zeros that don't come out even
+/// go after the picture, and each such step moves the features by half an input cell. Here the stem, the first and
+/// the last stride-2 stage put the odd zero before the picture instead and the second one after it, so that the
+/// moves cancel to half a pixel at stride 8 and 3.5 pixels at stride 16. The features are the same either way.
+#[must_use]
+pub fn lite0() -> Trunk {
+    let mut graph = Graph::new(3);
+    let conv = Conv {
+        kernel: 3,
+        stride: 2,
+        padding: [1, 1],
+        ..Conv::pointwise(3, 32, BATCH_NORM_EPS)
+    };
+    let mut x = graph.push(Part::Stem, "_conv_stem", Op::Conv(conv), &[0]);
+    x = graph.push(Part::Stem, "_conv_stem.relu6", Op::Relu6, &[x]);
+
+    let mut channels = 32;
+    let mut block = 0;
+    let mut total_stride = 2;
+    let mut dilation = 1;
+    let mut stride8 = (0, 0);
+    for (repeats, kernel, stride, expansion, outputs) in STAGES {
+        for repeat in 0..repeats {
+            let mut stride = if repeat == 0 { stride } else { 1 };
+            // The block that would go on to stride 32 itself sees cells of stride 16; those after it are atrous.
+            let own_dilation = dilation;
+            if total_stride * stride > 16 {
+                stride = 1;
+                dilation = 2;
+            }
+            total_stride *= stride;
+            let part = if total_stride <= 4 {
+                Part::Stem
+            } else {
+                Part::Trunk
+            };
+            let name = |layer: &str| format!("_blocks.{block}.{layer}");
+            let entry = x;
+            let wide = channels * expansion;
+            if expansion != 1 {
+                let conv = Conv::pointwise(channels, wide, BATCH_NORM_EPS);
+                x = graph.push(part, name("_expand_conv"), Op::Conv(conv), &[x]);
+                x = graph.push(part, name("_expand_conv.relu6"), Op::Relu6, &[x]);
+            }
+            let mut conv = Conv::depthwise(wide, kernel, stride, own_dilation, BATCH_NORM_EPS);
+            if stride == 2 && total_stride == 8 {
+                conv.padding = [kernel / 2 - 1, kernel / 2];
+            }
+            x = graph.push(part, name("_depthwise_conv"), Op::Conv(conv), &[x]);
+            x = graph.push(part, name("_depthwise_conv.relu6"), Op::Relu6, &[x]);
+            let conv = Conv::pointwise(wide, outputs, BATCH_NORM_EPS);
+            x = graph.push(part, name("_project_conv"), Op::Conv(conv), &[x]);
+            if stride == 1 && repeat > 0 {
+                x = graph.push(part, name("add"), Op::Add, &[x, entry]);
+            }
+            channels = outputs;
+            block += 1;
+            if total_stride == 8 {
+                stride8 = (x, channels);
+            }
+        }
+    }
+    Trunk {
+        graph,
+        stride8,
+        stride16: (x, channels),
+    }
+}
+
+/// The names that the published weights give to a convolution's batch normalisation.
+///
+/// Blocks number them by their place, and the first block has no expansion: `_expand_conv` has `_bn0`,
+/// `_depthwise_conv` `_bn1`, `_project_conv` `_bn2`; the stem has `_bn0`.
+#[must_use]
+pub fn published_batch_norm(conv: &str) -> String {
+    match conv.rsplit_once('.') {
+        None => "_bn0".into(),
+        Some((block, layer)) => {
+            let index = match layer {
+                "_expand_conv" => 0,
+                "_depthwise_conv" => 1,
+                _ => 2,
+            };
+            format!("{block}._bn{index}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strides_channels_and_size() {
+        let trunk = lite0();
+        for side in [32, 64, 224, 384] {
+            let shapes = trunk.graph.shapes(side, 2 * side);
+            assert_eq!(shapes[trunk.stride8.0], [40, side / 8, side / 4]);
+            assert_eq!(shapes[trunk.stride16.0], [320, side / 16, side / 8]);
+        }
+        let weights: i64 = trunk
+            .graph
+            .convs()
+            .map(|(_, conv)| conv.weight_shape().iter().product::<i64>())
+            .sum();
+        // 4.65 M parameters less the classifier (1.28 M), the last 1x1 (0.41 M) and batch normalisation.
+        assert_eq!(weights, 2_919_392);
+    }
+
+    #[test]
+    fn only_blocks_past_the_last_stride_are_atrous() {
+        let dilated: Vec<String> = lite0()
+            .graph
+            .convs()
+            .filter(|(_, conv)| conv.dilation == 2)
+            .map(|(node, _)| node.name.clone())
+            .collect();
+        assert_eq!(
+            dilated,
+            [12, 13, 14, 15].map(|block| format!("_blocks.{block}._depthwise_conv"))
+        );
+    }
+}

@@ -1,0 +1,190 @@
+//! A network's weights by name.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use tch::{Device, Kind, Tensor};
+
+use crate::graph::{Graph, Part};
+
+/// Tensors by name, f32: `<node>.weight`, `<node>.bias`, `<node>.bn.{weight,bias,mean,var}`.
+#[derive(Debug, Default)]
+pub struct Weights {
+    map: BTreeMap<String, Tensor>,
+}
+
+impl Weights {
+    /// Random weights (He, fan-in; the classifier near zero) for every convolution of `graph`.
+    #[must_use]
+    pub fn random(graph: &Graph, seed: i64, device: Device) -> Self {
+        tch::manual_seed(seed);
+        let options = (Kind::Float, Device::Cpu);
+        let mut map = BTreeMap::new();
+        for (node, conv) in graph.convs() {
+            let shape = conv.weight_shape();
+            let fan_in = (conv.inputs / conv.groups * conv.kernel * conv.kernel) as f64;
+            let is_output = graph.nodes[graph.output].name == node.name;
+            let deviation = if is_output { 0.01 } else { (2.0 / fan_in).sqrt() };
+            let mut insert = |suffix: &str, tensor: Tensor| {
+                map.insert(format!("{}.{suffix}", node.name), tensor.to_device(device));
+            };
+            insert("weight", Tensor::randn(shape, options) * deviation);
+            let channels = [conv.outputs];
+            if conv.bias {
+                insert("bias", Tensor::zeros(channels, options));
+            }
+            if conv.batch_norm.is_some() {
+                insert("bn.weight", Tensor::ones(channels, options));
+                insert("bn.bias", Tensor::zeros(channels, options));
+                insert("bn.mean", Tensor::zeros(channels, options));
+                insert("bn.var", Tensor::ones(channels, options));
+            }
+        }
+        Self { map }
+    }
+
+    /// The tensor called `name`.
+    ///
+    /// # Panics
+    /// There is none: the weights belong to another graph.
+    #[must_use]
+    pub fn get(&self, name: &str) -> &Tensor {
+        self.map
+            .get(name)
+            .unwrap_or_else(|| panic!("the weights hold no {name}"))
+    }
+
+    /// Names and tensors, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.map.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Overwrites the tensor called `name`.
+    ///
+    /// # Errors
+    /// There is none of that name, or its shape differs.
+    pub fn set(&mut self, name: &str, value: &Tensor) -> Result<()> {
+        let Some(tensor) = self.map.get_mut(name) else {
+            bail!("the network has no weight called {name}")
+        };
+        if tensor.size() != value.size() {
+            bail!("{name} is {:?}, found {:?}", tensor.size(), value.size());
+        }
+        tch::no_grad(|| tensor.copy_(value));
+        Ok(())
+    }
+
+    /// A copy that shares nothing.
+    #[must_use]
+    pub fn deep_copy(&self) -> Self {
+        tch::no_grad(|| Self {
+            map: self
+                .map
+                .iter()
+                .map(|(name, t)| (name.clone(), t.detach().copy()))
+                .collect(),
+        })
+    }
+
+    /// Names of the tensors that training changes by gradient, with the part each belongs to.
+    ///
+    /// A trunk's 5x5 depthwise convolutions keep their pretrained weights. They are 3 % of the trunk's weights, but
+    /// oneDNN has no fast kernel for their gradient: it took two thirds of a step.
+    #[must_use]
+    pub fn trainable(graph: &Graph) -> Vec<(String, Part)> {
+        let mut names = Vec::new();
+        for (node, conv) in graph.convs() {
+            let frozen_depthwise = node.part == Part::Trunk && conv.groups > 1 && conv.kernel == 5;
+            if node.part == Part::Stem || frozen_depthwise {
+                continue;
+            }
+            names.push((format!("{}.weight", node.name), node.part));
+            if conv.bias {
+                names.push((format!("{}.bias", node.name), node.part));
+            }
+            if conv.batch_norm.is_some() {
+                names.push((format!("{}.bn.weight", node.name), node.part));
+                names.push((format!("{}.bn.bias", node.name), node.part));
+            }
+        }
+        names
+    }
+
+    /// Reads every tensor of `other` that this network has, by name and shape.
+    ///
+    /// # Errors
+    /// The file can't be read, or lacks a tensor of the network.
+    pub fn load(&mut self, path: &Path, prefix: &str) -> Result<()> {
+        let tensors =
+            Tensor::read_safetensors(path).with_context(|| format!("reading {}", path.display()))?;
+        let mut found: BTreeMap<String, Tensor> = tensors
+            .into_iter()
+            .filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t)))
+            .collect();
+        for name in self.map.keys().cloned().collect::<Vec<_>>() {
+            let value = found
+                .remove(&name)
+                .with_context(|| format!("{}: holds no {prefix}{name}", path.display()))?;
+            self.set(&name, &value)
+                .with_context(|| path.display().to_string())?;
+        }
+        Ok(())
+    }
+}
+
+/// A convolution's weights with its batch normalisation folded in, as the exporters and the quantizer want them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FoldedConv {
+    /// `[outputs, inputs / groups, kernel, kernel]`, row-major.
+    pub weight: Vec<f32>,
+    /// `[outputs]`
+    pub bias: Vec<f32>,
+}
+
+/// Scale and bias of a batch normalisation with its running statistics: `y = scale * x + bias`.
+#[must_use]
+pub fn batch_norm_affine(weights: &Weights, node: &str, eps: f64) -> (Tensor, Tensor) {
+    let scale =
+        weights.get(&format!("{node}.bn.weight")) / (weights.get(&format!("{node}.bn.var")) + eps).sqrt();
+    let bias = weights.get(&format!("{node}.bn.bias")) - weights.get(&format!("{node}.bn.mean")) * &scale;
+    (scale, bias)
+}
+
+/// Every convolution of `graph` with its batch normalisation folded in, by node name.
+///
+/// # Errors
+/// A tensor can't be read out.
+pub fn fold(graph: &Graph, weights: &Weights) -> Result<BTreeMap<String, FoldedConv>> {
+    let _guard = tch::no_grad_guard();
+    let values = |tensor: &Tensor| -> Result<Vec<f32>> {
+        Ok(Vec::try_from(
+            tensor.to_device(Device::Cpu).contiguous().view([-1]),
+        )?)
+    };
+    graph
+        .convs()
+        .map(|(node, conv)| {
+            let name = &node.name;
+            let weight = weights.get(&format!("{name}.weight"));
+            let folded = if let Some(eps) = conv.batch_norm {
+                let (scale, bias) = batch_norm_affine(weights, name, eps);
+                FoldedConv {
+                    weight: values(&(weight * scale.reshape([-1, 1, 1, 1])))?,
+                    bias: values(&bias)?,
+                }
+            } else if conv.bias {
+                FoldedConv {
+                    weight: values(weight)?,
+                    bias: values(weights.get(&format!("{name}.bias")))?,
+                }
+            } else {
+                FoldedConv {
+                    weight: values(weight)?,
+                    bias: vec![0.0; conv.outputs as usize],
+                }
+            };
+            Ok((name.clone(), folded))
+        })
+        .collect()
+}

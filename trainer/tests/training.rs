@@ -1,0 +1,205 @@
+//! Training on a small made dataset: it learns, every weight takes part, and a run that goes on from a checkpoint ends
+//! where one without a stop does.
+
+mod common;
+
+use std::sync::atomic::AtomicBool;
+
+use indicatif::ProgressBar;
+use segd::dataset::{self, Sample};
+use segd_train::data::{self, Picture};
+use segd_train::graph::Part;
+use segd_train::recipe::Recipe;
+use segd_train::train::{Folder, Run, train};
+use segd_train::validate;
+use segd_train::weights::Weights;
+use tch::Device;
+
+struct Made {
+    _folder: tempfile::TempDir,
+    samples: Vec<Sample>,
+    pictures: Vec<Picture>,
+    order: Vec<u32>,
+}
+
+fn made(count: usize) -> Made {
+    tch::set_num_threads(1);
+    let folder = tempfile::tempdir().unwrap();
+    common::write_dataset(folder.path(), count);
+    let samples = dataset::voc(folder.path(), "train").unwrap();
+    let pictures = data::load(&samples, 96, 2, &ProgressBar::hidden()).unwrap();
+    assert_eq!(pictures.len(), count);
+    let order = (0..count as u32).collect();
+    Made {
+        _folder: folder,
+        samples,
+        pictures,
+        order,
+    }
+}
+
+fn run(recipe: &Recipe) -> Run {
+    let graph = recipe.graph();
+    let weights = Weights::random(&graph, 3, Device::Cpu);
+    Run::new(recipe, graph, weights)
+}
+
+#[test]
+fn a_small_dataset_is_learnt() {
+    let made = made(6);
+    let recipe = common::recipe(100);
+    let mut run = run(&recipe);
+    let out = tempfile::tempdir().unwrap();
+    let folder = Folder::create(&out.path().join("run")).unwrap();
+    let stop = AtomicBool::new(false);
+    train(
+        &mut run,
+        &recipe,
+        &made.pictures,
+        &made.order,
+        &made.samples,
+        &folder,
+        &stop,
+    )
+    .unwrap();
+
+    let matrix = validate::score(&run.graph, &run.ema, &recipe, &made.samples, |_, _, _, _| {}).unwrap();
+    let iou = matrix.mean_iou().unwrap();
+    let log = std::fs::read_to_string(folder.log()).unwrap();
+    assert!(iou > 0.85, "mean IoU {iou}: {log}");
+    assert_eq!(run.best, iou, "the last step is scored");
+
+    let loss = |line: &str| line.split(',').nth(2).unwrap().parse::<f64>().unwrap();
+    let lines: Vec<&str> = log.lines().skip(1).collect();
+    assert!(loss(lines[lines.len() - 1]) < 0.5 * loss(lines[0]), "{log}");
+
+    // The best checkpoint holds what was scored.
+    let mut best = Weights::random(&run.graph, 0, Device::Cpu);
+    best.load(&folder.best(), "ema/").unwrap();
+    let again = validate::score(&run.graph, &best, &recipe, &made.samples, |_, _, _, _| {}).unwrap();
+    assert_eq!(again, matrix);
+}
+
+#[test]
+fn every_trainable_weight_gets_a_gradient_and_the_stem_gets_none() {
+    let made = made(4);
+    let recipe = common::recipe(10);
+    let mut run = run(&recipe);
+    let before = run.weights.deep_copy();
+    for step in 0..3 {
+        let batch = data::batch(
+            &made.pictures,
+            &made.order,
+            &recipe.augment,
+            recipe.train.batch,
+            1,
+            step,
+        );
+        let loss = run.train_step(&recipe, &batch, Device::Cpu);
+        assert!(loss.is_finite());
+    }
+    let changed = |name: &str| run.weights.get(name) != before.get(name);
+    let trainable = Weights::trainable(&run.graph);
+    assert!(trainable.iter().any(|(_, part)| *part == Part::Trunk));
+    for (name, _) in &trainable {
+        assert!(changed(name), "{name} did not change");
+    }
+    for (name, _) in before
+        .iter()
+        .filter(|(name, _)| !trainable.iter().any(|(other, _)| other == name))
+    {
+        let statistics = name.ends_with(".bn.mean") || name.ends_with(".bn.var");
+        let head = name.starts_with("aspp") || name.starts_with("decoder");
+        assert_eq!(changed(name), statistics && head, "{name}");
+    }
+}
+
+#[test]
+fn going_on_from_a_checkpoint_equals_not_stopping() {
+    let made = made(4);
+    let recipe = common::recipe(8);
+    let out = tempfile::tempdir().unwrap();
+    let steps = |run: &mut Run, until: u64| {
+        let losses: Vec<f64> = (run.step..until)
+            .map(|step| {
+                let batch = data::batch(
+                    &made.pictures,
+                    &made.order,
+                    &recipe.augment,
+                    recipe.train.batch,
+                    1,
+                    step,
+                );
+                run.train_step(&recipe, &batch, Device::Cpu)
+            })
+            .collect();
+        losses
+    };
+    let mut whole = run(&recipe);
+    let losses = steps(&mut whole, 6);
+
+    let mut first = run(&recipe);
+    steps(&mut first, 3);
+    first.best = 0.25;
+    let path = out.path().join("checkpoint.safetensors");
+    first.save(&path).unwrap();
+
+    let mut second = Run::new(
+        &recipe,
+        recipe.graph(),
+        Weights::random(&whole.graph, 99, Device::Cpu),
+    );
+    second.restore(&path).unwrap();
+    assert_eq!((second.step, second.best), (3, 0.25));
+    assert_eq!(steps(&mut second, 6), losses[3..]);
+    for ((name, expected), (_, found)) in whole.weights.iter().zip(second.weights.iter()) {
+        assert_eq!(expected, found, "{name}");
+    }
+    for ((name, expected), (_, found)) in whole.ema.iter().zip(second.ema.iter()) {
+        assert_eq!(expected, found, "running mean of {name}");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_network_is_refused() {
+    let recipe = common::recipe(8);
+    let mut other = recipe.clone();
+    other.network.pyramid = 24;
+    let out = tempfile::tempdir().unwrap();
+    let path = out.path().join("checkpoint.safetensors");
+    run(&recipe).save(&path).unwrap();
+    let message = format!("{:#}", run(&other).restore(&path).unwrap_err());
+    assert!(
+        message.contains("aspp") && message.contains("checkpoint.safetensors"),
+        "{message}"
+    );
+    std::fs::write(&path, "not a checkpoint").unwrap();
+    assert!(run(&recipe).restore(&path).is_err());
+}
+
+#[test]
+fn a_crop_lays_labels_on_what_they_name() {
+    let made = made(6);
+    let mut recipe = common::recipe(1);
+    recipe.augment.label_stride = 1;
+    let side = recipe.augment.crop;
+    for step in 0..8 {
+        let batch = data::batch(&made.pictures, &made.order, &recipe.augment, 4, 5, step);
+        let (mut right, mut all) = (0, 0);
+        for (rgb, &label) in batch.rgb.chunks_exact(3).zip(&batch.labels) {
+            let color = match rgb.iter().enumerate().max_by_key(|(_, level)| **level).unwrap().0 {
+                0 => 1,
+                1 => 0,
+                _ => 2,
+            };
+            if label != dataset::IGNORE {
+                all += 1;
+                right += usize::from(color == label);
+            }
+        }
+        assert!(all > side * side && right * 100 > all * 96, "{right} of {all}");
+    }
+    let twice = [0, 1].map(|_| data::batch(&made.pictures, &made.order, &recipe.augment, 4, 5, 3));
+    assert_eq!(twice[0].rgb, twice[1].rgb);
+    assert_eq!(twice[0].labels, twice[1].labels);
+}
