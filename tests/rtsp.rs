@@ -131,7 +131,9 @@ fn clients_over_tcp_and_udp_see_moving_video_at_the_sources_rate() {
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&probe.stdout).trim(), "h264,320,240");
+    drop(daemon);
     for transport in ["tcp", "udp"] {
+        let daemon = Daemon::start(&[]);
         assert!(
             pictures(client(&daemon.address, transport, 30)) >= 25,
             "{transport}: the picture moves"
