@@ -287,7 +287,7 @@ impl Tiny {
             classes: (0..self.classes)
                 .map(|i| Class {
                     name: format!("class{i}"),
-                    color: [(40 * i % 256) as u8, 200, (255 - 40 * i % 256) as u8],
+                    color: [(40 * i % 256) as u8, 200, 255 - (40 * i % 256) as u8],
                     background: i == 0,
                 })
                 .collect(),
