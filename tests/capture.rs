@@ -9,7 +9,7 @@ use gstreamer::prelude::*;
 
 use segd::Error;
 use segd::capture::test_pattern::read_stamp;
-use segd::capture::{Capture, CaptureOptions, FrameSource, Pace, parse_uri};
+use segd::capture::{Capture, CaptureOptions, FrameSource, Pace, RtspTransport, parse_uri};
 use segd::clock::RealClock;
 use segd::frame::{Frame, PixelFormat};
 use segd::pool::FramePool;
@@ -335,4 +335,139 @@ fn the_test_pattern_counts_itself() {
         )),
         5
     );
+}
+
+#[cfg(feature = "camera")]
+#[test]
+fn a_camera_that_is_not_there_is_waited_for() {
+    let error = open_error("/dev/video987");
+    assert!(error.is_transient());
+    let text = error.to_string();
+    assert!(
+        text.contains("/dev/video987") && text.contains("plug the camera in"),
+        "{text}"
+    );
+    let error = open_error("/dev/null");
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("not a video device"), "{error}");
+}
+
+#[test]
+fn a_reader_that_stops_in_the_middle_ends_the_pipeline() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = video(dir.path(), "half.mp4", (160, 120), 100, "mp4mux");
+    for taken in [0, 1, 30] {
+        let mut source = open(path.to_str().unwrap(), &unpaced()).unwrap();
+        assert_eq!(read(source.as_mut(), taken, |_| {}), taken);
+        // GStreamer's thread waits in a full queue now; dropping must not wait for it.
+        let started = std::time::Instant::now();
+        drop(source);
+        assert!(started.elapsed() < Duration::from_secs(5));
+    }
+}
+
+/// An RTSP server on this machine with one H.264 camera; stopped when dropped.
+struct Server {
+    port: i32,
+    context: gst::glib::MainContext,
+    main_loop: gst::glib::MainLoop,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Server {
+    fn start() -> Self {
+        use gstreamer_rtsp_server::prelude::*;
+        gst::init().unwrap();
+        let context = gst::glib::MainContext::new();
+        let main_loop = gst::glib::MainLoop::new(Some(&context), false);
+        let (port_tx, port_rx) = std::sync::mpsc::channel();
+        let (thread_context, thread_loop) = (context.clone(), main_loop.clone());
+        let thread = std::thread::spawn(move || {
+            let server = gstreamer_rtsp_server::RTSPServer::new();
+            server.set_service("0");
+            server.set_address("127.0.0.1");
+            let factory = gstreamer_rtsp_server::RTSPMediaFactory::new();
+            factory.set_launch(
+                "( videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=240,framerate=25/1 \
+                 ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=5 ! rtph264pay name=pay0 )",
+            );
+            server.mount_points().unwrap().add_factory("/cam", factory);
+            let id = server.attach(Some(&thread_context)).unwrap();
+            port_tx.send(server.bound_port()).unwrap();
+            thread_loop.run();
+            // `SourceId::remove` knows the default context alone.
+            if let Some(source) = thread_context.find_source_by_id(&id) {
+                source.destroy();
+            }
+            server.client_filter(Some(&mut |_, _| gstreamer_rtsp_server::RTSPFilterResult::Remove));
+            while thread_context.pending() {
+                thread_context.iteration(false);
+            }
+        });
+        Self {
+            port: port_rx.recv().unwrap(),
+            context,
+            main_loop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let main_loop = self.main_loop.clone();
+        self.context.invoke(move || main_loop.quit());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[test]
+fn an_rtsp_stream_is_read_live_and_its_end_is_transient() {
+    for transport in [RtspTransport::Auto, RtspTransport::Tcp] {
+        let server = Server::start();
+        let clock = RealClock::shared();
+        let uri = format!("rtsp://someone:secret@127.0.0.1:{}/cam", server.port);
+        let options = CaptureOptions {
+            rtsp_transport: transport,
+            open_timeout_ms: 30_000,
+            ..CaptureOptions::default()
+        };
+        let opener = parse_uri(&uri).unwrap().opener(&options, clock.clone()).unwrap();
+        assert!(!opener.name().contains("secret"));
+        let mut source = opener.open().unwrap();
+        assert_eq!((source.format().width, source.format().height), (320, 240));
+        assert!(!source.describe().contains("secret"));
+        let pool = FramePool::new(2, source.format().packed_bytes());
+        let (mut count, mut last) = (0, None);
+        while count < 20 {
+            match source.next_frame(&pool, Duration::from_secs(20)).unwrap() {
+                Capture::Frame(frame) => {
+                    assert!(
+                        last.is_none_or(|(sequence, pts)| frame.sequence > sequence && frame.pts_ns > pts)
+                    );
+                    last = Some((frame.sequence, frame.pts_ns));
+                    assert!(frame.captured_at_ns <= clock.now_ns());
+                    count += 1;
+                }
+                other => panic!("{other:?} after {count} frames"),
+            }
+        }
+        drop(server);
+        let stopped = std::time::Instant::now();
+        let error = loop {
+            assert!(
+                stopped.elapsed() < Duration::from_secs(60),
+                "the stream goes on without its server"
+            );
+            match source.next_frame(&pool, Duration::from_secs(20)) {
+                Ok(Capture::Frame(_)) => {}
+                Ok(other) => panic!("{transport:?}: {other:?}"),
+                Err(error) => break error,
+            }
+        };
+        assert!(error.is_transient(), "{error}");
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
 }

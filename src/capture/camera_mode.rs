@@ -161,6 +161,32 @@ pub struct Mode {
     pub rates: Rates,
 }
 
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} ", self.encoding)?;
+        match self.sizes {
+            Sizes::Discrete { width, height } => write!(f, "{width}x{height}")?,
+            Sizes::Stepwise { width, height } => {
+                write!(f, "{}x{} to {}x{}", width.0, height.0, width.1, height.1)?;
+            }
+        }
+        let rate = |interval: &Interval| {
+            interval
+                .rate()
+                .map_or_else(|| "?".to_owned(), |r| format!("{r:.4}"))
+        };
+        let trim = |text: String| text.trim_end_matches('0').trim_end_matches('.').to_owned();
+        match &self.rates {
+            Rates::Unknown => Ok(()),
+            Rates::Discrete(list) => {
+                let rates: Vec<String> = list.iter().map(|i| trim(rate(i))).collect();
+                write!(f, " at {} fps", rates.join(", "))
+            }
+            Rates::Range { min, max } => write!(f, " at {} to {} fps", trim(rate(max)), trim(rate(min))),
+        }
+    }
+}
+
 /// What the user wants.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Wanted {
@@ -312,6 +338,13 @@ mod tests {
         // Rates that it lacks: rather too many frames than too few.
         assert_eq!(choose(&modes, 640, 480, 22.0), "Yuyv 640x480 at 24.0000 fps");
         assert_eq!(choose(&modes, 640, 480, 120.0), "Yuyv 640x480 at 30.0000 fps");
+    }
+
+    #[test]
+    fn modes_as_text() {
+        assert_eq!(webcam()[2].to_string(), "Yuyv 1280x720 at 10, 5 fps");
+        assert_eq!(vivid()[0].to_string(), "Yuyv 640x360 at 29.97, 15 fps");
+        assert_eq!(sensor()[0].to_string(), "Nv12 32x32 to 3280x2464 at 1 to 60 fps");
     }
 
     #[test]

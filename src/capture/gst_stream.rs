@@ -193,8 +193,14 @@ pub(super) fn start(
             }
         }
         if Instant::now() >= deadline {
-            let why = format!("no frame within {} s", options.open_timeout_ms as f64 / 1000.0);
-            return Err(open_error(spec, name, &why, stream.missing.as_deref()));
+            let text = format!(
+                "{name}: no frame within {} s",
+                options.open_timeout_ms as f64 / 1000.0
+            );
+            return Err(match spec {
+                SourceSpec::File(_) => Error::fatal(text).hint("the file may lie on a disk that hangs"),
+                _ => Error::transient(text).hint("check that the device is on and the address is right"),
+            });
         }
     }
 }

@@ -225,7 +225,7 @@ impl CameraStream {
         loop {
             // Hands the last picture's buffer back to the driver first.
             let (bytes, meta) = CaptureStream::next(stream)?;
-            if others > 0 && age_of(meta) > STALE_NS && handle.poll(POLLIN, 0)? > 0 {
+            if others > 0 && age_of(meta) > STALE_NS && handle.poll(POLLIN, 0).is_ok_and(|n| n > 0) {
                 others -= 1;
                 continue;
             }
@@ -250,10 +250,14 @@ impl CameraSource {
             _ => {}
         }
         let modes = modes_of(&device, options.width, options.height).map_err(|why| {
-            Error::usage(format!("camera {}: {why}", path.display())).hint(format!(
-                "try another node (`segd probe` lists them), or \"gst:v4l2src device={} ! videoconvert ! appsink\"",
-                path.display()
-            ))
+            // Lists that come back empty don't tell that the camera was pulled out meanwhile.
+            match device.format() {
+                Err(e) if e.raw_os_error() == Some(ENODEV) => fail("listing modes", e),
+                _ => Error::usage(format!("camera {}: {why}", path.display())).hint(format!(
+                    "try another node (`segd probe` lists them), or \"gst:v4l2src device={} ! videoconvert ! appsink\"",
+                    path.display()
+                )),
+            }
         })?;
         let wanted = Wanted {
             width: options.width,

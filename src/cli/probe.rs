@@ -53,7 +53,7 @@ fn cameras() {
             println!("          {}", by_id.display());
         }
         match &camera.modes {
-            Ok(modes) => modes.iter().for_each(|mode| println!("          {mode:?}")),
+            Ok(modes) => modes.iter().for_each(|mode| println!("          {mode}")),
             Err(why) => println!("          can't be used: {why}"),
         }
     }
