@@ -18,7 +18,6 @@ pub enum Mode {
 }
 
 /// Runs the network on `input`, `[N, C, H, W]`, computing in `kind`; the output is f32.
-#[must_use]
 pub fn forward(graph: &Graph, weights: &Weights, input: &Tensor, mode: Mode, kind: Kind) -> Tensor {
     forward_each(graph, weights, input, mode, kind, |_, _| {})
 }

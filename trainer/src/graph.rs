@@ -171,6 +171,15 @@ impl Graph {
         self.output
     }
 
+    /// Makes every part trainable with batch statistics, for a network without pretrained weights.
+    #[must_use]
+    pub fn from_scratch(mut self) -> Self {
+        for node in &mut self.nodes {
+            node.part = Part::Head;
+        }
+        self
+    }
+
     /// Every convolution with its node.
     pub fn convs(&self) -> impl Iterator<Item = (&Node, &Conv)> {
         self.nodes.iter().filter_map(|node| match &node.op {

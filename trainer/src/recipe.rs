@@ -75,6 +75,9 @@ pub struct About {
 pub struct Network {
     /// The trunk.
     pub trunk: TrunkKind,
+    /// The trunk starts from published weights: its first stages and its normalisation statistics stay as they are.
+    /// Otherwise every layer is trained from random weights.
+    pub pretrained: bool,
     /// Channels of the pyramid's branches.
     pub pyramid: i64,
     /// Channels of the decoder.
@@ -170,7 +173,7 @@ impl Recipe {
         );
         ensure!(self.validate.every > 0, "validate.every must be 1 or more");
         ensure!(
-            self.validate.multiple > 0 && self.validate.multiple % 16 == 0,
+            self.validate.multiple > 0 && self.validate.multiple.is_multiple_of(16),
             "validate.multiple is {}, expected a multiple of 16",
             self.validate.multiple
         );
@@ -194,9 +197,10 @@ impl Recipe {
             decoder,
             rates,
             classes,
+            pretrained,
             ..
         } = self.network;
-        deeplabv3(
+        let graph = deeplabv3(
             trunk,
             Head {
                 pyramid,
@@ -204,7 +208,8 @@ impl Recipe {
                 rates,
                 classes,
             },
-        )
+        );
+        if pretrained { graph } else { graph.from_scratch() }
     }
 
     /// The network's input as the contract has it.

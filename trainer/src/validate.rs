@@ -23,7 +23,6 @@ use crate::weights::Weights;
 pub const GRID: Grid = Grid::HalfPixel;
 
 /// `[N, 3, H, W]` f32, normalised, channels last in memory, from `[N, H, W, 3]` RGB bytes.
-#[must_use]
 pub fn normalise(rgb: &Tensor, (mean, std): ([f32; 3], [f32; 3])) -> Tensor {
     let device = rgb.device();
     let mean = Tensor::from_slice(&mean).to_device(device);

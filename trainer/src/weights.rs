@@ -48,7 +48,6 @@ impl Weights {
     ///
     /// # Panics
     /// There is none: the weights belong to another graph.
-    #[must_use]
     pub fn get(&self, name: &str) -> &Tensor {
         self.map
             .get(name)
@@ -143,7 +142,6 @@ pub struct FoldedConv {
 }
 
 /// Scale and bias of a batch normalisation with its running statistics: `y = scale * x + bias`.
-#[must_use]
 pub fn batch_norm_affine(weights: &Weights, node: &str, eps: f64) -> (Tensor, Tensor) {
     let scale =
         weights.get(&format!("{node}.bn.weight")) / (weights.get(&format!("{node}.bn.var")) + eps).sqrt();

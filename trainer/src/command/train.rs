@@ -54,6 +54,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     tch::set_num_threads(arguments.threads);
     let recipe = Recipe::read(&arguments.recipe)?;
     let graph = recipe.graph();
+    if recipe.network.pretrained && arguments.trunk.is_none() && arguments.init.is_none() && !arguments.resume
+    {
+        bail!(
+            "{}: network.pretrained is set: name the trunk's weights by --trunk (trainer/fetch-trunk.sh fetches them), \
+             or start from a checkpoint by --init or --resume",
+            arguments.recipe.display()
+        );
+    }
     let device = Device::cuda_if_available();
     let mut weights = Weights::random(&graph, recipe.train.seed as i64, device);
     match (&arguments.trunk, &arguments.init) {

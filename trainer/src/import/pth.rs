@@ -359,7 +359,7 @@ impl Machine {
     }
 
     fn set_items(&mut self, pairs: &[Id]) -> Result<()> {
-        ensure!(pairs.len() % 2 == 0, "a key without a value");
+        ensure!(pairs.len().is_multiple_of(2), "a key without a value");
         let dict = self.top()?;
         let Object::Dict(entries) = &mut self.objects[dict as usize] else {
             bail!("no dictionary")

@@ -24,8 +24,9 @@ pub fn recipe(steps: u64) -> Recipe {
         recipe = "test"
         [network]
         trunk = "efficientnet-lite0"
-        pyramid = 16
-        decoder = 16
+        pretrained = true
+        pyramid = 32
+        decoder = 32
         rates = [1, 2, 3]
         classes = {CLASSES}
         [augment]
@@ -38,9 +39,9 @@ pub fn recipe(steps: u64) -> Recipe {
         [train]
         steps = {steps}
         warm_up = 5
-        batch = 4
-        trunk_rate = 2e-3
-        head_rate = 1e-2
+        batch = 8
+        trunk_rate = 1e-3
+        head_rate = 1e-3
         weight_decay = 0.01
         ema = 0.9
         real_weight = 1
