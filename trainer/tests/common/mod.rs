@@ -25,8 +25,8 @@ pub fn recipe(steps: u64) -> Recipe {
         [network]
         trunk = "efficientnet-lite0"
         pretrained = true
-        pyramid = 32
-        decoder = 32
+        pyramid = 64
+        decoder = 128
         rates = [1, 2, 3]
         classes = {CLASSES}
         [augment]
@@ -41,8 +41,8 @@ pub fn recipe(steps: u64) -> Recipe {
         warm_up = 5
         batch = 8
         trunk_rate = 1e-3
-        head_rate = 1e-3
-        weight_decay = 0.01
+        head_rate = 2e-3
+        weight_decay = 0.0
         ema = 0.9
         real_weight = 1
         bf16 = false
