@@ -201,7 +201,9 @@ fn what_is_no_video_is_said_to_be_none() {
     std::fs::write(path("empty.mp4"), "").unwrap();
     std::fs::write(
         path("noise.mp4"),
-        (0..9000u32).map(|i| ((i * i * 31) >> 7) as u8).collect::<Vec<_>>(),
+        (0..9000u32)
+            .map(|i| ((i * i * 31) >> 7) as u8)
+            .collect::<Vec<_>>(),
     )
     .unwrap();
     launch(&format!(
