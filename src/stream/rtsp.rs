@@ -253,7 +253,7 @@ impl FrameSink for RtspSink {
             return Ok(());
         };
         // None until the pipeline plays.
-        let Some(now) = appsrc.current_running_time() else {
+        let Some(now) = running_time(&appsrc) else {
             return Ok(());
         };
         // While the first client still sets up its session, frames wait for it and drop: nobody misses them.
@@ -420,6 +420,16 @@ fn watch_clients(
             });
         });
     });
+}
+
+/// The element's running time; `None` before its pipeline plays.
+///
+/// A pipeline that starts hands out its clock before its base time. Between the two,
+/// `gst_element_get_current_running_time` counts from the machine's boot, and a sink would hold a frame stamped
+/// so for as long: <https://gstreamer.freedesktop.org/documentation/application-development/advanced/clocks.html>.
+fn running_time(element: &impl IsA<gst::Element>) -> Option<gst::ClockTime> {
+    let base = element.base_time().filter(|base| !base.is_zero())?;
+    element.current_clock_time()?.checked_sub(base)
 }
 
 /// Why the address can't be bound, and what to do.
