@@ -19,4 +19,5 @@ step lint-minimal cargo clippy --no-default-features --locked -- -D warnings
 step docs env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 step deny cargo deny --locked check bans licenses sources
 step test cargo test --locked
-step test-trainer cargo test --locked --package segd-train
+# One at a time: the tests seed the one random generator that libtorch has.
+step test-trainer cargo test --locked --package segd-train -- --test-threads=1
