@@ -1,0 +1,134 @@
+//! The capture thread: opens the source, again and again if so told, and shares every frame.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::{CAPTURE_BUFFERS, PipelineOptions, ToCompose, ToInfer};
+use crate::capture::{Capture, FrameSource, SourceOpener};
+use crate::clock::{SharedClock, Stop};
+use crate::error::{Error, Result};
+use crate::frame::SharedFrame;
+use crate::mailbox::{MailboxSender, Sent};
+use crate::metrics::{Metrics, Stage};
+use crate::pool::FramePool;
+use crate::supervise::{OnTransient, open_with_retry};
+
+/// Opens the source, again and again if so told, and shares every frame.
+pub(super) struct CaptureStage {
+    pub(super) source: Box<dyn SourceOpener>,
+    pub(super) to_infer: MailboxSender<ToInfer>,
+    pub(super) to_compose: Option<MailboxSender<ToCompose>>,
+    pub(super) clock: SharedClock,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) stop: Stop,
+    pub(super) options: PipelineOptions,
+}
+
+impl CaptureStage {
+    pub(super) fn run(self) -> Result<()> {
+        let name = self.source.name();
+        let mut opened_before = false;
+        let mut pool: Option<FramePool> = None;
+        loop {
+            let open = || self.source.open();
+            let Some(mut source) = open_with_retry(
+                &name,
+                self.options.on_source_error,
+                &*self.clock,
+                &self.stop,
+                open,
+            )?
+            else {
+                return Ok(());
+            };
+            if opened_before {
+                self.metrics.reconnects.fetch_add(1, Relaxed);
+            }
+            opened_before = true;
+            info!(source = source.describe(), format = ?source.format(), "capture");
+            // A source that comes back in the same format keeps its buffers.
+            let bytes = source.format().packed_bytes();
+            let pool = match &pool {
+                Some(pool) if pool.buffer_bytes() == bytes => pool.clone(),
+                _ => pool.insert(FramePool::new(CAPTURE_BUFFERS, bytes)).clone(),
+            };
+            match self.read(&mut *source, &pool) {
+                Ok(()) => return Ok(()),
+                Err(error) => match self.options.on_source_error {
+                    OnTransient::Retry(backoff) if error.is_transient() => {
+                        warn!("{name}: {error}; opening it again");
+                        drop(source);
+                        // Otherwise a source that opens and fails at once is opened without pause.
+                        self.clock.wait(backoff.first, &self.stop);
+                    }
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    /// Reads until the end, a stop, or an error.
+    fn read(&self, source: &mut dyn FrameSource, pool: &FramePool) -> Result<()> {
+        let frame_rate = source.frame_rate();
+        let mut last_frame_ns = self.clock.now_ns();
+        let mut frames = 0u64;
+        while !self.stop.is_stopped() {
+            // Where nothing may be lost, wait for a free buffer instead of losing a frame to an empty pool.
+            if !self.options.live && pool.available() == 0 {
+                self.stop.wait(Duration::from_micros(500));
+                continue;
+            }
+            let timeout = self.options.read_timeout;
+            match self
+                .metrics
+                .time(Stage::Capture, || source.next_frame(pool, timeout))?
+            {
+                Capture::Frame(frame) => {
+                    last_frame_ns = self.clock.now_ns();
+                    frames += 1;
+                    self.metrics.captured.fetch_add(1, Relaxed);
+                    if !self.share(Arc::new(frame), frame_rate) {
+                        return Ok(());
+                    }
+                }
+                Capture::Dropped => {
+                    last_frame_ns = self.clock.now_ns();
+                    self.metrics.dropped_capture.fetch_add(1, Relaxed);
+                }
+                Capture::Timeout => {
+                    let silent_ns = self.clock.now_ns().saturating_sub(last_frame_ns);
+                    if silent_ns > self.options.stall_timeout.as_nanos() as u64 {
+                        return Err(Error::transient(format!(
+                            "{}: no frame for {:.1} s",
+                            source.describe(),
+                            silent_ns as f64 / 1e9
+                        )));
+                    }
+                }
+                Capture::End => {
+                    info!(frames, "the source has ended");
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes a frame on; false when nobody listens any more.
+    fn share(&self, frame: SharedFrame, frame_rate: Option<f64>) -> bool {
+        if let Some(to_compose) = &self.to_compose {
+            let sent = to_compose.send(ToCompose {
+                frame: frame.clone(),
+                own_mask: None,
+                frame_rate,
+            });
+            if sent == Sent::Closed {
+                return false;
+            }
+        }
+        self.to_infer.send(ToInfer { frame, frame_rate }) != Sent::Closed
+    }
+}
