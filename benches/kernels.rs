@@ -8,7 +8,7 @@ use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use rustix::time::{ClockId, clock_gettime};
 
-use segd::frame::{Colorimetry, FrameFormat, ImageRef, Mask, PixelFormat};
+use segd::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
 use segd::infer::{InputSize, Output, Placement, TensorData};
 use segd::model::contract::{Class, ColorOrder, Grid, Input, InputType, Layout, Resize};
 use segd::overlay::{OverlayOptions, Painter, Visualize};
@@ -54,15 +54,6 @@ impl Measurement for ThreadTime {
     }
 }
 
-fn format(pixel: PixelFormat, width: usize, height: usize) -> FrameFormat {
-    FrameFormat {
-        pixel,
-        width,
-        height,
-        color: Colorimetry::default(),
-    }
-}
-
 /// Bytes of a smooth picture with some noise.
 fn picture(format: FrameFormat) -> Vec<u8> {
     let noise = (0..format.packed_bytes() as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 28) as u8);
@@ -96,7 +87,7 @@ fn preprocess(c: &mut Criterion<ThreadTime>) {
         (PixelFormat::I420, (1280, 720), (384, 224)),
     ];
     for (pixel, (w, h), (width, height)) in cases {
-        let format = format(pixel, w, h);
+        let format = FrameFormat::new(pixel, w, h);
         let data = picture(format);
         let image = ImageRef::packed(format, &data).expect("a packed picture");
         let mut preprocessor = Preprocessor::new(&input, format, InputSize { width, height });
@@ -206,7 +197,7 @@ fn overlay(c: &mut Criterion<ThreadTime>) {
         height: 384,
     };
     let mut case = |pixel: PixelFormat, (w, h): (usize, usize), mode: Visualize, legend: bool| {
-        let format = format(pixel, w, h);
+        let format = FrameFormat::new(pixel, w, h);
         let data = picture(format);
         let image = ImageRef::packed(format, &data).expect("a packed picture");
         let mask = mask_of(21, (64, 48), input, (w, h));

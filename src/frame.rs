@@ -108,6 +108,16 @@ pub struct FrameFormat {
 }
 
 impl FrameFormat {
+    /// A format whose source does not say which conversion to YUV it used ([`Colorimetry::default`]).
+    pub fn new(pixel: PixelFormat, width: usize, height: usize) -> Self {
+        Self {
+            pixel,
+            width,
+            height,
+            color: Colorimetry::default(),
+        }
+    }
+
     /// Bytes of a frame without row padding: the size of pooled buffers.
     pub fn packed_bytes(&self) -> usize {
         self.pixel.packed_bytes(self.width, self.height)
@@ -309,15 +319,6 @@ impl Mask {
 mod tests {
     use super::*;
 
-    fn format(pixel: PixelFormat, width: usize, height: usize) -> FrameFormat {
-        FrameFormat {
-            pixel,
-            width,
-            height,
-            color: Colorimetry::default(),
-        }
-    }
-
     #[test]
     fn odd_sizes_round_chroma_up() {
         assert_eq!(PixelFormat::I420.packed_bytes(5, 3), 15 + 2 * 6);
@@ -328,7 +329,7 @@ mod tests {
 
     #[test]
     fn short_planes_are_refused() {
-        let f = format(PixelFormat::Rgb24, 4, 2);
+        let f = FrameFormat::new(PixelFormat::Rgb24, 4, 2);
         let data = [0u8; 24];
         assert!(
             ImageRef::new(
@@ -362,12 +363,12 @@ mod tests {
         );
         assert!(ImageRef::new(f, &[]).is_err());
         assert!(ImageRef::packed(f, &data[..20]).is_err());
-        assert!(ImageRef::packed(format(PixelFormat::I420, 0, 2), &data).is_err());
+        assert!(ImageRef::packed(FrameFormat::new(PixelFormat::I420, 0, 2), &data).is_err());
     }
 
     #[test]
     fn copy_removes_row_padding() {
-        let f = format(PixelFormat::I420, 3, 3);
+        let f = FrameFormat::new(PixelFormat::I420, 3, 3);
         let y = [1, 2, 3, 99, 4, 5, 6, 99, 7, 8, 9];
         let u = [10, 11, 99, 12, 13];
         let v = [20, 21, 22, 23];

@@ -6,7 +6,7 @@ use std::path::Path;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 
 use crate::error::{Error, Result};
-use crate::frame::Mask;
+use crate::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
 use crate::model::contract::Class;
 
 /// Extensions of picture files that are read, in lower case.
@@ -51,6 +51,19 @@ pub fn decode_rgb(bytes: &[u8], name: &str) -> Result<RgbImage> {
         Ok(picture.into_rgb8())
     };
     decode().map_err(|e| Error::fatal(format!("{name}: not a picture that can be read")).caused_by(e))
+}
+
+/// The picture as the stages take it.
+///
+/// # Errors
+/// It has no pixels.
+pub fn image_ref(picture: &RgbImage) -> Result<ImageRef<'_>> {
+    let format = FrameFormat::new(
+        PixelFormat::Rgb24,
+        picture.width() as usize,
+        picture.height() as usize,
+    );
+    ImageRef::packed(format, picture.as_raw()).map_err(Error::fatal)
 }
 
 /// Writes an RGB picture as PNG.

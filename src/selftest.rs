@@ -13,13 +13,13 @@ use image::imageops::FilterType;
 
 use crate::dataset::decode_index_png;
 use crate::error::{Error, Result};
-use crate::frame::{Colorimetry, FrameFormat, ImageRef, Mask, PixelFormat};
+use crate::frame::Mask;
 use crate::infer::Backend;
 use crate::metrics::Metrics;
 use crate::model::contract::{Resize, SelfTest};
 use crate::model::load::CONTRACT_FILE;
 use crate::model::{Model, Origin};
-use crate::picture::{decode_rgb, read_rgb, write_index_png, write_whole};
+use crate::picture::{decode_rgb, image_ref, read_rgb, write_index_png, write_whole};
 use crate::segment::Engine;
 
 /// Longer side in pixels of the pictures that are written and made.
@@ -167,14 +167,8 @@ fn label(
     picture: &RgbImage,
 ) -> Result<Mask> {
     let mut engine = Engine::new(model.clone(), backend.clone(), longest, Metrics::shared());
-    let format = FrameFormat {
-        pixel: PixelFormat::Rgb24,
-        width: picture.width() as usize,
-        height: picture.height() as usize,
-        color: Colorimetry::default(),
-    };
-    let image = ImageRef::packed(format, picture.as_raw()).map_err(Error::fatal)?;
-    let mut mask = Mask::zeros(format.width, format.height);
+    let image = image_ref(picture)?;
+    let mut mask = Mask::zeros(image.format.width, image.format.height);
     engine.segment(&image, &mut mask)?;
     Ok(mask)
 }

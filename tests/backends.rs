@@ -444,7 +444,7 @@ mod ort {
 #[cfg(all(feature = "ort", feature = "embed-model"))]
 #[test]
 fn the_default_model_gives_the_same_labels_on_both_backends() {
-    use segd::frame::{Colorimetry, FrameFormat, ImageRef, Mask, PixelFormat};
+    use segd::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
     use segd::infer::ort::{OrtBackend, OrtOptions};
     use segd::metrics::Metrics;
     use segd::segment::Engine;
@@ -455,12 +455,11 @@ fn the_default_model_gives_the_same_labels_on_both_backends() {
     let model = Arc::new(Model::embedded().unwrap().unwrap());
     let image = model.contract.selftest.as_ref().unwrap().image.clone();
     let picture = segd::picture::decode_rgb(&model.file(&image).unwrap(), &image).unwrap();
-    let format = FrameFormat {
-        pixel: PixelFormat::Rgb24,
-        width: picture.width() as usize,
-        height: picture.height() as usize,
-        color: Colorimetry::default(),
-    };
+    let format = FrameFormat::new(
+        PixelFormat::Rgb24,
+        picture.width() as usize,
+        picture.height() as usize,
+    );
     let precision = Some(Precision::Fp32);
     let ort = OrtBackend::load(OrtOptions {
         precision,

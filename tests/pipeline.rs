@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use segd::capture::{Capture, FrameSource, SourceOpener};
 use segd::clock::{RealClock, SimulatedClock};
 use segd::error::{Error, Result};
-use segd::frame::{Colorimetry, Frame, FrameFormat, PixelFormat};
+use segd::frame::{Frame, FrameFormat, PixelFormat};
 use segd::infer::{Backend, InputSize, Output, RunsOn, Segmenter, TensorData};
 use segd::metrics::Metrics;
 use segd::model::{Contract, Model, Origin};
@@ -23,12 +23,7 @@ const WIDTH: usize = 64;
 const HEIGHT: usize = 32;
 
 fn format() -> FrameFormat {
-    FrameFormat {
-        pixel: PixelFormat::I420,
-        width: WIDTH,
-        height: HEIGHT,
-        color: Colorimetry::default(),
-    }
+    FrameFormat::new(PixelFormat::I420, WIDTH, HEIGHT)
 }
 
 /// What a made source does at each step.

@@ -25,12 +25,7 @@ const BITS: usize = 16;
 const FRAME_TIME_NS: u64 = 33_333_333;
 
 fn format(width: usize, height: usize) -> FrameFormat {
-    FrameFormat {
-        pixel: PixelFormat::I420,
-        width,
-        height,
-        color: Colorimetry::default(),
-    }
+    FrameFormat::new(PixelFormat::I420, width, height)
 }
 
 /// Draws a grey picture with `number` as blocks along the top quarter and a luma ramp below.

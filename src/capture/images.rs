@@ -15,7 +15,7 @@ use tracing::warn;
 
 use crate::clock::SharedClock;
 use crate::error::{Error, Result};
-use crate::frame::{Colorimetry, Frame, FrameFormat, ImageRef, PixelFormat, Plane};
+use crate::frame::{Frame, FrameFormat, ImageRef, PixelFormat, Plane};
 use crate::pool::FramePool;
 
 use super::paced::Paced;
@@ -37,12 +37,7 @@ pub struct RgbPicture {
 impl RgbPicture {
     /// The picture's format.
     pub fn format(&self) -> FrameFormat {
-        FrameFormat {
-            pixel: PixelFormat::Rgb24,
-            width: self.width,
-            height: self.height,
-            color: Colorimetry::default(),
-        }
+        FrameFormat::new(PixelFormat::Rgb24, self.width, self.height)
     }
 
     /// The pixels, for the pixel functions.

@@ -161,7 +161,7 @@ impl<S: FrameSource> FrameSource for Paced<S> {
 mod tests {
     use super::*;
     use crate::clock::{Clock, SimulatedClock};
-    use crate::frame::{Colorimetry, PixelFormat};
+    use crate::frame::PixelFormat;
     use std::collections::VecDeque;
     use std::sync::Arc;
 
@@ -177,12 +177,7 @@ mod tests {
     }
 
     fn format() -> FrameFormat {
-        FrameFormat {
-            pixel: PixelFormat::I420,
-            width: 2,
-            height: 2,
-            color: Colorimetry::default(),
-        }
+        FrameFormat::new(PixelFormat::I420, 2, 2)
     }
 
     impl FrameSource for Script {

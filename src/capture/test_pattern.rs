@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::clock::SharedClock;
 use crate::error::{Error, Result};
-use crate::frame::{Colorimetry, Frame, FrameFormat, ImageRef, PixelFormat};
+use crate::frame::{Frame, FrameFormat, ImageRef, PixelFormat};
 use crate::pool::FramePool;
 
 use super::paced::Paced;
@@ -61,12 +61,7 @@ fn resolve(pattern: TestPattern, options: &CaptureOptions) -> Result<(FrameForma
             "test://: RGB is no video format; take i420, nv12 or yuyv",
         ));
     }
-    let format = FrameFormat {
-        pixel: pattern.pixel,
-        width: width as usize,
-        height: height as usize,
-        color: Colorimetry::default(),
-    };
+    let format = FrameFormat::new(pattern.pixel, width as usize, height as usize);
     Ok((format, fps))
 }
 
@@ -393,12 +388,7 @@ mod tests {
 
     #[test]
     fn pictures_move_and_repeat_exactly() {
-        let format = FrameFormat {
-            pixel: PixelFormat::I420,
-            width: 160,
-            height: 120,
-            color: Colorimetry::default(),
-        };
+        let format = FrameFormat::new(PixelFormat::I420, 160, 120);
         let render = |n| {
             let (mut row, mut out) = (vec![0; 160], vec![0; format.packed_bytes()]);
             draw(n, &format, &mut row, &mut out);
@@ -418,12 +408,7 @@ mod tests {
 
     #[test]
     fn a_picture_without_a_stamp_has_none() {
-        let format = FrameFormat {
-            pixel: PixelFormat::I420,
-            width: 160,
-            height: 120,
-            color: Colorimetry::default(),
-        };
+        let format = FrameFormat::new(PixelFormat::I420, 160, 120);
         for fill in [0, 16, 128, 255] {
             let data = vec![fill; format.packed_bytes()];
             assert_eq!(read_stamp(&ImageRef::packed(format, &data).unwrap()), None);

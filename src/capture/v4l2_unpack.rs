@@ -194,15 +194,6 @@ mod tests {
     use super::*;
     use crate::clock::RealClock;
 
-    fn format(pixel: PixelFormat, width: usize, height: usize) -> FrameFormat {
-        FrameFormat {
-            pixel,
-            width,
-            height,
-            color: Colorimetry::default(),
-        }
-    }
-
     fn unpacker(format: FrameFormat, decode: Decode) -> Unpacker {
         Unpacker {
             text: "camera".into(),
@@ -255,7 +246,10 @@ mod tests {
     fn row_padding_and_short_buffers() {
         // 4x2, rows 6 bytes apart: what is in the padding is 99.
         let nv12 = [1, 2, 3, 4, 99, 99, 5, 6, 7, 8, 99, 99, 20, 30, 21, 31];
-        let mut unpacker = unpacker(format(PixelFormat::Nv12, 4, 2), Decode::Raw { stride: 6 });
+        let mut unpacker = unpacker(
+            FrameFormat::new(PixelFormat::Nv12, 4, 2),
+            Decode::Raw { stride: 6 },
+        );
         let mut out = vec![0; 12];
         unpacker
             .fill(&nv12, &meta(0, 16, Flags::empty()), &mut out)
@@ -274,21 +268,21 @@ mod tests {
         );
 
         let i420 = [1, 2, 99, 99, 3, 4, 99, 99, 5, 99, 6];
-        let image = raw_image(format(PixelFormat::I420, 2, 2), 4, &i420).unwrap();
+        let image = raw_image(FrameFormat::new(PixelFormat::I420, 2, 2), 4, &i420).unwrap();
         let mut out = vec![0; 6];
         image.copy_packed(&mut out);
         assert_eq!(out, [1, 2, 3, 4, 5, 6]);
         let yuyv = [1, 2, 3, 4, 99, 99, 5, 6, 7, 8];
-        let image = raw_image(format(PixelFormat::Yuyv, 2, 2), 6, &yuyv).unwrap();
+        let image = raw_image(FrameFormat::new(PixelFormat::Yuyv, 2, 2), 6, &yuyv).unwrap();
         let mut out = vec![0; 8];
         image.copy_packed(&mut out);
         assert_eq!(out, [1, 2, 3, 4, 5, 6, 7, 8]);
-        assert!(raw_image(format(PixelFormat::Yuyv, 2, 2), 6, &yuyv[..9]).is_err());
+        assert!(raw_image(FrameFormat::new(PixelFormat::Yuyv, 2, 2), 6, &yuyv[..9]).is_err());
     }
 
     #[test]
     fn damaged_pictures_are_dropped_and_counted() {
-        let yuyv = format(PixelFormat::Yuyv, 2, 1);
+        let yuyv = FrameFormat::new(PixelFormat::Yuyv, 2, 1);
         let mut unpacker = unpacker(yuyv, Decode::Raw { stride: 4 });
         let pool = FramePool::new(1, 4);
         let bytes = [1, 2, 3, 4];

@@ -121,14 +121,7 @@ pub fn run(mut args: BenchArgs) -> Result<()> {
         threads_cpu_ms_per_frame: measured.threads.per_frame(frames),
         figures,
     };
-    if args.json {
-        let text = serde_json::to_string_pretty(&report)
-            .map_err(|e| Error::fatal("the report can't be written as JSON").caused_by(e))?;
-        println!("{text}");
-    } else {
-        print(&report);
-    }
-    Ok(())
+    super::print_report(args.json, &report, print)
 }
 
 /// Frames that go by before the measurement starts: preparing the network and filling caches don't count.

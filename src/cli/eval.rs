@@ -10,11 +10,12 @@ use crate::cli::args::ModelArgs;
 use crate::cli::image::progress;
 use crate::dataset::{self, CAMVID_CLASSES, DatasetClass, Sample, VOC_CLASSES};
 use crate::error::{Error, Result};
-use crate::frame::{Colorimetry, FrameFormat, ImageRef, Mask, PixelFormat};
+use crate::frame::Mask;
 use crate::infer::RunsOn;
 use crate::metrics::{Metrics, Stage};
 use crate::model::Contract;
 use crate::model::contract::Resize;
+use crate::picture::image_ref;
 use crate::score::ConfusionMatrix;
 use crate::segment::Engine;
 
@@ -118,16 +119,9 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let bar = progress(samples.len());
     for sample in &samples {
         let (picture, labels) = sample.load()?;
-        let format = FrameFormat {
-            pixel: PixelFormat::Rgb24,
-            width: picture.width() as usize,
-            height: picture.height() as usize,
-            color: Colorimetry::default(),
-        };
-        let image = ImageRef::packed(format, picture.as_raw())
-            .map_err(|why| Error::fatal(format!("{}: {why}", sample.image.display())))?;
+        let image = image_ref(&picture)?;
         if ran.is_none() {
-            ran = Some(engine.prepare(format)?);
+            ran = Some(engine.prepare(image.format)?);
         }
         engine.segment(&image, &mut mask)?;
         classes.translate(&mut mask);
@@ -172,14 +166,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
             })
             .collect(),
     };
-    if args.json {
-        let text = serde_json::to_string_pretty(&report)
-            .map_err(|e| Error::fatal("the report can't be written as JSON").caused_by(e))?;
-        println!("{text}");
-    } else {
-        print(&report);
-    }
-    Ok(())
+    super::print_report(args.json, &report, print)
 }
 
 fn samples(args: &EvalArgs) -> Result<Vec<Sample>> {

@@ -11,11 +11,11 @@ use tracing::info;
 use crate::cli::args::{ModelArgs, VisualizeArgs};
 use crate::config::OverlayFile;
 use crate::error::{Error, Result};
-use crate::frame::{Colorimetry, FrameFormat, ImageRef, Mask, PixelFormat};
+use crate::frame::{FrameFormat, Mask};
 use crate::metrics::Metrics;
 use crate::model::contract::Class;
 use crate::overlay::{OverlayOptions, Painter, Visualize};
-use crate::picture::{is_picture, read_rgb, write_index_png, write_rgb_png};
+use crate::picture::{image_ref, is_picture, read_rgb, write_index_png, write_rgb_png};
 use crate::segment::Engine;
 
 /// Arguments of `segd image`.
@@ -97,14 +97,7 @@ struct Images {
 impl Images {
     fn segment(&mut self, input: &Path, output: &Path) -> Result<()> {
         let picture = read_rgb(input)?;
-        let format = FrameFormat {
-            pixel: PixelFormat::Rgb24,
-            width: picture.width() as usize,
-            height: picture.height() as usize,
-            color: Colorimetry::default(),
-        };
-        let image = ImageRef::packed(format, picture.as_raw())
-            .map_err(|why| Error::fatal(format!("{}: {why}", input.display())))?;
+        let image = image_ref(&picture)?;
         self.engine
             .segment(&image, &mut self.mask)
             .map_err(|e| Error::fatal(format!("{}: not segmented", input.display())).caused_by(e))?;
@@ -112,10 +105,10 @@ impl Images {
             return write_index_png(output, &self.mask, &self.classes);
         }
         let painter = match &mut self.painter {
-            Some((known, painter)) if *known == format => painter,
+            Some((known, painter)) if *known == image.format => painter,
             slot => {
-                let painter = Painter::new(format, &self.classes, self.overlay.clone());
-                &mut slot.insert((format, painter)).1
+                let painter = Painter::new(image.format, &self.classes, self.overlay.clone());
+                &mut slot.insert((image.format, painter)).1
             }
         };
         let out = painter.output_format();

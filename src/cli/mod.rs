@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub mod args;
 pub mod bench;
@@ -138,6 +138,18 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         Some(Command::Models(args)) => models::run(args),
         Some(Command::CheckConfig(args)) => check_config::run(args),
     }
+}
+
+/// A report on stdout: as JSON, or as `print` puts it for people.
+fn print_report<T: serde::Serialize>(json: bool, report: &T, print: impl FnOnce(&T)) -> Result<()> {
+    if !json {
+        print(report);
+        return Ok(());
+    }
+    let text = serde_json::to_string_pretty(report)
+        .map_err(|e| Error::fatal("the report can't be written as JSON").caused_by(e))?;
+    println!("{text}");
+    Ok(())
 }
 
 #[cfg(test)]

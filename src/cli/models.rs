@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::choose::{BackendName, ChoiceOptions};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::contract::{Contract, Precision, Resize};
 use crate::model::{Found, Model, Registry};
 use crate::selftest;
@@ -35,10 +35,7 @@ pub fn run(args: ModelsArgs) -> Result<()> {
     let found = Registry::from_environment().list();
     if args.json {
         let all: Vec<_> = found.iter().map(to_json).collect();
-        let text = serde_json::to_string_pretty(&all)
-            .map_err(|e| Error::fatal("the list can't be written as JSON").caused_by(e))?;
-        println!("{text}");
-        return Ok(());
+        return super::print_report(true, &all, |_| ());
     }
     if found.is_empty() {
         println!(

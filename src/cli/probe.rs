@@ -75,13 +75,8 @@ fn cameras() {
 
 #[cfg(feature = "gstreamer")]
 fn encoder() {
-    use crate::frame::{Colorimetry, FrameFormat, PixelFormat};
-    let format = FrameFormat {
-        pixel: PixelFormat::I420,
-        width: 640,
-        height: 480,
-        color: Colorimetry::default(),
-    };
+    use crate::frame::{FrameFormat, PixelFormat};
+    let format = FrameFormat::new(PixelFormat::I420, 640, 480);
     match crate::stream::chosen_encoder(format, Some(30.0), &crate::stream::StreamOptions::default()) {
         Ok(name) => println!("encoder   {name}"),
         Err(error) => println!("encoder   none: {error}"),

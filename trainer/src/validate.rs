@@ -3,12 +3,13 @@
 //! Pictures go in and labels come out through segd's own preprocessing and postprocessing, so that what is measured
 //! here is what the daemon does.
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use image::RgbImage;
 use segd::dataset::{Labels, Sample};
-use segd::frame::{Colorimetry, FrameFormat, ImageRef, Mask, PixelFormat};
+use segd::frame::Mask;
 use segd::infer::{Output, TensorData};
 use segd::model::contract::Grid;
+use segd::picture::image_ref;
 use segd::postprocess::Postprocessor;
 use segd::preprocess::Preprocessor;
 use segd::score::ConfusionMatrix;
@@ -30,27 +31,13 @@ pub fn normalise(rgb: &Tensor, (mean, std): ([f32; 3], [f32; 3])) -> Tensor {
     ((rgb.to_kind(Kind::Float) - mean) / std).permute([0, 3, 1, 2])
 }
 
-/// A picture as segd's stages take it.
-///
-/// # Errors
-/// It has no pixels.
-pub fn picture(image: &RgbImage) -> Result<ImageRef<'_>> {
-    let format = FrameFormat {
-        pixel: PixelFormat::Rgb24,
-        width: image.width() as usize,
-        height: image.height() as usize,
-        color: Colorimetry::default(),
-    };
-    ImageRef::packed(format, image.as_raw()).map_err(|why| anyhow!(why))
-}
-
 /// The network's input for a picture, `[1, 3, H, W]`, channels last in memory.
 ///
 /// # Errors
 /// The picture has no pixels.
 pub fn input(image: &RgbImage, recipe: &Recipe, device: Device) -> Result<Tensor> {
     let contract = recipe.input();
-    let picture = picture(image)?;
+    let picture = image_ref(image)?;
     let size = contract.size_for(picture.width(), picture.height(), None);
     let mut data = TensorData::F32(vec![]);
     Preprocessor::new(&contract, picture.format, size).run(&picture, &mut data);
@@ -79,7 +66,7 @@ pub fn labels(logits: &Tensor, image: &RgbImage, recipe: &Recipe) -> Result<Vec<
         values,
     };
     let contract = recipe.input();
-    let picture = picture(image)?;
+    let picture = image_ref(image)?;
     let size = contract.size_for(picture.width(), picture.height(), None);
     let placement = Preprocessor::new(&contract, picture.format, size).placement();
     let mut mask = Mask::zeros(picture.width(), picture.height());

@@ -12,10 +12,9 @@ use segd::infer::tract::TractBackend;
 use segd::metrics::Metrics;
 use segd::model::Model;
 use segd::model::contract::Precision;
+use segd::picture::image_ref;
 use segd::score::ConfusionMatrix;
 use segd::segment::Engine;
-
-use crate::validate::picture;
 
 /// The backend called `name`, for files of one precision.
 ///
@@ -52,7 +51,7 @@ pub fn score(
         let (image, truth) = sample.load()?;
         let mut mask = Mask::zeros(truth.width, truth.height);
         engine
-            .segment(&picture(&image)?, &mut mask)
+            .segment(&image_ref(&image)?, &mut mask)
             .with_context(|| sample.image.display().to_string())?;
         matrix.add(&truth.data, &mask.labels);
         each(index, &mask.labels);
