@@ -378,8 +378,7 @@ mod tests {
         assert!(none.unwrap().is_none());
     }
 
-    #[test]
-    fn one_failing_thread_stops_the_others() {
+    fn with_a_waiting_thread() -> Supervisor {
         let mut supervisor = Supervisor::new();
         let stop = supervisor.stop().clone();
         supervisor
@@ -388,6 +387,12 @@ mod tests {
                 Ok(())
             })
             .unwrap();
+        supervisor
+    }
+
+    #[test]
+    fn one_failing_thread_stops_the_others() {
+        let mut supervisor = with_a_waiting_thread();
         supervisor
             .spawn("fails", OnEnd::GoOn, || Err(Error::fatal("no model")))
             .unwrap();
@@ -397,14 +402,7 @@ mod tests {
 
     #[test]
     fn the_end_of_the_last_stage_finishes_the_run() {
-        let mut supervisor = Supervisor::new();
-        let stop = supervisor.stop().clone();
-        supervisor
-            .spawn("waits", OnEnd::GoOn, move || {
-                stop.wait(Duration::from_secs(60));
-                Ok(())
-            })
-            .unwrap();
+        let mut supervisor = with_a_waiting_thread();
         supervisor.spawn("last", OnEnd::Finish, || Ok(())).unwrap();
         let (_tx, rx) = bounded(1);
         assert_eq!(supervisor.run(&rx).unwrap(), Ended::Finished);
@@ -422,14 +420,7 @@ mod tests {
 
     #[test]
     fn an_asked_stop_and_a_natural_end_differ() {
-        let mut supervisor = Supervisor::new();
-        let stop = supervisor.stop().clone();
-        supervisor
-            .spawn("waits", OnEnd::GoOn, move || {
-                stop.wait(Duration::from_secs(60));
-                Ok(())
-            })
-            .unwrap();
+        let mut supervisor = with_a_waiting_thread();
         let (tx, rx) = bounded(1);
         tx.send(()).unwrap();
         assert_eq!(supervisor.run(&rx).unwrap(), Ended::Stopped);

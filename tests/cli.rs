@@ -33,26 +33,25 @@ fn refused(args: &[&str], code: i32, expected: &[&str]) {
     assert!(!stderr.contains("panicked"), "{stderr}");
 }
 
-/// A video of `frames` frames of a test pattern, made by segd itself with the built-in backend.
+/// The built-in backend at a small size.
+const QUICK: [&str; 4] = ["--backend", "tract", "--size", "64"];
+
+/// Gives every frame of `input` to `output`.
+fn convert(input: &str, output: &Path) -> Output {
+    let output = output.to_str().unwrap();
+    segd(&[&["--input", input, "--no-pace", "--output", output], &QUICK[..]].concat())
+}
+
+#[track_caller]
+fn succeeded(output: &Output) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+}
+
+/// A video of `frames` frames of a test pattern, made by segd itself.
 fn make_video(path: &Path, frames: u32) {
     let input = format!("test://?width=160&height=128&fps=25&frames={frames}");
-    let path = path.to_str().unwrap();
-    let output = segd(&[
-        "--input",
-        &input,
-        "--no-pace",
-        "--output",
-        path,
-        "--backend",
-        "tract",
-        "--size",
-        "64",
-    ]);
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    succeeded(&convert(&input, path));
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -70,22 +69,7 @@ fn no_pace_gives_every_frame_exactly_once() {
     let video = folder.path().join("a.mkv");
     make_video(&video, 30);
     let frames = folder.path().join("frames");
-    let output = segd(&[
-        "--input",
-        video.to_str().unwrap(),
-        "--no-pace",
-        "--output",
-        &format!("{}/", frames.display()),
-        "--backend",
-        "tract",
-        "--size",
-        "64",
-    ]);
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    succeeded(&convert(video.to_str().unwrap(), &frames.join("")));
     assert_eq!(names(&frames).len(), 30);
     assert_eq!(
         names(folder.path()),
@@ -213,17 +197,7 @@ fn a_file_that_is_cut_short_gives_the_frames_it_has() {
     let cut = folder.path().join("cut.mkv");
     std::fs::write(&cut, &bytes[..bytes.len() * 2 / 3]).unwrap();
     let frames = folder.path().join("frames");
-    let output = segd(&[
-        "--input",
-        cut.to_str().unwrap(),
-        "--no-pace",
-        "--output",
-        &format!("{}/", frames.display()),
-        "--backend",
-        "tract",
-        "--size",
-        "64",
-    ]);
+    let output = convert(cut.to_str().unwrap(), &frames.join(""));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(!stderr.contains("panicked"), "{stderr}");
     let got = names(&frames).len();
@@ -235,15 +209,7 @@ fn outputs_that_cannot_be_written_are_refused_and_leave_nothing() {
     let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = busy.local_addr().unwrap().port();
     let address = format!("rtsp://127.0.0.1:{port}/segd");
-    let args = [
-        "--input",
-        "test://",
-        "--backend",
-        "tract",
-        "--size",
-        "64",
-        "--output",
-    ];
+    let args = [&["--input", "test://"], &QUICK[..], &["--output"]].concat();
     refused(
         &[&args[..], &[&address]].concat(),
         1,
@@ -277,17 +243,7 @@ fn a_full_disk_ends_the_run_with_its_name() {
         return;
     }
     let file = disk.join("a.mkv");
-    let output = segd(&[
-        "--input",
-        "test://?width=640&height=480&frames=600",
-        "--no-pace",
-        "--backend",
-        "tract",
-        "--size",
-        "64",
-        "--output",
-        file.to_str().unwrap(),
-    ]);
+    let output = convert("test://?width=640&height=480&frames=600", &file);
     let finished = file.exists();
     let unmounted = Command::new("umount")
         .arg(&disk)

@@ -35,6 +35,20 @@ fn segd(models: &Path, here: &Path) -> Command {
     command
 }
 
+/// Arguments that segment `picture` into `out.png` with the model `tiny`.
+fn segment<'a>(picture: &'a str, backend: &'a str) -> [&'a str; 8] {
+    [
+        "image",
+        picture,
+        "-o",
+        "out.png",
+        "--model",
+        "tiny",
+        "--backend",
+        backend,
+    ]
+}
+
 fn picture(folder: &Path, name: &str, colors: [[u8; 3]; 2]) -> PathBuf {
     let path = folder.join(name);
     image::RgbImage::from_fn(32, 16, |x, _| image::Rgb(colors[usize::from(x >= 16)]))
@@ -181,16 +195,7 @@ fn a_self_test_is_written_passed_and_failed() {
     // From the command line too, unless it is switched off.
     let run = |extra: &[&str]| {
         segd(folder.path(), here.path())
-            .args([
-                "image",
-                "street.png",
-                "-o",
-                "out.png",
-                "--model",
-                "tiny",
-                "--backend",
-                "tract",
-            ])
+            .args(segment("street.png", "tract"))
             .args(extra)
             .assert()
     };
@@ -207,16 +212,7 @@ fn a_library_that_was_named_and_is_not_there_is_an_error() {
     picture(here.path(), "a.png", Tiny::default().two_colors());
     for backend in ["auto", "ort"] {
         segd(folder.path(), here.path())
-            .args([
-                "image",
-                "a.png",
-                "-o",
-                "out.png",
-                "--model",
-                "tiny",
-                "--backend",
-                backend,
-            ])
+            .args(segment("a.png", backend))
             .args(["--ort-library", "/nowhere/libonnxruntime.so"])
             .assert()
             .code(2)
@@ -238,16 +234,7 @@ fn without_a_library_auto_takes_tract_and_ort_says_what_to_do() {
             .env("SEGD_MODELS", folder.path())
             .env("SEGD_LOG", "info")
             .env_remove("ORT_DYLIB_PATH")
-            .args([
-                "image",
-                "a.png",
-                "-o",
-                "out.png",
-                "--model",
-                "tiny",
-                "--backend",
-                backend,
-            ])
+            .args(segment("a.png", backend))
             .assert()
     };
     if std::path::Path::new("/usr/lib/libonnxruntime.so").exists() {
