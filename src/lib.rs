@@ -24,6 +24,8 @@ pub mod preprocess;
 pub mod infer;
 pub mod postprocess;
 pub mod overlay;
+pub mod redact;
+pub mod fit;
 pub mod stream;
 
 // What is wired, and by what.
@@ -35,6 +37,7 @@ pub mod choose;
 pub mod pipeline;
 pub mod supervise;
 pub mod metrics;
+pub mod vitals;
 
 // Data sets, scores and picture files, shared with the trainer.
 pub mod dataset;

@@ -9,6 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use crate::mailbox::MailboxStats;
+use crate::vitals::Vitals;
 
 /// The stages, in the order in which a frame meets them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -150,6 +151,8 @@ pub struct Metrics {
     pub mask_age: Latency,
     /// From capture to the hand-over to the outputs.
     pub capture_to_stream: Latency,
+    /// Signs of life.
+    pub vitals: Vitals,
     runs_on: Mutex<String>,
     mailboxes: Mutex<Vec<(&'static str, Arc<MailboxStats>)>>,
 }

@@ -19,8 +19,13 @@
 
 mod capture;
 mod compose;
+pub mod control;
 mod infer;
+mod lost;
+mod outputs;
+mod painting;
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,15 +37,16 @@ use crate::error::Result;
 use crate::frame::{Mask, SharedFrame};
 use crate::mailbox::{WhenFull, mailbox};
 use crate::metrics::Metrics;
-use crate::model::contract::Class;
-use crate::overlay::OverlayOptions;
 use crate::segment::Engine;
 use crate::stream::SinkOpener;
 use crate::supervise::{Backoff, Ended, OnEnd, OnTransient, Supervisor};
 
 use capture::CaptureStage;
 use compose::ComposeStage;
+use control::{Control, Looks};
 use infer::InferStage;
+
+pub use lost::LostPicture;
 
 /// Which mask a frame goes out with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,12 +70,10 @@ pub struct PipelineOptions {
     pub read_timeout: Duration,
     /// A live source that gives no frame for this long is opened again.
     pub stall_timeout: Duration,
-    /// At least this long between the starts of two inferences; zero for as many as there is CPU for.
-    pub infer_interval: Duration,
     /// Ends after this many composed frames.
     pub max_frames: Option<u64>,
-    /// How masks are drawn.
-    pub overlay: OverlayOptions,
+    /// What goes out while a live source is away; `None` for nothing.
+    pub lost_picture: Option<LostPicture>,
 }
 
 /// What a pipeline is made of.
@@ -80,8 +84,8 @@ pub struct Parts {
     pub sinks: Vec<Box<dyn SinkOpener>>,
     /// Segments; moves to the inference thread.
     pub engine: Engine,
-    /// The model's classes.
-    pub classes: Vec<Class>,
+    /// How masks are shown, and what else may change while it runs.
+    pub control: Arc<Control>,
     /// Time.
     pub clock: SharedClock,
     /// Counters.
@@ -104,6 +108,8 @@ const COMPOSE_QUEUE: usize = 2;
 struct TimedMask {
     captured_at_ns: TimeNs,
     mask: Mask,
+    /// How masks of its model were shown when it was made.
+    looks: Arc<Looks>,
 }
 
 /// A frame on its way to compose; with its own mask in lockstep.
@@ -142,10 +148,12 @@ pub fn run(parts: Parts, options: PipelineOptions, asked_to_stop: &Receiver<()>)
         source,
         sinks,
         engine,
-        classes,
+        control,
         clock,
         metrics,
     } = parts;
+    let retries = matches!(options.on_source_error, OnTransient::Retry(_));
+    metrics.vitals.source_is_live.store(retries, Relaxed);
     let mut supervisor = Supervisor::new();
     let stop = supervisor.stop().clone();
     let when_full = |live| {
@@ -192,14 +200,15 @@ pub fn run(parts: Parts, options: PipelineOptions, asked_to_stop: &Receiver<()>)
     }
     {
         let (clock, metrics, stop) = (clock.clone(), metrics.clone(), stop.clone());
-        let (newest, interval) = (newest.clone(), options.infer_interval);
+        let (newest, control) = (newest.clone(), control.clone());
         supervisor.spawn("infer", OnEnd::GoOn, move || {
             InferStage {
                 engine,
                 from: infer_rx,
                 to_compose: infer_compose,
                 newest,
-                interval,
+                looks: control.looks(),
+                control,
                 clock,
                 metrics,
                 stop,
@@ -211,7 +220,7 @@ pub fn run(parts: Parts, options: PipelineOptions, asked_to_stop: &Receiver<()>)
         ComposeStage {
             from: compose_rx,
             sinks,
-            classes,
+            control,
             newest,
             clock,
             metrics,

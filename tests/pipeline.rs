@@ -13,6 +13,7 @@ use segd::infer::{Backend, InputSize, Output, RunsOn, Segmenter, TensorData};
 use segd::metrics::Metrics;
 use segd::model::{Contract, Model, Origin};
 use segd::overlay::{OverlayOptions, Visualize};
+use segd::pipeline::control::{Control, Looks};
 use segd::pipeline::{MaskPolicy, Parts, PipelineOptions, run};
 use segd::pool::FramePool;
 use segd::segment::Engine;
@@ -308,7 +309,18 @@ fn rig(source: Box<MadeSource>, gate: Option<Receiver<()>>) -> Rig {
             fail_at: None,
         })],
         engine,
-        classes: model.contract.classes.clone(),
+        control: Control::new(
+            Looks {
+                generation: 0,
+                classes: model.contract.classes.clone(),
+                overlay: OverlayOptions {
+                    mode: Visualize::Labels,
+                    ..OverlayOptions::default()
+                },
+                privacy: None,
+            },
+            Duration::ZERO,
+        ),
         clock: RealClock::shared(),
         metrics: metrics.clone(),
     };
@@ -318,12 +330,8 @@ fn rig(source: Box<MadeSource>, gate: Option<Receiver<()>>) -> Rig {
         on_source_error: OnTransient::GiveUp,
         read_timeout: Duration::from_millis(100),
         stall_timeout: Duration::from_secs(5),
-        infer_interval: Duration::ZERO,
         max_frames: None,
-        overlay: OverlayOptions {
-            mode: Visualize::Labels,
-            ..OverlayOptions::default()
-        },
+        lost_picture: None,
     };
     let (stop_tx, stop_rx) = bounded(1);
     Rig {

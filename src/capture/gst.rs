@@ -358,6 +358,10 @@ impl FrameSource for GstSource {
         )
     }
 
+    fn is_live(&self) -> bool {
+        self.stream.live
+    }
+
     fn counters(&self) -> SourceCounters {
         SourceCounters {
             lost: self.lost,

@@ -82,6 +82,11 @@ pub trait FrameSource {
     /// What was opened, for logs: device, mode, decoder.
     fn describe(&self) -> String;
 
+    /// Whether the source has its own time and never ends by itself: when it fails, it is worth waiting for.
+    fn is_live(&self) -> bool {
+        false
+    }
+
     /// What was lost or changed on the way so far.
     fn counters(&self) -> SourceCounters {
         SourceCounters::default()

@@ -394,6 +394,10 @@ impl FrameSource for CameraSource {
         self.unpacker.text.clone()
     }
 
+    fn is_live(&self) -> bool {
+        true
+    }
+
     fn counters(&self) -> SourceCounters {
         SourceCounters {
             corrupt: self.unpacker.corrupt,

@@ -14,6 +14,7 @@ use crate::clock::RealClock;
 use crate::config::{self, FileConfig, check_range};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
+use crate::pipeline::control::{Control, Looks};
 use crate::pipeline::{self, MaskPolicy, Parts, PipelineOptions};
 use crate::segment::Engine;
 use crate::stream::{DEFAULT_OUTPUT, StreamOptions, parse_output};
@@ -156,15 +157,6 @@ pub fn source_from(args: &SourceArgs, file: &config::CaptureFile) -> Result<(Sou
 /// # Errors
 /// Usage, naming the key.
 pub fn pipeline_options(args: &RunArgs, file: &FileConfig, spec: &SourceSpec) -> Result<PipelineOptions> {
-    let rate = args
-        .max_inferences_per_second
-        .or(file.model.max_inferences_per_second);
-    let infer_interval = match rate {
-        Some(rate) => {
-            Duration::from_secs_f64(1.0 / check_range("max_inferences_per_second", rate, 0.01..=1000.0)?)
-        }
-        None => Duration::ZERO,
-    };
     let stall_ms = file.capture.stall_timeout_ms.unwrap_or(5_000);
     let no_pace = args.source.no_pace;
     if no_pace && spec.is_live() {
@@ -187,10 +179,23 @@ pub fn pipeline_options(args: &RunArgs, file: &FileConfig, spec: &SourceSpec) ->
         },
         read_timeout: Duration::from_millis(500),
         stall_timeout: Duration::from_millis(stall_ms.max(500)),
-        infer_interval,
         max_frames: args.frames,
-        overlay: Default::default(),
+        lost_picture: None,
     })
+}
+
+/// The least time between two inferences, from arguments over configuration.
+///
+/// # Errors
+/// Usage, naming the key.
+pub fn infer_interval(args: &RunArgs, file: &config::ModelFile) -> Result<Duration> {
+    match args.max_inferences_per_second.or(file.max_inferences_per_second) {
+        Some(rate) => {
+            let rate = check_range("max_inferences_per_second", rate, 0.01..=1000.0)?;
+            Ok(Duration::from_secs_f64(1.0 / rate))
+        }
+        None => Ok(Duration::ZERO),
+    }
 }
 
 /// Runs the daemon until the source ends or a signal comes.
@@ -217,7 +222,8 @@ pub fn run(args: RunArgs) -> Result<()> {
 /// Usage for wrong arguments or configuration; fatal for a model that can't be run.
 pub fn build(args: &RunArgs, file: &FileConfig, metrics: Arc<Metrics>) -> Result<(Parts, PipelineOptions)> {
     let (spec, capture_options) = source_from(&args.source, &file.capture)?;
-    let mut options = pipeline_options(args, file, &spec)?;
+    let options = pipeline_options(args, file, &spec)?;
+    let infer_interval = infer_interval(args, &file.model)?;
 
     let stream_options = StreamOptions {
         bitrate_kbps: args.output.bitrate_kbps.or(file.stream.bitrate_kbps),
@@ -250,11 +256,15 @@ pub fn build(args: &RunArgs, file: &FileConfig, metrics: Arc<Metrics>) -> Result
         why = chosen.why,
         "model"
     );
-    options.overlay = args
-        .visualize
-        .over(&file.overlay)?
-        .options(&chosen.model.contract)?;
-    let classes = chosen.model.contract.classes.clone();
+    let looks = Looks {
+        generation: 0,
+        classes: chosen.model.contract.classes.clone(),
+        overlay: args
+            .visualize
+            .over(&file.overlay)?
+            .options(&chosen.model.contract)?,
+        privacy: None,
+    };
     let engine = Engine::new(chosen.model, chosen.backend, chosen.longest, metrics.clone());
     for output in outputs.iter().filter(|o| o.starts_with("rtsp://")) {
         eprintln!("segd: watch it with: ffplay -fflags nobuffer {output}   (or vlc {output})");
@@ -264,7 +274,7 @@ pub fn build(args: &RunArgs, file: &FileConfig, metrics: Arc<Metrics>) -> Result
             source,
             sinks,
             engine,
-            classes,
+            control: Control::new(looks, infer_interval),
             clock,
             metrics,
         },

@@ -23,15 +23,17 @@ pub struct Entry {
 impl Entry {
     /// A line with `name`; letters that the font has not are question marks.
     pub fn new(name: &str, swatch: Ink) -> Self {
-        let glyph = |c: char| BASIC_FONTS.get(c).or_else(|| LATIN_FONTS.get(c));
         Self {
             swatch,
-            glyphs: name
-                .chars()
-                .map(|c| glyph(c).or_else(|| glyph('?')).unwrap_or([0; GLYPH]))
-                .collect(),
+            glyphs: name.chars().map(glyph).collect(),
         }
     }
+}
+
+/// A letter's rows of pixels, the lowest bit leftmost; a question mark for letters that the font has not.
+pub fn glyph(letter: char) -> [u8; GLYPH] {
+    let find = |c: char| BASIC_FONTS.get(c).or_else(|| LATIN_FONTS.get(c));
+    find(letter).or_else(|| find('?')).unwrap_or([0; GLYPH])
 }
 
 /// Output pixels a font pixel, for a picture of `height` rows and a legend of `lines`: one for each 320 rows, and

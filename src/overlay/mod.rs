@@ -9,6 +9,7 @@ mod canvas;
 mod contour;
 mod ink;
 mod legend;
+mod notice;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use canvas::{Canvas, Planes};
 use contour::Contour;
 use ink::Ink;
 use legend::Entry;
+pub use notice::notice;
 use rows::{ChromaRows, Inks};
 
 /// A class is in the legend from so many pixels of a thousand on.

@@ -7,14 +7,17 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::{CAPTURE_BUFFERS, PipelineOptions, ToCompose, ToInfer};
-use crate::capture::{Capture, FrameSource, SourceOpener};
+use crate::capture::{Capture, FrameSource, SourceCounters, SourceOpener};
 use crate::clock::{SharedClock, Stop};
 use crate::error::{Error, Result};
 use crate::frame::SharedFrame;
 use crate::mailbox::{MailboxSender, Sent};
 use crate::metrics::{Metrics, Stage};
 use crate::pool::FramePool;
-use crate::supervise::{OnTransient, open_with_retry};
+use crate::supervise::{Backoff, OnTransient, open_with_retry};
+
+/// A source that gave frames for so long has recovered: its next failure counts as the first.
+const RECOVERED: Duration = Duration::from_secs(10);
 
 /// Opens the source, again and again if so told, and shares every frame.
 pub(super) struct CaptureStage {
@@ -30,18 +33,19 @@ pub(super) struct CaptureStage {
 impl CaptureStage {
     pub(super) fn run(self) -> Result<()> {
         let name = self.source.name();
+        let vitals = &self.metrics.vitals;
+        let mut policy = self.options.on_source_error;
+        let mut failures = 0u32;
         let mut opened_before = false;
         let mut pool: Option<FramePool> = None;
         loop {
-            let open = || self.source.open();
-            let Some(mut source) = open_with_retry(
-                &name,
-                self.options.on_source_error,
-                &*self.clock,
-                &self.stop,
-                open,
-            )?
-            else {
+            let open = || {
+                vitals.capture_steps.fetch_add(1, Relaxed);
+                self.source
+                    .open()
+                    .inspect_err(|e| vitals.set_source_lost(e.to_string()))
+            };
+            let Some(mut source) = open_with_retry(&name, policy, &*self.clock, &self.stop, open)? else {
                 return Ok(());
             };
             if opened_before {
@@ -49,20 +53,33 @@ impl CaptureStage {
             }
             opened_before = true;
             info!(source = source.describe(), format = ?source.format(), "capture");
+            if source.is_live() && self.options.live && policy == OnTransient::GiveUp {
+                // Only now is it known that this one can be waited for.
+                policy = OnTransient::Retry(Backoff::default());
+                vitals.source_is_live.store(true, Relaxed);
+            }
             // A source that comes back in the same format keeps its buffers.
             let bytes = source.format().packed_bytes();
             let pool = match &pool {
                 Some(pool) if pool.buffer_bytes() == bytes => pool.clone(),
                 _ => pool.insert(FramePool::new(CAPTURE_BUFFERS, bytes)).clone(),
             };
+            let opened_ns = self.clock.now_ns();
             match self.read(&mut *source, &pool) {
                 Ok(()) => return Ok(()),
-                Err(error) => match self.options.on_source_error {
+                Err(error) => match policy {
                     OnTransient::Retry(backoff) if error.is_transient() => {
                         warn!("{name}: {error}; opening it again");
+                        vitals.set_source_lost(error.to_string());
                         drop(source);
+                        let lived = Duration::from_nanos(self.clock.now_ns().saturating_sub(opened_ns));
+                        failures = if lived > RECOVERED {
+                            1
+                        } else {
+                            failures.saturating_add(1)
+                        };
                         // Otherwise a source that opens and fails at once is opened without pause.
-                        self.clock.wait(backoff.first, &self.stop);
+                        self.clock.wait(backoff.delay(failures), &self.stop);
                     }
                     _ => return Err(error),
                 },
@@ -75,6 +92,8 @@ impl CaptureStage {
         let frame_rate = source.frame_rate();
         let mut last_frame_ns = self.clock.now_ns();
         let mut frames = 0u64;
+        let mut counted = SourceCounters::default();
+        let vitals = &self.metrics.vitals;
         while !self.stop.is_stopped() {
             // Where nothing may be lost, wait for a free buffer instead of losing a frame to an empty pool.
             if !self.options.live && pool.available() == 0 {
@@ -82,12 +101,17 @@ impl CaptureStage {
                 continue;
             }
             let timeout = self.options.read_timeout;
-            match self
+            let read = self
                 .metrics
-                .time(Stage::Capture, || source.next_frame(pool, timeout))?
-            {
+                .time(Stage::Capture, || source.next_frame(pool, timeout));
+            vitals.capture_steps.fetch_add(1, Relaxed);
+            let counters = source.counters();
+            vitals.add_counters(counted, counters);
+            counted = counters;
+            match read? {
                 Capture::Frame(frame) => {
                     last_frame_ns = self.clock.now_ns();
+                    vitals.captured_at(last_frame_ns);
                     frames += 1;
                     self.metrics.captured.fetch_add(1, Relaxed);
                     if !self.share(Arc::new(frame), frame_rate) {

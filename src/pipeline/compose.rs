@@ -1,4 +1,4 @@
-//! The compose thread: paints masks onto frames, and hands them to the outputs.
+//! The compose thread: makes the outgoing pictures, and hands them to the outputs.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -6,31 +6,42 @@ use std::time::Duration;
 
 use tracing::info;
 
-use super::{NewestMask, OUTPUT_BUFFERS, PipelineOptions, ToCompose};
+use super::control::{Control, Looks};
+use super::lost::{Lost, in_words};
+use super::outputs::Outputs;
+use super::painting::Painting;
+use super::{NewestMask, PipelineOptions, TimedMask, ToCompose};
 use crate::clock::{SharedClock, Stop};
 use crate::error::Result;
 use crate::frame::{Frame, FrameFormat};
 use crate::mailbox::{MailboxReceiver, Received};
 use crate::metrics::{Metrics, Stage};
-use crate::model::contract::Class;
-use crate::overlay::Painter;
-use crate::pool::{FramePool, PooledBuffer};
-use crate::stream::{FrameSink, SinkOpener};
+use crate::overlay::notice;
+use crate::stream::SinkOpener;
+use crate::vitals::Vitals;
 
-/// What compose needs for frames of one format.
-struct Opened {
-    format: FrameFormat,
-    output_format: FrameFormat,
-    painter: Painter,
-    pool: FramePool,
-    sinks: Vec<Box<dyn FrameSink>>,
+/// How long compose waits for a frame before it looks whether the source is away.
+const WAIT: Duration = Duration::from_millis(100);
+
+/// What compose holds while it runs.
+#[derive(Default)]
+struct State {
+    painting: Option<Painting>,
+    outputs: Option<Outputs>,
+    /// Whether the outputs were opened before the source told its format.
+    provisional: bool,
+    last_sequence: u64,
+    last_pts_ns: u64,
+    last_captured_ns: u64,
+    /// Added to the source's times, so that they go on rising when it is opened again.
+    pts_offset_ns: u64,
 }
 
 /// Paints masks onto frames, and hands them to the outputs.
 pub(super) struct ComposeStage {
     pub(super) from: MailboxReceiver<ToCompose>,
     pub(super) sinks: Vec<Box<dyn SinkOpener>>,
-    pub(super) classes: Vec<Class>,
+    pub(super) control: Arc<Control>,
     pub(super) newest: Arc<NewestMask>,
     pub(super) clock: SharedClock,
     pub(super) metrics: Arc<Metrics>,
@@ -40,145 +51,199 @@ pub(super) struct ComposeStage {
 
 impl ComposeStage {
     pub(super) fn run(self) -> Result<()> {
-        let mut opened: Option<Opened> = None;
-        let result = self.compose_all(&mut opened);
+        let mut state = State::default();
+        let result = self.compose_all(&mut state);
         // Outputs are completed even after an error: what is written so far is worth having.
-        let mut finished = Ok(());
-        for sink in opened.into_iter().flat_map(|o| o.sinks) {
-            finished = finished.and(sink.finish());
-        }
-        result.and(finished)
+        result.and(state.outputs.map_or(Ok(()), Outputs::finish))
     }
 
-    fn compose_all(&self, opened: &mut Option<Opened>) -> Result<()> {
+    fn compose_all(&self, state: &mut State) -> Result<()> {
         let mut composed = 0u64;
+        let mut lost = self
+            .options
+            .lost_picture
+            .clone()
+            .map(|options| Lost::new(options, self.clock.now_ns()));
         while self.options.max_frames.is_none_or(|max| composed < max) {
-            let item = match self.from.recv() {
-                Received::Item(item) => item,
-                Received::Timeout => continue,
-                Received::Closed => return Ok(()),
+            let received = match &lost {
+                Some(_) => self.from.recv_timeout(WAIT),
+                None => self.from.recv(),
             };
-            if opened.as_ref().is_none_or(|o| o.format != item.frame.format) {
-                for sink in opened.take().into_iter().flat_map(|o| o.sinks) {
-                    sink.finish()?;
+            self.metrics.vitals.compose_steps.fetch_add(1, Relaxed);
+            match received {
+                Received::Item(item) => {
+                    if let Some(lost) = &mut lost {
+                        lost.frame(self.clock.now_ns(), item.frame_rate);
+                    }
+                    if self.compose(state, &item)? {
+                        composed += 1;
+                    }
                 }
-                *opened = Some(self.open(item.frame.format, item.frame_rate)?);
-            }
-            if let Some(opened) = opened.as_mut()
-                && self.compose(opened, &item)?
-            {
-                composed += 1;
+                Received::Timeout => {
+                    if let Some(lost) = &mut lost
+                        && self.metrics.vitals.source_is_live.load(Relaxed)
+                    {
+                        self.show_lost(state, lost)?;
+                    }
+                }
+                Received::Closed => return Ok(()),
             }
         }
         Ok(())
     }
 
-    fn open(&self, format: FrameFormat, frame_rate: Option<f64>) -> Result<Opened> {
-        let painter = Painter::new(format, &self.classes, self.options.overlay.clone());
-        let output_format = painter.output_format();
-        let mut sinks = Vec::with_capacity(self.sinks.len());
-        for opener in &self.sinks {
-            let sink = opener.open(output_format, frame_rate)?;
-            info!(output = sink.describe(), "stream");
-            sinks.push(sink);
+    fn open(&self, format: FrameFormat, frame_rate: Option<f64>) -> Result<Outputs> {
+        let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
+        Outputs::open(&self.sinks, format, frame_rate, self.options.live, clock, metrics)
+    }
+
+    /// The mask that `item` goes out with, and how it is shown. A mask of another size was made before the source
+    /// changed its format; a mask of another model is shown as that model's are.
+    fn mask_for(&self, item: &ToCompose) -> (Option<Arc<TimedMask>>, Arc<Looks>) {
+        let looks = self.control.looks();
+        let format = item.frame.format;
+        let mask = item
+            .own_mask
+            .clone()
+            .or_else(|| self.newest.get())
+            .filter(|m| (m.mask.width, m.mask.height) == (format.width, format.height));
+        match mask.as_ref().map(|m| &m.looks) {
+            Some(own) if own.generation != looks.generation => {
+                let own = own.clone();
+                (mask, own)
+            }
+            _ => (mask, looks),
         }
-        let pool = FramePool::new(OUTPUT_BUFFERS * sinks.len().max(1), output_format.packed_bytes());
-        Ok(Opened {
-            format,
-            output_format,
-            painter,
-            pool,
-            sinks,
-        })
+    }
+
+    /// Paintings and outputs for frames of `item`'s format. A live stream keeps the format that it began with,
+    /// and the picture is fitted to it; other outputs are closed, and opened with the new one.
+    fn make_ready(&self, state: &mut State, item: &ToCompose, looks: &Arc<Looks>) -> Result<()> {
+        let format = item.frame.format;
+        if state.painting.as_ref().is_some_and(|p| p.is_for(format, looks)) && state.outputs.is_some() {
+            return Ok(());
+        }
+        let painting = Painting::new(format, looks.clone(), None);
+        let painted = painting.painted_format();
+        let keep = state
+            .outputs
+            .as_ref()
+            .map(Outputs::format)
+            .filter(|out| *out == painted || (self.options.live && !state.provisional));
+        state.painting = match keep {
+            Some(out) if out != painted => {
+                info!(
+                    "the picture is {}x{} now; the stream keeps its {}x{}",
+                    painted.width, painted.height, out.width, out.height
+                );
+                Some(Painting::new(format, looks.clone(), Some(out)))
+            }
+            _ => Some(painting),
+        };
+        if keep.is_none() {
+            if let Some(outputs) = state.outputs.take() {
+                outputs.finish()?;
+            }
+            state.outputs = Some(self.open(painted, item.frame_rate)?);
+        }
+        state.provisional = false;
+        Ok(())
     }
 
     /// Paints one frame and pushes it to every output; false if no buffer was free.
-    fn compose(&self, opened: &mut Opened, item: &ToCompose) -> Result<bool> {
+    fn compose(&self, state: &mut State, item: &ToCompose) -> Result<bool> {
         let frame = &item.frame;
-        let Opened {
-            output_format,
-            painter,
-            pool,
-            sinks,
-            ..
-        } = opened;
-        let Some(mut buffer) = self.output_buffer(pool) else {
+        let (mask, looks) = self.mask_for(item);
+        self.make_ready(state, item, &looks)?;
+        let pts_ns = rising(state, frame);
+        let (Some(painting), Some(outputs)) = (&mut state.painting, &mut state.outputs) else {
             return Ok(false);
         };
-        let mask = item.own_mask.clone().or_else(|| self.newest.get());
-        // A mask of another size was made before the source changed its format.
-        let mask =
-            mask.filter(|m| (m.mask.width, m.mask.height) == (frame.format.width, frame.format.height));
+        let Some(mut buffer) = outputs.buffer(&self.stop) else {
+            return Ok(false);
+        };
+        let vitals = &self.metrics.vitals;
         match &mask {
-            Some(mask) => self
-                .metrics
-                .mask_age
-                .record(frame.captured_at_ns.saturating_sub(mask.captured_at_ns)),
+            Some(mask) => {
+                let age = frame.captured_at_ns.saturating_sub(mask.captured_at_ns);
+                self.metrics.mask_age.record(age);
+                vitals.mask_age_ns.store(age, Relaxed);
+            }
             None => {
                 self.metrics.without_mask.fetch_add(1, Relaxed);
+                vitals.mask_age_ns.store(Vitals::NO_MASK, Relaxed);
             }
         }
-        self.metrics.time(Stage::Overlay, || {
-            painter.paint(&frame.image(), mask.as_ref().map(|m| &m.mask), &mut buffer);
+        let hidden = self.metrics.time(Stage::Overlay, || {
+            painting.paint(frame, mask.as_deref(), &mut buffer)
         });
+        vitals.hidden.fetch_add(u64::from(hidden), Relaxed);
         let painted = Frame {
             sequence: frame.sequence,
             captured_at_ns: frame.captured_at_ns,
-            pts_ns: frame.pts_ns,
-            format: *output_format,
+            pts_ns,
+            format: outputs.format(),
             data: buffer,
         };
-        self.metrics
-            .time(Stage::Stream, || self.push(painted, pool, sinks))?;
+        state.last_sequence = frame.sequence;
+        self.metrics.time(Stage::Stream, || {
+            outputs.push(painted, false, &self.sinks, &self.stop)
+        })?;
+        let now = self.clock.now_ns();
         self.metrics
             .capture_to_stream
-            .record(self.clock.now_ns().saturating_sub(frame.captured_at_ns));
+            .record(now.saturating_sub(frame.captured_at_ns));
+        vitals.last_composed_ns.store(now.max(1), Relaxed);
         self.metrics.composed.fetch_add(1, Relaxed);
         Ok(true)
     }
 
-    /// The first output gets the painted buffer, each further one a copy.
-    fn push(&self, painted: Frame, pool: &FramePool, sinks: &mut [Box<dyn FrameSink>]) -> Result<()> {
-        let Some((first, others)) = sinks.split_first_mut() else {
+    /// Shows that the source is away, if that is due.
+    fn show_lost(&self, state: &mut State, lost: &mut Lost) -> Result<()> {
+        let now = self.clock.now_ns();
+        let Some(away) = lost.due(now) else {
             return Ok(());
         };
-        for sink in others {
-            let Some(mut copy) = self.output_buffer(pool) else {
-                continue;
-            };
-            copy.copy_from_slice(&painted.data);
-            sink.push(Frame {
-                data: copy,
-                ..header(&painted)
-            })?;
+        if state.outputs.is_none() {
+            let options = lost.options();
+            state.outputs = Some(self.open(options.format, options.frame_rate)?);
+            state.provisional = true;
         }
-        first.push(painted)
-    }
-
-    /// A free output buffer. A live pipeline drops the frame (counted) where there is none; otherwise it waits.
-    fn output_buffer(&self, pool: &FramePool) -> Option<PooledBuffer> {
-        loop {
-            if let Some(buffer) = pool.take() {
-                return Some(buffer);
-            }
-            if self.options.live {
-                self.metrics.dropped_compose.fetch_add(1, Relaxed);
-                return None;
-            }
-            if self.stop.wait(Duration::from_micros(500)) {
-                return None;
-            }
-        }
+        let Some(outputs) = &mut state.outputs else {
+            return Ok(());
+        };
+        let Some(mut buffer) = outputs.buffer(&self.stop) else {
+            return Ok(());
+        };
+        let format = outputs.format();
+        let what = match self.metrics.vitals.last_captured_ns.load(Relaxed) {
+            0 => "waiting for camera",
+            _ => "camera lost",
+        };
+        notice(format, &[what, &in_words(away)], &mut buffer);
+        let picture = Frame {
+            sequence: state.last_sequence,
+            captured_at_ns: now,
+            pts_ns: now,
+            format,
+            data: buffer,
+        };
+        self.metrics.vitals.notices.fetch_add(1, Relaxed);
+        self.metrics.vitals.mask_age_ns.store(Vitals::NO_MASK, Relaxed);
+        outputs.push(picture, true, &self.sinks, &self.stop)
     }
 }
 
-/// A frame's fields without its pixels.
-fn header(frame: &Frame) -> Frame {
-    Frame {
-        sequence: frame.sequence,
-        captured_at_ns: frame.captured_at_ns,
-        pts_ns: frame.pts_ns,
-        format: frame.format,
-        data: PooledBuffer::unpooled(Vec::new()),
+/// The frame's own time, rising over all openings of the source.
+fn rising(state: &mut State, frame: &Frame) -> u64 {
+    let mut pts_ns = frame.pts_ns.saturating_add(state.pts_offset_ns);
+    if pts_ns < state.last_pts_ns {
+        // A source that begins again goes on as much later as its frame was taken later.
+        let gap = frame.captured_at_ns.saturating_sub(state.last_captured_ns).max(1);
+        pts_ns = state.last_pts_ns.saturating_add(gap);
+        state.pts_offset_ns = pts_ns.saturating_sub(frame.pts_ns);
     }
+    state.last_pts_ns = pts_ns;
+    state.last_captured_ns = frame.captured_at_ns;
+    pts_ns
 }

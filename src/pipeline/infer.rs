@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tracing::info;
 
+use super::control::{Control, Looks};
 use super::{MASKS, NewestMask, TimedMask, ToCompose, ToInfer};
 use crate::clock::{SharedClock, Stop};
 use crate::error::Result;
@@ -20,7 +21,9 @@ pub(super) struct InferStage {
     pub(super) from: MailboxReceiver<ToInfer>,
     pub(super) to_compose: Option<MailboxSender<ToCompose>>,
     pub(super) newest: Arc<NewestMask>,
-    pub(super) interval: Duration,
+    pub(super) control: Arc<Control>,
+    /// How the engine's masks are shown.
+    pub(super) looks: Arc<Looks>,
     pub(super) clock: SharedClock,
     pub(super) metrics: Arc<Metrics>,
     pub(super) stop: Stop,
@@ -33,6 +36,7 @@ impl InferStage {
                 Arc::new(TimedMask {
                     captured_at_ns: 0,
                     mask: Mask::zeros(0, 0),
+                    looks: self.looks.clone(),
                 })
             })
             .collect();
@@ -47,6 +51,11 @@ impl InferStage {
                 Received::Timeout => continue,
                 Received::Closed => return Ok(()),
             };
+            if let Some(next) = self.control.take_next_model() {
+                self.engine = next.engine;
+                self.looks = next.looks;
+                prepared = None;
+            }
             if prepared != Some(frame.format) {
                 let on = self.engine.prepare(frame.format)?;
                 let size = self
@@ -67,8 +76,9 @@ impl InferStage {
                     on.backend, on.version, on.provider, on.precision
                 ));
                 prepared = Some(frame.format);
+                self.control.set_format(frame.format);
             }
-            next_ns = self.clock.now_ns() + self.interval.as_nanos() as u64;
+            next_ns = self.clock.now_ns() + self.control.infer_interval().as_nanos() as u64;
             let Some(slot) = self.free_mask(&mut masks) else {
                 return Ok(());
             };
@@ -96,8 +106,15 @@ impl InferStage {
         masks: &mut Vec<Arc<TimedMask>>,
     ) -> Result<()> {
         if let Some(timed) = Arc::get_mut(&mut slot) {
-            self.engine.segment(&frame.image(), &mut timed.mask)?;
+            let vitals = &self.metrics.vitals;
+            vitals.infer_began_ns.store(self.clock.now_ns().max(1), Relaxed);
+            let segmented = self.engine.segment(&frame.image(), &mut timed.mask);
+            vitals.infer_began_ns.store(0, Relaxed);
+            segmented?;
             timed.captured_at_ns = frame.captured_at_ns;
+            if !Arc::ptr_eq(&timed.looks, &self.looks) {
+                timed.looks = self.looks.clone();
+            }
         }
         self.metrics.inferences.fetch_add(1, Relaxed);
         masks.push(slot.clone());
@@ -111,6 +128,7 @@ impl InferStage {
             }
             None => self.newest.set(slot),
         }
+        self.control.model_runs(&self.looks);
         Ok(())
     }
 }

@@ -1,0 +1,102 @@
+//! One frame to one outgoing picture: painted, hidden where it must be, and fitted to the outputs' size.
+
+use std::sync::Arc;
+
+use super::TimedMask;
+use super::control::Looks;
+use crate::fit::Letterbox;
+use crate::frame::{Frame, FrameFormat, PixelFormat};
+use crate::overlay::{Painter, Visualize, notice};
+use crate::redact::Redactor;
+
+/// What a picture that is hidden as a whole says.
+const HIDDEN: [&str; 2] = ["picture hidden", "no current mask"];
+
+/// Tables and buffers for frames of one format, shown in one way.
+pub(super) struct Painting {
+    format: FrameFormat,
+    looks: Arc<Looks>,
+    painter: Painter,
+    redactor: Option<Redactor>,
+    /// Where the outputs have another format than what is painted.
+    fit: Option<(Letterbox, Box<[u8]>)>,
+    out: FrameFormat,
+}
+
+impl Painting {
+    /// For frames of `format`; pictures go out as `out`, or as they are painted if `None`.
+    pub(super) fn new(format: FrameFormat, looks: Arc<Looks>, out: Option<FrameFormat>) -> Self {
+        let painter = Painter::new(format, &looks.classes, looks.overlay.clone());
+        let painted = painter.output_format();
+        let out = out.unwrap_or(painted);
+        let fits = out != painted && out.pixel == PixelFormat::I420 && painted.pixel == PixelFormat::I420;
+        let fit = fits.then(|| {
+            (
+                Letterbox::new(painted, out),
+                vec![0; painted.packed_bytes()].into_boxed_slice(),
+            )
+        });
+        // The other modes show no pixel of the picture.
+        let shows_picture = !matches!(looks.overlay.mode, Visualize::Mask | Visualize::Labels);
+        let redactor = looks
+            .privacy
+            .as_ref()
+            .filter(|_| shows_picture)
+            .map(|privacy| Redactor::new(format.width, format.height, &privacy.redact));
+        Self {
+            format,
+            looks,
+            painter,
+            redactor,
+            fit,
+            out,
+        }
+    }
+
+    /// Whether this is made for frames of `format`, shown as `looks` say.
+    pub(super) fn is_for(&self, format: FrameFormat, looks: &Arc<Looks>) -> bool {
+        self.format == format && Arc::ptr_eq(&self.looks, looks)
+    }
+
+    /// The format of what is painted, before it is fitted.
+    pub(super) fn painted_format(&self) -> FrameFormat {
+        self.painter.output_format()
+    }
+
+    /// Makes the outgoing picture; true if it had to be hidden as a whole.
+    ///
+    /// The mask must be of the frame's size and of the model whose looks these are.
+    pub(super) fn paint(&mut self, frame: &Frame, mask: Option<&TimedMask>, out: &mut [u8]) -> bool {
+        if let (Some(privacy), Some(_)) = (&self.looks.privacy, &self.redactor) {
+            let max_ns = u64::try_from(privacy.max_mask_age.as_nanos()).unwrap_or(u64::MAX);
+            let current =
+                mask.is_some_and(|m| frame.captured_at_ns.saturating_sub(m.captured_at_ns) <= max_ns);
+            if !current {
+                notice(self.out, &HIDDEN, out);
+                return true;
+            }
+        }
+        let painted = self.painter.output_format();
+        let target = match &mut self.fit {
+            Some((_, scratch)) => scratch,
+            None => &mut *out,
+        };
+        self.painter.paint(&frame.image(), mask.map(|m| &m.mask), target);
+        if let (Some(redactor), Some(mask)) = (&mut self.redactor, mask)
+            && redactor.look_at(&mask.mask)
+        {
+            if painted.pixel == PixelFormat::I420 {
+                redactor.hide(painted, 0, target);
+                if self.looks.overlay.mode == Visualize::SideBySide {
+                    redactor.hide(painted, painted.width / 2, target);
+                }
+            } else {
+                notice(painted, &HIDDEN, target);
+            }
+        }
+        if let Some((letterbox, scratch)) = &self.fit {
+            letterbox.run(scratch, out);
+        }
+        false
+    }
+}

@@ -1,0 +1,118 @@
+//! What a pipeline's threads say about themselves while they run: what health, the watchdog and the log judge by.
+//!
+//! Times are nanoseconds of the pipeline's clock, 0 for "never".
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use crate::capture::SourceCounters;
+use crate::clock::TimeNs;
+
+/// Signs of life of one pipeline. Shared by its threads.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    /// Attempts to open the source, and reads of it that came back.
+    pub capture_steps: AtomicU64,
+    /// Frames and notices that went to the outputs, and waits for a frame that came back.
+    pub compose_steps: AtomicU64,
+    /// When the last frame was captured.
+    pub last_captured_ns: AtomicU64,
+    /// When the last frame was handed to the outputs.
+    pub last_composed_ns: AtomicU64,
+    /// When the inference that runs now began; 0 while none runs.
+    pub infer_began_ns: AtomicU64,
+    /// Inferences that failed and were left out.
+    pub infer_failures: AtomicU64,
+    /// Age of the mask on the last composed frame; [`Self::NO_MASK`] if it had none.
+    pub mask_age_ns: AtomicU64,
+    /// Whether the source is one that is opened again when it fails.
+    pub source_is_live: AtomicBool,
+    /// "Camera lost" pictures that went out.
+    pub notices: AtomicU64,
+    /// Frames that went out hidden as a whole, for want of a mask.
+    pub hidden: AtomicU64,
+    /// Times an output failed.
+    pub output_failures: AtomicU64,
+    /// Outputs that are being opened again.
+    pub outputs_down: AtomicU64,
+    /// Frames that the outputs dropped.
+    pub dropped_outputs: AtomicU64,
+    /// Clients that watch.
+    pub clients: AtomicU64,
+    /// Frames of the source that came broken.
+    pub corrupt: AtomicU64,
+    /// Frames that the source lost before they were read.
+    pub lost: AtomicU64,
+    /// Nanoseconds by which a recording's timeline slipped.
+    pub slipped_ns: AtomicU64,
+    /// Times that a recording began again.
+    pub loops: AtomicU64,
+    source_lost: Mutex<Option<String>>,
+}
+
+impl Vitals {
+    /// The value of [`mask_age_ns`](Self::mask_age_ns) for a frame without a mask.
+    pub const NO_MASK: u64 = u64::MAX;
+
+    /// The source is away, and why.
+    pub fn set_source_lost(&self, why: String) {
+        *self.source_lost.lock().unwrap_or_else(|e| e.into_inner()) = Some(why);
+    }
+
+    /// A frame has come.
+    pub fn captured_at(&self, now_ns: TimeNs) {
+        // 0 is "never".
+        if self.last_captured_ns.swap(now_ns.max(1), Relaxed) == 0 || self.source_lost().is_some() {
+            *self.source_lost.lock().unwrap_or_else(|e| e.into_inner()) = None;
+        }
+    }
+
+    /// Why the source is away, if it is.
+    pub fn source_lost(&self) -> Option<String> {
+        self.source_lost.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// Adds what an opened source counted since `before`.
+    pub fn add_counters(&self, before: SourceCounters, now: SourceCounters) {
+        for (total, before, now) in [
+            (&self.corrupt, before.corrupt, now.corrupt),
+            (&self.lost, before.lost, now.lost),
+            (&self.slipped_ns, before.slipped_ns, now.slipped_ns),
+            (&self.loops, before.loops, now.loops),
+        ] {
+            if now > before {
+                total.fetch_add(now - before, Relaxed);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_several_openings_add_up() {
+        let vitals = Vitals::default();
+        let counted = |corrupt, lost| SourceCounters {
+            corrupt,
+            lost,
+            ..SourceCounters::default()
+        };
+        vitals.add_counters(counted(0, 0), counted(2, 5));
+        vitals.add_counters(counted(2, 5), counted(3, 5));
+        // Opened again: its own count begins at 0.
+        vitals.add_counters(counted(0, 0), counted(0, 1));
+        assert_eq!((vitals.corrupt.load(Relaxed), vitals.lost.load(Relaxed)), (3, 6));
+    }
+
+    #[test]
+    fn a_frame_ends_the_loss() {
+        let vitals = Vitals::default();
+        vitals.set_source_lost("unplugged".into());
+        assert_eq!(vitals.source_lost().as_deref(), Some("unplugged"));
+        vitals.captured_at(0);
+        assert_eq!(vitals.source_lost(), None);
+        assert_eq!(vitals.last_captured_ns.load(Relaxed), 1);
+    }
+}
