@@ -420,7 +420,7 @@ mod tests {
 
     #[test]
     fn an_asked_stop_and_a_natural_end_differ() {
-        let mut supervisor = with_a_waiting_thread();
+        let supervisor = with_a_waiting_thread();
         let (tx, rx) = bounded(1);
         tx.send(()).unwrap();
         assert_eq!(supervisor.run(&rx).unwrap(), Ended::Stopped);

@@ -79,6 +79,43 @@ fn no_pace_gives_every_frame_exactly_once() {
 }
 
 #[test]
+fn several_inputs_are_played_one_after_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let video = folder.path().join("a.mkv");
+    make_video(&video, 10);
+    let frames = folder.path().join("frames");
+    let (video, out) = (video.to_str().unwrap(), frames.join(""));
+    let small = "test://?width=96&height=64&fps=25&frames=7";
+    let end = ["--no-pace", "--output", out.to_str().unwrap()];
+    let output = segd(&[&["--input", video, small, video], &end[..], &QUICK].concat());
+    succeeded(&output);
+    // The output keeps the format that it began with.
+    let sizes: Vec<(u32, u32)> = names(&frames)
+        .iter()
+        .map(|name| image::image_dimensions(frames.join(name)).unwrap())
+        .collect();
+    assert_eq!(sizes, vec![(160, 128); 27]);
+    // 96x64 in 160x128 leaves black bars above and below; the other pictures have none.
+    let brightest = |frame: usize, rows: std::ops::Range<u32>| {
+        let picture = image::open(frames.join(format!("{frame:06}.png")))
+            .unwrap()
+            .into_luma8();
+        rows.flat_map(|y| (0..160).map(move |x| (x, y)))
+            .map(|(x, y)| picture.get_pixel(x, y)[0])
+            .max()
+    };
+    assert!(brightest(13, 0..8) < Some(20), "{:?}", brightest(13, 0..8));
+    assert!(
+        brightest(13, 120..128) < Some(20),
+        "{:?}",
+        brightest(13, 120..128)
+    );
+    for (frame, rows) in [(13, 20..108), (5, 0..8), (20, 0..8)] {
+        assert!(brightest(frame, rows.clone()) > Some(60), "{frame} {rows:?}");
+    }
+}
+
+#[test]
 fn wrong_arguments_are_refused_with_what_was_expected() {
     refused(
         &["--input", "test://", "--model", "voc12"],

@@ -19,7 +19,7 @@ use gstreamer_video::VideoFrameExt;
 use segd::frame::{Colorimetry, Frame, FrameFormat, Matrix, PixelFormat, Range};
 use segd::pool::{FramePool, PooledBuffer};
 use segd::stream::rtsp::RtspSink;
-use segd::stream::{FrameSink, RtspAddress, StreamOptions, parse_output};
+use segd::stream::{FrameSink, RtspAddress, SinkOpener, StreamOptions, parse_output};
 
 const BITS: usize = 16;
 const FRAME_TIME_NS: u64 = 33_333_333;
@@ -440,8 +440,15 @@ fn record(
     count: u64,
     pts_ns: impl Fn(u64) -> u64,
 ) {
-    let spec = parse_output(path.to_str().unwrap()).unwrap();
-    let mut sink = spec.opener(options).unwrap().open(format, Some(30.0)).unwrap();
+    let opener = parse_output(path.to_str().unwrap())
+        .unwrap()
+        .opener(options)
+        .unwrap();
+    record_with(opener.as_ref(), format, count, pts_ns);
+}
+
+fn record_with(opener: &dyn SinkOpener, format: FrameFormat, count: u64, pts_ns: impl Fn(u64) -> u64) {
+    let mut sink = opener.open(format, Some(30.0)).unwrap();
     let pool = FramePool::new(16, format.packed_bytes());
     for number in 0..count {
         let data = pool.take().expect("a buffer: the sink holds only a few");
@@ -460,6 +467,25 @@ fn names(folder: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+#[test]
+fn an_output_that_is_opened_again_keeps_what_it_had() {
+    let folder = tempfile::tempdir().unwrap();
+    let (video, images) = (folder.path().join("a.mkv"), folder.path().join("images"));
+    for name in [video.to_str().unwrap(), &format!("{}/", images.display())] {
+        let opener = parse_output(name)
+            .unwrap()
+            .opener(&StreamOptions::default())
+            .unwrap();
+        for _ in 0..2 {
+            record_with(opener.as_ref(), format(160, 120), 3, |number| {
+                number * FRAME_TIME_NS
+            });
+        }
+    }
+    assert_eq!(names(folder.path()), ["a-1.mkv", "a.mkv", "images"]);
+    assert_eq!(names(&images).len(), 6);
 }
 
 #[test]

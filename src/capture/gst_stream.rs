@@ -164,7 +164,7 @@ pub(super) fn start(
         SourceSpec::File(path) => gst_pipeline::from_uri(&file_uri(path)?, options)?,
         SourceSpec::Rtsp(uri) => gst_pipeline::from_uri(uri, options)?,
         SourceSpec::Launch(line) => gst_pipeline::from_launch(line, options)?,
-        SourceSpec::Camera(_) | SourceSpec::Images(_) | SourceSpec::Test(_) => {
+        SourceSpec::Camera(_) | SourceSpec::Images(_) | SourceSpec::Test(_) | SourceSpec::Playlist(_) => {
             return Err(Error::fatal(format!("{name} is not read through GStreamer")));
         }
     };

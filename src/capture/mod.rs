@@ -11,6 +11,7 @@ use crate::pool::{FramePool, PooledBuffer};
 pub mod uri;
 pub mod options;
 pub mod paced;
+pub mod playlist;
 pub mod test_pattern;
 pub mod rgb;
 pub mod images;
@@ -110,6 +111,11 @@ pub trait SourceOpener: Send {
     /// # Errors
     /// Transient where trying again may help (a camera that is busy or gone), fatal or usage where not.
     fn open(&self) -> Result<Box<dyn FrameSource>>;
+
+    /// Called when what was opened has ended: moves on to what follows it, to be opened next; false if nothing does.
+    fn advance(&self) -> bool {
+        false
+    }
 }
 
 /// How the frames of a recording are timed. Cameras and network streams have their own time.

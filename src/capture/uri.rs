@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::frame::PixelFormat;
 
 use super::images::ImagesOpener;
+use super::playlist::PlaylistOpener;
 use super::test_pattern::{TestPattern, TestPatternOpener};
 use super::{CaptureOptions, SourceOpener};
 
@@ -27,6 +28,8 @@ pub enum SourceSpec {
     Test(TestPattern),
     /// A GStreamer launch line that ends in an appsink.
     Launch(String),
+    /// Recordings, one after the other.
+    Playlist(Vec<SourceSpec>),
 }
 
 /// Like [`SourceSpec::name`]: passwords are masked.
@@ -39,6 +42,7 @@ impl fmt::Debug for SourceSpec {
             Self::Images(_) => "Images",
             Self::Test(_) => "Test",
             Self::Launch(_) => "Launch",
+            Self::Playlist(_) => "Playlist",
         };
         write!(f, "{kind}({})", self.name())
     }
@@ -200,6 +204,25 @@ fn parse_test(rest: &str) -> Result<SourceSpec> {
 }
 
 impl SourceSpec {
+    /// One source, or several recordings that follow each other.
+    ///
+    /// # Errors
+    /// Usage: no source, or one of several never ends.
+    pub fn playlist(items: Vec<Self>) -> Result<Self> {
+        match <[Self; 1]>::try_from(items) {
+            Ok([only]) => Ok(only),
+            Err(items) if items.is_empty() => Err(Error::usage("no source is named").hint(KINDS)),
+            Err(items) => match items.iter().find(|item| item.is_live()) {
+                Some(live) => Err(Error::usage(format!(
+                    "{} never ends: only recordings can follow each other",
+                    live.name()
+                ))
+                .hint("name it as the only source")),
+                None => Ok(Self::Playlist(items)),
+            },
+        }
+    }
+
     /// The source's name for logs and errors. Passwords are masked.
     pub fn name(&self) -> String {
         match self {
@@ -207,6 +230,7 @@ impl SourceSpec {
             Self::Rtsp(uri) => mask_credentials(uri),
             Self::Test(_) => "test://".to_owned(),
             Self::Launch(line) => format!("gst:{}", mask_credentials(line)),
+            Self::Playlist(items) => items.iter().map(Self::name).collect::<Vec<_>>().join(", "),
         }
     }
 
@@ -236,6 +260,17 @@ impl SourceSpec {
             #[cfg(not(feature = "gstreamer"))]
             Self::File(_) | Self::Rtsp(_) | Self::Launch(_) => Err(left_out(&self.name(), "gstreamer")),
             Self::Images(path) => Ok(Box::new(ImagesOpener::new(path, options, clock))),
+            Self::Playlist(items) => {
+                let once = CaptureOptions {
+                    looped: false,
+                    ..options.clone()
+                };
+                let items = items.iter().map(|item| item.opener(&once, clock.clone()));
+                Ok(Box::new(PlaylistOpener::new(
+                    items.collect::<Result<_>>()?,
+                    options.looped,
+                )))
+            }
             #[cfg(feature = "camera")]
             Self::Camera(path) => Ok(Box::new(super::v4l2::CameraOpener::new(path, options, clock))),
             #[cfg(not(feature = "camera"))]
@@ -312,6 +347,26 @@ mod tests {
         let e = parse_uri(text).unwrap_err();
         assert_eq!(e.exit_code(), 2);
         e.to_string()
+    }
+
+    #[test]
+    fn only_recordings_follow_each_other() {
+        let list = |names: &[&str]| {
+            SourceSpec::playlist(names.iter().map(|name| parse_uri(name).unwrap()).collect())
+        };
+        assert_eq!(list(&["a.mp4"]).unwrap(), SourceSpec::File("a.mp4".into()));
+        let both = list(&["a.mp4", "b.png"]).unwrap();
+        assert_eq!(both.name(), "a.mp4, b.png");
+        assert!(!both.is_live());
+        assert!(list(&[]).is_err());
+        let refused = list(&["a.mp4", "rtsp://user:secret@camera/1"])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("rtsp://") && refused.contains("camera/1 never ends"),
+            "{refused}"
+        );
+        assert!(!refused.contains("secret"), "{refused}");
     }
 
     #[test]

@@ -54,9 +54,9 @@ struct Report {
 /// # Errors
 /// As `segd run`.
 pub fn run(mut args: BenchArgs) -> Result<()> {
-    let has_source = args.run.source.camera.is_some() || args.run.source.input.is_some();
+    let has_source = args.run.source.camera.is_some() || !args.run.source.input.is_empty();
     if !has_source && args.run.config.is_none() {
-        args.run.source.input = Some("test://".into());
+        args.run.source.input.push("test://".into());
         args.run.frames.get_or_insert(DEFAULT_FRAMES);
     }
     if args.run.output.output.is_empty() {

@@ -27,9 +27,10 @@ pub struct SourceArgs {
     /// Camera device
     #[arg(long, value_name = "DEVICE", conflicts_with = "input", env = "SEGD_CAMERA")]
     pub camera: Option<String>,
-    /// Video file, rtsp:// address, folder of images, test://, or gst:LAUNCH LINE ending in an appsink
-    #[arg(long, value_name = "URI", env = "SEGD_INPUT")]
-    pub input: Option<String>,
+    /// Video file, rtsp:// address, folder of images, test://, or gst:LAUNCH LINE ending in an appsink;
+    /// several recordings are played one after the other
+    #[arg(long, value_name = "URI", num_args = 1.., env = "SEGD_INPUT")]
+    pub input: Vec<String>,
     /// Wanted width in pixels; a camera's nearest mode is taken [default: 640]
     #[arg(long, value_name = "PIXELS")]
     pub width: Option<u32>,
@@ -109,22 +110,25 @@ pub fn read_config(path: Option<&PathBuf>) -> Result<FileConfig> {
 /// Usage, naming what is wrong.
 pub fn source_from(args: &SourceArgs, file: &config::CaptureFile) -> Result<(SourceSpec, CaptureOptions)> {
     // A source on the command line replaces whichever kind the file names.
-    let (camera, input) = match (&args.camera, &args.input) {
-        (None, None) => (file.camera.clone(), file.input.clone()),
-        (camera, input) => (camera.clone(), input.clone()),
+    let (camera, input) = match (&args.camera, args.input.as_slice()) {
+        (None, []) => (file.camera.clone(), file.input.iter().cloned().collect()),
+        (camera, input) => (camera.clone(), input.to_vec()),
     };
-    let spec = match (camera, input) {
-        (Some(_), Some(_)) => {
+    let spec = match (camera, input.as_slice()) {
+        (Some(_), [_, ..]) => {
             return Err(
                 Error::usage("capture.camera and capture.input are both set").hint("keep one of them")
             );
         }
-        (Some(camera), None) => SourceSpec::Camera(camera.into()),
-        (None, Some(input)) => parse_uri(&input)?,
-        (None, None) if std::path::Path::new("/dev/video0").exists() => {
+        (Some(camera), []) => SourceSpec::Camera(camera.into()),
+        (None, [_, ..]) => {
+            let items = input.iter().map(|text| parse_uri(text));
+            SourceSpec::playlist(items.collect::<Result<_>>()?)?
+        }
+        (None, []) if std::path::Path::new("/dev/video0").exists() => {
             SourceSpec::Camera("/dev/video0".into())
         }
-        (None, None) => {
+        (None, []) => {
             return Err(Error::usage(
                 "no source: there is no /dev/video0, and neither --camera nor --input was given",
             )

@@ -30,9 +30,17 @@ pub(super) struct CaptureStage {
     pub(super) options: PipelineOptions,
 }
 
+/// Why reading came to an end without an error.
+enum Read {
+    /// The source has ended.
+    End,
+    /// A stop was asked for, or nobody listens any more.
+    Stopped,
+}
+
 impl CaptureStage {
     pub(super) fn run(self) -> Result<()> {
-        let name = self.source.name();
+        let mut name = self.source.name();
         let vitals = &self.metrics.vitals;
         let mut policy = self.options.on_source_error;
         let mut failures = 0u32;
@@ -66,7 +74,11 @@ impl CaptureStage {
             };
             let opened_ns = self.clock.now_ns();
             match self.read(&mut *source, &pool) {
-                Ok(()) => return Ok(()),
+                Ok(Read::End) if self.source.advance() => {
+                    name = self.source.name();
+                    opened_before = false;
+                }
+                Ok(_) => return Ok(()),
                 Err(error) => match policy {
                     OnTransient::Retry(backoff) if error.is_transient() => {
                         warn!("{name}: {error}; opening it again");
@@ -88,7 +100,7 @@ impl CaptureStage {
     }
 
     /// Reads until the end, a stop, or an error.
-    fn read(&self, source: &mut dyn FrameSource, pool: &FramePool) -> Result<()> {
+    fn read(&self, source: &mut dyn FrameSource, pool: &FramePool) -> Result<Read> {
         let frame_rate = source.frame_rate();
         let mut last_frame_ns = self.clock.now_ns();
         let mut frames = 0u64;
@@ -115,7 +127,7 @@ impl CaptureStage {
                     frames += 1;
                     self.metrics.captured.fetch_add(1, Relaxed);
                     if !self.share(Arc::new(frame), frame_rate) {
-                        return Ok(());
+                        return Ok(Read::Stopped);
                     }
                 }
                 Capture::Dropped => {
@@ -134,11 +146,11 @@ impl CaptureStage {
                 }
                 Capture::End => {
                     info!(frames, "the source has ended");
-                    return Ok(());
+                    return Ok(Read::End);
                 }
             }
         }
-        Ok(())
+        Ok(Read::Stopped)
     }
 
     /// Passes a frame on; false when nobody listens any more.

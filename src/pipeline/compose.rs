@@ -116,8 +116,8 @@ impl ComposeStage {
         }
     }
 
-    /// Paintings and outputs for frames of `item`'s format. A live stream keeps the format that it began with,
-    /// and the picture is fitted to it; other outputs are closed, and opened with the new one.
+    /// Paintings and outputs for frames of `item`'s format. Outputs keep the format that they began with, and the
+    /// picture is fitted to it: clients stay connected, and a recording stays one file.
     fn make_ready(&self, state: &mut State, item: &ToCompose, looks: &Arc<Looks>) -> Result<()> {
         let format = item.frame.format;
         if state.painting.as_ref().is_some_and(|p| p.is_for(format, looks)) && state.outputs.is_some() {
@@ -129,11 +129,11 @@ impl ComposeStage {
             .outputs
             .as_ref()
             .map(Outputs::format)
-            .filter(|out| *out == painted || (self.options.live && !state.provisional));
+            .filter(|out| *out == painted || !state.provisional);
         state.painting = match keep {
             Some(out) if out != painted => {
                 info!(
-                    "the picture is {}x{} now; the stream keeps its {}x{}",
+                    "the picture is {}x{} now; the outputs keep their {}x{}",
                     painted.width, painted.height, out.width, out.height
                 );
                 Some(Painting::new(format, looks.clone(), Some(out)))

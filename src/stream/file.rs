@@ -2,13 +2,15 @@
 //!
 //! While it is written, `name.mp4` is called `name.partial.mp4`; a clean end gives it its final name, in one
 //! rename, replacing what was there. A file that was left partial by a kill or a crash plays up to about its
-//! last second, and is never overwritten: the next recording takes `name.partial-1.mp4`. MP4 is written as
-//! fragments of one second (and gets a whole index at a clean end), Matroska as clusters.
+//! last second, and is never overwritten: the next recording takes `name.partial-1.mp4`. Where one run completes
+//! the output more than once (it failed, and was opened again), the later files are `name-1.mp4` and on. MP4 is
+//! written as fragments of one second (and gets a whole index at a clean end), Matroska as clusters.
 //!
 //! The encoder's settings are those of the live stream: no frame waits inside it, so none is lost.
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -48,6 +50,8 @@ pub struct FileOpener {
     path: PathBuf,
     container: Container,
     options: StreamOptions,
+    /// Files that were completed in this run.
+    completed: Arc<AtomicU32>,
 }
 
 impl FileOpener {
@@ -57,6 +61,7 @@ impl FileOpener {
             path,
             container,
             options,
+            completed: Arc::default(),
         }
     }
 }
@@ -85,6 +90,7 @@ struct Queue {
 struct FileSink {
     path: PathBuf,
     partial: PathBuf,
+    completed: Arc<AtomicU32>,
     encoder: &'static str,
     layout: VideoLayout,
     pipeline: gst::Pipeline,
@@ -147,6 +153,7 @@ impl FileSink {
         let sink = Self {
             path: path.clone(),
             partial,
+            completed: opener.completed.clone(),
             encoder: plan.encoder,
             layout,
             pipeline,
@@ -281,8 +288,12 @@ impl FileSink {
         File::open(&self.partial)
             .and_then(|f| f.sync_all())
             .map_err(|e| problem("can't be brought to the disk", e))?;
-        fs::rename(&self.partial, &self.path)
-            .map_err(|e| problem(&format!("can't be renamed to {}", self.path.display()), e))
+        let path = match self.completed.fetch_add(1, Ordering::Relaxed) {
+            0 => self.path.clone(),
+            n => numbered(&self.path, &format!("-{n}")),
+        };
+        fs::rename(&self.partial, &path)
+            .map_err(|e| problem(&format!("can't be renamed to {}", path.display()), e))
     }
 }
 
@@ -336,14 +347,19 @@ impl Drop for FileSink {
     }
 }
 
+/// `a/name.mp4` and `-1` to `a/name-1.mp4`.
+fn numbered(path: &Path, suffix: &str) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let extension = path.extension().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{stem}{suffix}.{extension}"))
+}
+
 /// Creates the file that is written until the end: `name.partial.mp4`, or the first
 /// `name.partial-N.mp4` that isn't taken.
 fn reserve_partial(path: &Path) -> Result<PathBuf> {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let extension = path.extension().unwrap_or_default().to_string_lossy();
     for n in 0..PARTIALS {
         let number = if n == 0 { String::new() } else { format!("-{n}") };
-        let partial = path.with_file_name(format!("{stem}.partial{number}.{extension}"));
+        let partial = numbered(path, &format!(".partial{number}"));
         match OpenOptions::new().write(true).create_new(true).open(&partial) {
             Ok(_) => {
                 if n > 0 {

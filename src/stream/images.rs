@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::error::{Error, Result};
 use crate::frame::{Colorimetry, Frame, FrameFormat, ImageRef, Matrix, PixelFormat, Range};
@@ -11,12 +13,17 @@ use crate::stream::{FrameSink, SinkOpener};
 #[derive(Debug, Clone)]
 pub struct ImagesOpener {
     folder: PathBuf,
+    /// Images written in this run: one that is opened again goes on where it was.
+    written: Arc<AtomicU64>,
 }
 
 impl ImagesOpener {
     /// An opener for this folder; it is created when opened.
     pub fn new(folder: PathBuf) -> Self {
-        Self { folder }
+        Self {
+            folder,
+            written: Arc::default(),
+        }
     }
 }
 
@@ -41,13 +48,13 @@ impl SinkOpener for ImagesOpener {
                 .caused_by(e)
                 .hint("write to a folder that this user may write to")
         })?;
-        if self.folder.join("000000.png").exists() {
+        if self.written.load(Relaxed) == 0 && self.folder.join("000000.png").exists() {
             tracing::warn!(folder = %self.folder.display(), "images of an earlier run are replaced");
         }
         let sink = ImagesSink {
             folder: self.folder.clone(),
             format,
-            written: 0,
+            written: self.written.clone(),
             rgb: vec![0; 3 * format.width * format.height],
             png: Vec::new(),
         };
@@ -67,7 +74,7 @@ impl SinkOpener for ImagesOpener {
 struct ImagesSink {
     folder: PathBuf,
     format: FrameFormat,
-    written: u64,
+    written: Arc<AtomicU64>,
     rgb: Vec<u8>,
     png: Vec<u8>,
 }
@@ -87,10 +94,10 @@ impl FrameSink for ImagesSink {
             )));
         }
         i420_to_rgb(&frame.image(), &mut self.rgb);
-        let path = self.folder.join(format!("{:06}.png", self.written));
+        let path = self.folder.join(format!("{:06}.png", self.written.load(Relaxed)));
         let (width, height) = (self.format.width, self.format.height);
         write_png(&path, width, height, &self.rgb, &mut self.png)?;
-        self.written += 1;
+        self.written.fetch_add(1, Relaxed);
         Ok(())
     }
 
