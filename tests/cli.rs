@@ -223,6 +223,18 @@ fn bad_sources_are_refused() {
         2,
         &["/dev/null"],
     );
+    refused(
+        &["--camera", "csi://first", "--output", "null://"],
+        2,
+        &["csi://first", "csi://0"],
+    );
+    if !Path::new("/usr/lib/aarch64-linux-gnu").exists() {
+        refused(
+            &["--camera", "csi://0", "--output", "null://"],
+            2,
+            &["csi://0", "nvarguscamerasrc (Jetson)", "gstreamer1.0-libcamera"],
+        );
+    }
 }
 
 #[test]

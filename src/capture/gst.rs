@@ -108,7 +108,8 @@ impl GstSource {
     fn open(spec: &SourceSpec, options: &CaptureOptions, clock: SharedClock) -> Result<Self> {
         let name = spec.name();
         let (mut stream, sample) = start(spec, &name, options)?;
-        if !stream.live && matches!(spec, SourceSpec::Launch(_)) && stream.runs_live() {
+        let may_be_live = matches!(spec, SourceSpec::Launch(_) | SourceSpec::Csi(_));
+        if !stream.live && may_be_live && stream.runs_live() {
             stream.set_live();
         }
         let (caps, info) = sample_info(&sample.1, &name)?;
@@ -181,7 +182,7 @@ impl GstSource {
 
     /// What an end means: another run, the end, or an error.
     fn ended(&mut self, error: Option<String>) -> Result<Option<Capture>> {
-        let network = matches!(self.spec, SourceSpec::Rtsp(_));
+        let network = matches!(self.spec, SourceSpec::Rtsp(_) | SourceSpec::Csi(_));
         if self.stream.live {
             return match error {
                 Some(error) => Err(Error::transient(format!("{}: {error}", self.name))),

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 
 use super::gst_pipeline::{self, Built};
 use super::uri::meant;
-use super::{CaptureOptions, SourceSpec};
+use super::{CaptureOptions, SourceSpec, csi};
 
 /// Samples between GStreamer's thread and the reader.
 const QUEUED: usize = 2;
@@ -159,12 +159,41 @@ pub(super) fn start(
     name: &str,
     options: &CaptureOptions,
 ) -> Result<(Stream, (u64, gst::Sample))> {
+    let SourceSpec::Csi(sensor) = spec else {
+        return start_one(spec, name, options);
+    };
+    gst_pipeline::init()?;
+    let has = |name: &str| gst::ElementFactory::find(name).is_some();
+    let mut failed = None;
+    // An element that is installed may still find no camera of its kind.
+    for plan in csi::plans(*sensor, options, &has)? {
+        match start_one(&SourceSpec::Launch(plan.line), name, options) {
+            Ok(started) => return Ok(started),
+            Err(why) => {
+                let why = Error::transient(format!("{name} by {}", plan.element)).caused_by(why);
+                failed =
+                    Some(why.hint("check the camera's ribbon cable, and that no other program has it open"));
+            }
+        }
+    }
+    Err(failed.unwrap_or_else(|| Error::usage(format!("{name}: nothing reads such a camera here"))))
+}
+
+fn start_one(
+    spec: &SourceSpec,
+    name: &str,
+    options: &CaptureOptions,
+) -> Result<(Stream, (u64, gst::Sample))> {
     let network = matches!(spec, SourceSpec::Rtsp(_));
     let built = match spec {
         SourceSpec::File(path) => gst_pipeline::from_uri(&file_uri(path)?, options)?,
         SourceSpec::Rtsp(uri) => gst_pipeline::from_uri(uri, options)?,
         SourceSpec::Launch(line) => gst_pipeline::from_launch(line, options)?,
-        SourceSpec::Camera(_) | SourceSpec::Images(_) | SourceSpec::Test(_) | SourceSpec::Playlist(_) => {
+        SourceSpec::Camera(_)
+        | SourceSpec::Csi(_)
+        | SourceSpec::Images(_)
+        | SourceSpec::Test(_)
+        | SourceSpec::Playlist(_) => {
             return Err(Error::fatal(format!("{name} is not read through GStreamer")));
         }
     };

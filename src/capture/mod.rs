@@ -16,6 +16,8 @@ pub mod test_pattern;
 pub mod rgb;
 pub mod images;
 #[cfg(feature = "gstreamer")]
+pub mod csi;
+#[cfg(feature = "gstreamer")]
 pub mod gst;
 #[cfg(feature = "gstreamer")]
 pub mod gst_pipeline;

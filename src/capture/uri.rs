@@ -18,6 +18,8 @@ use super::{CaptureOptions, SourceOpener};
 pub enum SourceSpec {
     /// A V4L2 device node.
     Camera(PathBuf),
+    /// A camera on the board's CSI connector, by the number of its sensor.
+    Csi(u32),
     /// A video file.
     File(PathBuf),
     /// An `rtsp://` address, which may hold a user name and password.
@@ -37,6 +39,7 @@ impl fmt::Debug for SourceSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self {
             Self::Camera(_) => "Camera",
+            Self::Csi(_) => "Csi",
             Self::File(_) => "File",
             Self::Rtsp(_) => "Rtsp",
             Self::Images(_) => "Images",
@@ -49,11 +52,13 @@ impl fmt::Debug for SourceSpec {
 }
 
 /// What can be named, for error messages.
-const KINDS: &str = "a source is a camera (/dev/video0), a video file, a folder of images, an rtsp:// address, \
+const KINDS: &str = "a source is a camera (/dev/video0, csi://0), a video file, a folder of images, an rtsp:// address, \
                      test:// or gst: with a launch line";
 
 /// Schemes that mean something here.
-const SCHEMES: [&str; 8] = ["file", "rtsp", "rtsps", "rtspt", "rtspu", "test", "gst", "v4l2"];
+const SCHEMES: [&str; 9] = [
+    "file", "rtsp", "rtsps", "rtspt", "rtspu", "test", "gst", "v4l2", "csi",
+];
 
 const IMAGE_EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "bmp", "webp"];
 
@@ -67,6 +72,7 @@ pub(crate) fn is_image(path: &Path) -> bool {
 /// Reads a source's name.
 ///
 /// * `/dev/video0`, another device node, or the bare number `0`: a camera;
+/// * `csi://0`: a camera on the board's CSI connector, by the number of its sensor;
 /// * `file://` or a path: a video file, an image, or a folder of images;
 /// * `rtsp://`, `rtsps://` (TLS), `rtspt://` (TCP), `rtspu://` (UDP): a network stream;
 /// * `test://[?width=640&height=480&fps=30&frames=N&format=i420|nv12|yuyv]`: the test pattern;
@@ -113,6 +119,13 @@ fn parse_scheme(scheme: &str, rest: &str, text: &str) -> Result<SourceSpec> {
             Ok(path_source(PathBuf::from(path)))
         }
         "v4l2" => Ok(SourceSpec::Camera(PathBuf::from(rest))),
+        "csi" => match rest {
+            "" => Ok(SourceSpec::Csi(0)),
+            rest => rest.parse().map(SourceSpec::Csi).map_err(|_| {
+                Error::usage(format!("source \"csi://{rest}\" names no sensor"))
+                    .hint("write csi://0 for the first camera on the board's connectors")
+            }),
+        },
         scheme @ ("rtsp" | "rtsps" | "rtspt" | "rtspu") => {
             let host = rest.split('/').next().unwrap_or_default();
             if host.rsplit('@').next().is_none_or(str::is_empty) {
@@ -227,6 +240,7 @@ impl SourceSpec {
     pub fn name(&self) -> String {
         match self {
             Self::Camera(path) | Self::File(path) | Self::Images(path) => path.display().to_string(),
+            Self::Csi(sensor) => format!("csi://{sensor}"),
             Self::Rtsp(uri) => mask_credentials(uri),
             Self::Test(_) => "test://".to_owned(),
             Self::Launch(line) => format!("gst:{}", mask_credentials(line)),
@@ -237,7 +251,7 @@ impl SourceSpec {
     /// Whether the source has its own time and never ends: what it gives is as fresh as it can be, and
     /// a frame not taken is lost. A launch line is found out when it is opened.
     pub fn is_live(&self) -> bool {
-        matches!(self, Self::Camera(_) | Self::Rtsp(_))
+        matches!(self, Self::Camera(_) | Self::Csi(_) | Self::Rtsp(_))
     }
 
     /// The opener of this source.
@@ -254,11 +268,13 @@ impl SourceSpec {
         match self {
             Self::Test(pattern) => Ok(Box::new(TestPatternOpener::new(*pattern, options, clock)?)),
             #[cfg(feature = "gstreamer")]
-            Self::File(_) | Self::Rtsp(_) | Self::Launch(_) => {
+            Self::File(_) | Self::Csi(_) | Self::Rtsp(_) | Self::Launch(_) => {
                 Ok(Box::new(super::gst::GstOpener::new(self, options, clock)))
             }
             #[cfg(not(feature = "gstreamer"))]
-            Self::File(_) | Self::Rtsp(_) | Self::Launch(_) => Err(left_out(&self.name(), "gstreamer")),
+            Self::File(_) | Self::Csi(_) | Self::Rtsp(_) | Self::Launch(_) => {
+                Err(left_out(&self.name(), "gstreamer"))
+            }
             Self::Images(path) => Ok(Box::new(ImagesOpener::new(path, options, clock))),
             Self::Playlist(items) => {
                 let once = CaptureOptions {
@@ -378,6 +394,7 @@ mod tests {
             ("2", SourceSpec::Camera("/dev/video2".into())),
             ("/dev/null", SourceSpec::Camera("/dev/null".into())),
             ("v4l2:///dev/video1", SourceSpec::Camera("/dev/video1".into())),
+            ("csi://1", SourceSpec::Csi(1)),
             (" street.mp4 ", SourceSpec::File("street.mp4".into())),
             ("file:///a/b%20c.mkv", SourceSpec::File("/a/b c.mkv".into())),
             ("file://localhost/a.mkv", SourceSpec::File("/a.mkv".into())),

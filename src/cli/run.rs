@@ -24,7 +24,7 @@ use crate::supervise::{OnTransient, stop_on_signals};
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Source")]
 pub struct SourceArgs {
-    /// Camera device
+    /// Camera device, or csi://0 for the first camera on a board's CSI connectors
     #[arg(long, value_name = "DEVICE", conflicts_with = "input", env = "SEGD_CAMERA")]
     pub camera: Option<String>,
     /// Video file, rtsp:// address, folder of images, test://, or gst:LAUNCH LINE ending in an appsink;
@@ -120,6 +120,7 @@ pub fn source_from(args: &SourceArgs, file: &config::CaptureFile) -> Result<(Sou
                 Error::usage("capture.camera and capture.input are both set").hint("keep one of them")
             );
         }
+        (Some(camera), []) if camera.starts_with("csi://") => parse_uri(&camera)?,
         (Some(camera), []) => SourceSpec::Camera(camera.into()),
         (None, [_, ..]) => {
             let items = input.iter().map(|text| parse_uri(text));
