@@ -18,6 +18,6 @@ step lint cargo clippy --workspace --all-targets --locked -- -D warnings
 step lint-minimal cargo clippy --no-default-features --locked -- -D warnings
 step docs env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 step deny cargo deny --locked check bans licenses sources
-step test cargo test --locked
-# One at a time: the tests seed the one random generator that libtorch has.
-step test-trainer cargo test --locked --package segd-train -- --test-threads=1
+# Both packages in one build: they share their dependencies. One test at a time: the trainer's tests seed the one
+# random generator that libtorch has.
+step test env RUST_TEST_THREADS=1 cargo test --workspace --locked
