@@ -1,14 +1,19 @@
-//! Configuration: a TOML file whose keys are those of [`FileConfig`], command-line options over it, and the
-//! validated [`Config`] that the program runs with. Unknown keys are refused.
+//! Configuration: a TOML file whose keys are those of [`FileConfig`], environment variables over it, command-line
+//! options over those. Unknown keys are refused.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::capture::Pace;
 use crate::error::{Error, Result};
 use crate::overlay::Visualize;
+
+mod cameras;
+mod environment;
+
+pub use cameras::CameraConfig;
+pub use environment::from_environment;
 
 /// The configuration file, every key optional. docs/configuration.md lists them.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -20,76 +25,201 @@ pub struct FileConfig {
     pub model: ModelFile,
     /// `[overlay]`
     pub overlay: OverlayFile,
+    /// `[privacy]`
+    pub privacy: PrivacyFile,
     /// `[stream]`
+    pub stream: StreamFile,
+    /// `[access]`
+    pub access: AccessFile,
+    /// `[health]`
+    pub health: HealthFile,
+    /// `[[camera]]`, any number: each its own pipeline, with the sections above as its defaults.
+    pub camera: Vec<CameraFile>,
+}
+
+/// A section whose keys are all optional, and can be laid over those of another.
+macro_rules! section {
+    ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            $($(#[$field_meta])* pub $field: Option<$type>,)*
+        }
+
+        impl $name {
+            /// These keys, and for those that aren't set the ones of `below`.
+            #[must_use]
+            pub fn over(&self, below: &Self) -> Self {
+                Self {
+                    $($field: self.$field.clone().or_else(|| below.$field.clone()),)*
+                }
+            }
+        }
+    };
+}
+
+section! {
+    /// `[capture]`: where frames come from.
+    CaptureFile {
+        /// Camera: a device (`/dev/video0`, `/dev/v4l/by-id/...`) or `usb:VENDOR:PRODUCT[:SERIAL]`.
+        camera: String,
+        /// File, folder, `rtsp://`, `test://` or `gst:` line, in place of a camera.
+        input: String,
+        /// Wanted width in pixels (cameras).
+        width: u32,
+        /// Wanted height in pixels (cameras).
+        height: u32,
+        /// Wanted frames per second (cameras).
+        fps: f64,
+        /// Start files again at their end.
+        #[serde(rename = "loop")]
+        looped: bool,
+        /// A camera or network stream that gives no frame for so many milliseconds is opened again.
+        stall_timeout_ms: u64,
+        /// Controls of the camera, by the names that `segd probe` lists.
+        controls: BTreeMap<String, ControlValue>,
+    }
+}
+
+/// What a camera's control is set to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum ControlValue {
+    /// On or off.
+    Switch(bool),
+    /// A number, or the number of a menu's entry.
+    Number(i64),
+}
+
+section! {
+    /// `[model]`: what segments.
+    ModelFile {
+        /// Name or folder.
+        name: String,
+        /// `auto`, `tract` or `ort`.
+        backend: String,
+        /// `cpu`, `cuda` or `tensorrt`.
+        device: String,
+        /// `fp32`, `fp16` or `int8`.
+        precision: String,
+        /// Longer side of the network's input in pixels.
+        size: usize,
+        /// At most so many inferences a second.
+        max_inferences_per_second: f64,
+    }
+}
+
+section! {
+    /// `[overlay]`: how masks are drawn.
+    OverlayFile {
+        /// `overlay`, `mask`, `labels`, `contour` or `side-by-side`.
+        visualize: Visualize,
+        /// Opacity of the colours, 0 to 1.
+        alpha: f32,
+        /// Classes to draw; all but the background if absent.
+        classes: Vec<String>,
+        /// Draw the names of the classes in the picture.
+        legend: bool,
+    }
+}
+
+section! {
+    /// `[privacy]`: what no outgoing picture shows.
+    PrivacyFile {
+        /// Classes of which only coarse colours are left, running into each other.
+        blur: Vec<String>,
+        /// Classes that become coarse squares of one colour.
+        pixelate: Vec<String>,
+        /// Classes that become grey.
+        fill: Vec<String>,
+        /// Hidden around each class, as a share of the picture's height.
+        margin: f32,
+        /// With a mask older than this, in milliseconds, the whole picture is hidden.
+        max_mask_age_ms: u64,
+    }
+}
+
+section! {
+    /// `[stream]`: where annotated video goes.
+    StreamFile {
+        /// `rtsp://` and `rtsps://` addresses, `.mp4`/`.mkv` files, folders.
+        outputs: Vec<String>,
+        /// Video bitrate in kbit/s.
+        bitrate_kbps: u32,
+        /// Seconds between keyframes at most.
+        keyframe_interval_s: f64,
+        /// H.264 encoder element; chosen if absent.
+        encoder: String,
+    }
+}
+
+section! {
+    /// `[access]`: who may watch.
+    AccessFile {
+        /// `NAME:REALM:HA1` as `segd hash-password` prints it.
+        users: Vec<String>,
+        /// Serve addresses other than loopback without users.
+        insecure: bool,
+        /// Certificate chain (PEM) for `rtsps://`.
+        certificate: PathBuf,
+        /// The certificate's private key (PEM).
+        key: PathBuf,
+        /// Clients that may watch at a time, on each address.
+        max_clients: u32,
+        /// No stream is encoded with more than so many kbit/s: what one client can draw at most.
+        max_bitrate_kbps: u32,
+    }
+}
+
+section! {
+    /// `[health]`: the HTTP server, and what counts as unwell.
+    HealthFile {
+        /// `ADDRESS:PORT`; an empty text for none.
+        listen: String,
+        /// A mask older than so many milliseconds counts as frozen.
+        max_mask_age_ms: u64,
+    }
+}
+
+/// `[[camera]]`: one of several cameras. Its sections lie over the file's own.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CameraFile {
+    /// Its name: in the log, in the metrics, and in place of `{name}` in outputs.
+    pub name: String,
+    /// `[camera.capture]`
+    pub capture: CaptureFile,
+    /// `[camera.model]`
+    pub model: ModelFile,
+    /// `[camera.overlay]`
+    pub overlay: OverlayFile,
+    /// `[camera.privacy]`
+    pub privacy: PrivacyFile,
+    /// `[camera.stream]`
     pub stream: StreamFile,
 }
 
-/// `[capture]`: where frames come from.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CaptureFile {
-    /// Camera device, for example `/dev/video0`.
-    pub camera: Option<String>,
-    /// File, folder, `rtsp://`, `test://` or `gst:` line, in place of a camera.
-    pub input: Option<String>,
-    /// Wanted width in pixels (cameras).
-    pub width: Option<u32>,
-    /// Wanted height in pixels (cameras).
-    pub height: Option<u32>,
-    /// Wanted frames per second (cameras).
-    pub fps: Option<f64>,
-    /// Start files again at their end.
-    #[serde(rename = "loop")]
-    pub looped: Option<bool>,
-    /// A camera or network stream that gives no frame for so many milliseconds is opened again.
-    pub stall_timeout_ms: Option<u64>,
-}
-
-/// `[model]`: what segments.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ModelFile {
-    /// Name or folder.
-    pub name: Option<String>,
-    /// `auto`, `tract` or `ort`.
-    pub backend: Option<String>,
-    /// `cpu`, `cuda` or `tensorrt`.
-    pub device: Option<String>,
-    /// `fp32`, `fp16` or `int8`.
-    pub precision: Option<String>,
-    /// Longer side of the network's input in pixels.
-    pub size: Option<usize>,
-    /// At most so many inferences a second.
-    pub max_inferences_per_second: Option<f64>,
-}
-
-/// `[overlay]`: how masks are drawn.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct OverlayFile {
-    /// `overlay`, `mask`, `labels`, `contour` or `side-by-side`.
-    pub visualize: Option<Visualize>,
-    /// Opacity of the colours, 0 to 1.
-    pub alpha: Option<f32>,
-    /// Classes to draw; all but the background if absent.
-    pub classes: Option<Vec<String>>,
-    /// Draw the names of the classes in the picture.
-    pub legend: Option<bool>,
-}
-
-/// `[stream]`: where annotated video goes.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct StreamFile {
-    /// `rtsp://` addresses, `.mp4`/`.mkv` files, folders.
-    pub outputs: Option<Vec<String>>,
-    /// Video bitrate in kbit/s.
-    pub bitrate_kbps: Option<u32>,
-    /// H.264 encoder element; chosen if absent.
-    pub encoder: Option<String>,
-}
-
 impl FileConfig {
+    /// These keys, and for those that aren't set the ones of `below`. A source of either kind replaces both.
+    #[must_use]
+    pub fn over(&self, below: &Self) -> Self {
+        Self {
+            capture: self.capture.over_source(&below.capture),
+            model: self.model.over(&below.model),
+            overlay: self.overlay.over(&below.overlay),
+            privacy: self.privacy.over(&below.privacy),
+            stream: self.stream.over(&below.stream),
+            access: self.access.over(&below.access),
+            health: self.health.over(&below.health),
+            camera: if self.camera.is_empty() {
+                below.camera.clone()
+            } else {
+                self.camera.clone()
+            },
+        }
+    }
+
     /// Reads a configuration file.
     ///
     /// # Errors
@@ -118,6 +248,19 @@ impl FileConfig {
     }
 }
 
+impl CaptureFile {
+    /// As [`over`](Self::over); a camera or input here leaves none of the two from below.
+    #[must_use]
+    pub fn over_source(&self, below: &Self) -> Self {
+        let mut merged = self.over(below);
+        if self.camera.is_some() || self.input.is_some() {
+            merged.camera.clone_from(&self.camera);
+            merged.input.clone_from(&self.input);
+        }
+        merged
+    }
+}
+
 /// For serde's "unknown field `x`, expected one of `a`, `b`": the listed key nearest to `x`.
 fn nearest_key(message: &str) -> Option<String> {
     let mut quoted = message
@@ -131,54 +274,6 @@ fn nearest_key(message: &str) -> Option<String> {
         .min()
         .filter(|(distance, _)| *distance <= 3)
         .map(|(_, key)| key.to_owned())
-}
-
-/// How a run gets and gives its frames: validated.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Config {
-    /// Camera device, address or path of the source.
-    pub source: String,
-    /// Whether `source` names a camera device.
-    pub is_camera: bool,
-    /// Wanted size and rate of a camera.
-    pub wanted: WantedMode,
-    /// Pace of recordings.
-    pub pace: Pace,
-    /// Start files again at their end.
-    pub looped: bool,
-    /// Silence after which a live source is opened again.
-    pub stall_timeout: Duration,
-    /// Each frame with its own mask.
-    pub lockstep: bool,
-    /// At least this long between the starts of two inferences.
-    pub infer_interval: Duration,
-    /// Outputs.
-    pub outputs: Vec<String>,
-    /// Video bitrate in kbit/s; by size and rate if `None`.
-    pub bitrate_kbps: Option<u32>,
-    /// Encoder element; chosen if `None`.
-    pub encoder: Option<String>,
-}
-
-/// The camera mode asked for; the nearest that exists is taken.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct WantedMode {
-    /// Pixels.
-    pub width: u32,
-    /// Pixels.
-    pub height: u32,
-    /// Frames per second.
-    pub fps: f64,
-}
-
-impl Default for WantedMode {
-    fn default() -> Self {
-        Self {
-            width: 640,
-            height: 480,
-            fps: 30.0,
-        }
-    }
 }
 
 /// Refuses a number that is not finite or out of `range`.
@@ -268,7 +363,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_text_is_read_or_refused_in_one_line(text in "(\\[(capture|model|overlay|stream)\\]\n)?.{0,40}(\n.{0,40}){0,3}") {
+        fn any_text_is_read_or_refused_in_one_line(text in "(\\[(capture|model|overlay|stream|access|privacy)\\]\n)?.{0,40}(\n.{0,40}){0,3}") {
             if let Err(error) = FileConfig::parse(&text, "segd.toml") {
                 proptest::prop_assert_eq!(error.exit_code(), 2);
                 proptest::prop_assert!(!error.to_string().contains('\n'), "{}", error);
@@ -289,18 +384,44 @@ mod tests {
     }
 
     #[test]
+    fn a_layer_replaces_the_source_of_either_kind() {
+        let below = FileConfig::parse("[capture]\ncamera = \"/dev/video0\"\nfps = 15\n", "below").unwrap();
+        let above = FileConfig::parse("[capture]\ninput = \"test://\"\n", "above").unwrap();
+        let merged = above.over(&below);
+        assert_eq!(merged.capture.camera, None);
+        assert_eq!(merged.capture.input.as_deref(), Some("test://"));
+        assert_eq!(merged.capture.fps, Some(15.0));
+    }
+
+    #[test]
     fn the_installed_configuration_is_valid_with_and_without_its_comments() {
         let text = include_str!("../systemd/segd.toml");
         assert_eq!(
             FileConfig::parse(text, "segd.toml").unwrap(),
             FileConfig::default()
         );
+        // Keys are commented with "#", explanations with "# ".
         let keys: String = text
             .lines()
-            .skip(2)
-            .map(|line| line.strip_prefix('#').unwrap_or(line).to_owned() + "\n")
+            .map(|line| match line.strip_prefix('#') {
+                Some(key) if !key.starts_with(' ') => key.to_owned() + "\n",
+                _ => line.to_owned() + "\n",
+            })
             .collect();
         let all = FileConfig::parse(&keys, "segd.toml").unwrap();
         assert!(all.capture.input.is_some() && all.model.size.is_some() && all.stream.encoder.is_some());
+        assert_eq!(all.camera.len(), 2);
+        // Each key that exists is shown.
+        for section in [
+            format!("{:?}", all.capture),
+            format!("{:?}", all.model),
+            format!("{:?}", all.overlay),
+            format!("{:?}", all.privacy),
+            format!("{:?}", all.stream),
+            format!("{:?}", all.access),
+            format!("{:?}", all.health),
+        ] {
+            assert!(!section.contains(": None"), "a key is missing: {section}");
+        }
     }
 }

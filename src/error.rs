@@ -62,6 +62,13 @@ impl Error {
         self
     }
 
+    /// Says which of several cameras it is about.
+    #[must_use]
+    pub fn in_camera(mut self, name: &str) -> Self {
+        self.message = format!("camera {name}: {}", self.message);
+        self
+    }
+
     /// Attaches the cause.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {

@@ -69,7 +69,7 @@ impl Letterbox {
         let side = |from: usize, to: usize| ((from as f64 * scale).round() as usize).clamp(1, to);
         let (width, height) = (side(from.width, to.width), side(from.height, to.height));
         // Even, so that chroma samples lie where their pixels do.
-        let (x, y) = ((to.width - width) / 2 & !1, (to.height - height) / 2 & !1);
+        let (x, y) = (((to.width - width) / 2) & !1, ((to.height - height) / 2) & !1);
         let chroma = |n: usize| n.div_ceil(2);
         let luma_fit = PlaneFit {
             x,

@@ -38,6 +38,8 @@ pub mod pipeline;
 pub mod supervise;
 pub mod metrics;
 pub mod vitals;
+pub mod snapshot;
+pub mod health;
 
 // Data sets, scores and picture files, shared with the trainer.
 pub mod dataset;

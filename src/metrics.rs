@@ -58,28 +58,56 @@ const MAX_NS: u64 = 60_000_000_000;
 
 /// A latency histogram in nanoseconds with two significant digits; values over a minute count as one minute.
 #[derive(Debug)]
-pub struct Latency(Mutex<Histogram<u64>>);
+pub struct Latency {
+    histogram: Mutex<Histogram<u64>>,
+    sum_ns: AtomicU64,
+}
 
 impl Default for Latency {
     fn default() -> Self {
         // The bounds are constants within hdrhistogram's limits.
         let histogram = Histogram::new_with_bounds(1_000, MAX_NS, 2).unwrap_or_else(|e| unreachable!("{e}"));
-        Self(Mutex::new(histogram))
+        Self {
+            histogram: Mutex::new(histogram),
+            sum_ns: AtomicU64::new(0),
+        }
     }
 }
 
 impl Latency {
     /// Adds one value.
     pub fn record(&self, ns: u64) {
-        self.0
+        self.sum_ns.fetch_add(ns.min(MAX_NS), Ordering::Relaxed);
+        self.histogram
             .lock()
             .unwrap_or_else(|e| e.into_inner())
             .saturating_record(ns.clamp(1_000, MAX_NS));
     }
 
+    /// How many values are at most each of `bounds_s` (seconds, rising), how many there are, and their sum in
+    /// seconds.
+    pub fn buckets(&self, bounds_s: &[f64]) -> (Vec<u64>, u64, f64) {
+        let histogram = self.histogram.lock().unwrap_or_else(|e| e.into_inner());
+        let bounds_ns: Vec<u64> = bounds_s.iter().map(|s| (s * 1e9) as u64).collect();
+        let mut counts = vec![0; bounds_ns.len()];
+        for value in histogram.iter_recorded() {
+            let first = bounds_ns.partition_point(|bound| *bound < value.value_iterated_to());
+            if let Some(count) = counts.get_mut(first) {
+                *count += value.count_at_value();
+            }
+        }
+        let mut sum = 0;
+        for count in &mut counts {
+            sum += *count;
+            *count = sum;
+        }
+        let sum_s = self.sum_ns.load(Ordering::Relaxed) as f64 / 1e9;
+        (counts, histogram.len(), sum_s)
+    }
+
     /// Percentiles, in milliseconds.
     pub fn summary(&self) -> LatencySummary {
-        let histogram = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let histogram = self.histogram.lock().unwrap_or_else(|e| e.into_inner());
         let ms = |q: f64| histogram.value_at_quantile(q) as f64 / 1e6;
         if histogram.is_empty() {
             return LatencySummary::default();
@@ -199,6 +227,15 @@ impl Metrics {
             .push((name, stats));
     }
 
+    /// What each mailbox has dropped.
+    pub fn mailbox_drops(&self) -> Vec<(&'static str, u64)> {
+        let mailboxes = self.mailboxes.lock().unwrap_or_else(|e| e.into_inner());
+        mailboxes
+            .iter()
+            .map(|(name, stats)| (*name, stats.dropped()))
+            .collect()
+    }
+
     /// A copy of all figures.
     pub fn snapshot(&self) -> Snapshot {
         let get = |a: &AtomicU64| a.load(Ordering::Relaxed);
@@ -210,13 +247,7 @@ impl Metrics {
             reconnects: get(&self.reconnects),
             dropped_capture: get(&self.dropped_capture),
             dropped_compose: get(&self.dropped_compose),
-            dropped_mailboxes: self
-                .mailboxes
-                .lock()
-                .unwrap_or_else(|e| e.into_inner())
-                .iter()
-                .map(|(name, stats)| (*name, stats.dropped()))
-                .collect(),
+            dropped_mailboxes: self.mailbox_drops(),
             stages: Stage::ALL
                 .iter()
                 .map(|&stage| {
@@ -278,6 +309,11 @@ pub fn resident_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
     Some(pages * rustix::param::page_size() as u64)
+}
+
+/// The process's open file descriptors; `None` where they can't be counted.
+pub fn open_files() -> Option<usize> {
+    std::fs::read_dir("/proc/self/fd").ok().map(Iterator::count)
 }
 
 #[cfg(test)]

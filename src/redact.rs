@@ -142,7 +142,7 @@ impl Redactor {
     pub fn hide(&mut self, format: FrameFormat, left: usize, out: &mut [u8]) {
         assert_eq!(format.pixel, PixelFormat::I420, "painted pictures are I420");
         let mut at = 0;
-        for plane in 0..3 {
+        for (plane, grey) in GREY.into_iter().enumerate() {
             let size = PixelFormat::I420.plane_size(plane, format.width, format.height);
             let half = if plane == 0 { 1 } else { 2 };
             let data = &mut out[at..at + size.row_bytes * size.rows];
@@ -155,7 +155,7 @@ impl Redactor {
                 height: self.height.div_ceil(half),
                 side: self.side / half,
             };
-            self.hide_plane(&mut view, GREY[plane]);
+            self.hide_plane(&mut view, grey);
         }
     }
 

@@ -39,6 +39,10 @@ impl Backoff {
     }
 }
 
+/// Failures in a row that are each said in the log; after those every [`LOUD_EVERY`]th.
+const LOUD_FAILURES: u32 = 5;
+const LOUD_EVERY: u32 = 60;
+
 /// What a transient error leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnTransient {
@@ -76,11 +80,16 @@ pub fn open_with_retry<T>(
         }
         failures = failures.saturating_add(1);
         let delay = backoff.delay(failures);
-        warn!(
-            failures,
-            retry_in_ms = delay.as_millis() as u64,
-            "{what}: {error}"
-        );
+        // A camera that is away for months must not fill the disk with its absence.
+        if failures <= LOUD_FAILURES || failures.is_multiple_of(LOUD_EVERY) {
+            warn!(
+                failures,
+                retry_in_ms = delay.as_millis() as u64,
+                "{what}: {error}"
+            );
+        } else {
+            debug!(failures, "{what}: {error}");
+        }
         if clock.wait(delay, stop) == Waited::Stopped {
             return Ok(None);
         }
@@ -291,13 +300,142 @@ impl Drop for Ticker {
     }
 }
 
-/// A channel that fires on SIGINT and SIGTERM. A second signal ends the process at once (exit code 130).
+/// A thread of its own that runs until dropped.
+#[derive(Debug)]
+pub struct Background {
+    stop: Option<StopHandle>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Background {
+    /// Starts `run`, which ends soon after its stop.
+    ///
+    /// # Errors
+    /// Fatal if the system can't start another thread.
+    pub fn spawn(name: &'static str, run: impl FnOnce(&Stop) + Send + 'static) -> Result<Self> {
+        let (handle, stop) = stop_pair();
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(move || run(&stop))
+            .map_err(|e| Error::fatal(format!("thread {name} can't be started")).caused_by(e))?;
+        Ok(Self {
+            stop: Some(handle),
+            thread: Some(thread),
+        })
+    }
+}
+
+/// Waits for the thread's end, but not for long: it may be loading a model.
+impl Drop for Background {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let deadline = Instant::now() + Duration::from_millis(500);
+        if let Some(thread) = self.thread.take() {
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// Runs until its end, or until its channel fires or is dropped.
+pub type Run = Box<dyn FnOnce(&Receiver<()>) -> Result<Ended> + Send>;
+
+/// A pipeline that runs beside others: its name, and what runs until its channel fires or is dropped.
+pub struct Job {
+    /// For the log.
+    pub name: String,
+    /// Runs it.
+    pub run: Run,
+}
+
+/// Runs all until each has ended, one has failed, or `asked_to_stop` fires; then stops them all. One job runs on the
+/// calling thread.
+///
+/// # Errors
+/// The first that failed, with its name where there are several.
+pub fn run_all(mut jobs: Vec<Job>, asked_to_stop: &Receiver<()>) -> Result<Ended> {
+    if jobs.len() == 1
+        && let Some(job) = jobs.pop()
+    {
+        return (job.run)(asked_to_stop);
+    }
+    let (done_tx, done_rx) = unbounded();
+    let mut stops = Vec::new();
+    let mut outcome = Ok(Ended::Finished);
+    std::thread::scope(|scope| {
+        let mut running = 0;
+        for job in jobs {
+            let (stop_tx, stop_rx) = bounded::<()>(0);
+            let done = done_tx.clone();
+            let name = job.name;
+            let run = job.run;
+            let spawned = std::thread::Builder::new()
+                .name(name.clone())
+                .spawn_scoped(scope, move || {
+                    let _ = done.send((name, run(&stop_rx)));
+                });
+            match spawned {
+                Ok(_) => {
+                    running += 1;
+                    stops.push(stop_tx);
+                }
+                Err(e) => {
+                    outcome = Err(Error::fatal("a camera's thread can't be started").caused_by(e));
+                    break;
+                }
+            }
+        }
+        while running > 0 {
+            select_biased! {
+                recv(done_rx) -> done => {
+                    running -= 1;
+                    if let Ok((name, Err(error))) = done
+                        && outcome.is_ok()
+                    {
+                        outcome = Err(error.in_camera(&name));
+                        stops.clear();
+                    }
+                }
+                recv(asked_to_stop) -> _ => {
+                    if outcome.is_ok() {
+                        outcome = Ok(Ended::Stopped);
+                    }
+                    stops.clear();
+                    // Each ends by its own deadline.
+                    while running > 0 && let Ok((name, result)) = done_rx.recv() {
+                        running -= 1;
+                        if let (Err(error), true) = (result, outcome.is_ok()) {
+                            outcome = Err(error.in_camera(&name));
+                        }
+                    }
+                }
+            }
+        }
+    });
+    outcome
+}
+
+/// What signals ask for.
+#[derive(Debug)]
+pub struct Signals {
+    /// Fires on SIGINT and SIGTERM. A second one of these ends the process at once (exit code 130).
+    pub stop: Receiver<()>,
+    /// Fires on SIGHUP; several that come while one is dealt with count as one.
+    pub reload: Receiver<()>,
+}
+
+/// Installs the signal handlers; `on_stop` is called when a stop is asked for, before anything else happens.
 ///
 /// # Errors
 /// Fatal if the handlers can't be installed.
-pub fn stop_on_signals() -> Result<Receiver<()>> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let (tx, rx) = bounded(1);
+pub fn signals(on_stop: impl Fn() + Send + 'static) -> Result<Signals> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let (stop_tx, stop) = bounded(1);
+    let (reload_tx, reload) = bounded(1);
     let fail = |e: std::io::Error| Error::fatal("signal handlers can't be installed").caused_by(e);
     let seen = Arc::new(std::sync::atomic::AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
@@ -305,17 +443,31 @@ pub fn stop_on_signals() -> Result<Receiver<()>> {
         signal_hook::flag::register_conditional_shutdown(signal, 130, seen.clone()).map_err(fail)?;
         signal_hook::flag::register(signal, seen.clone()).map_err(fail)?;
     }
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(fail)?;
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(fail)?;
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            if let Some(signal) = signals.forever().next() {
+            for signal in signals.forever() {
+                if signal == SIGHUP {
+                    let _ = reload_tx.try_send(());
+                    continue;
+                }
                 info!(signal, "signal received; a second one exits at once");
-                let _ = tx.send(());
+                on_stop();
+                let _ = stop_tx.send(());
+                break;
             }
         })
         .map_err(fail)?;
-    Ok(rx)
+    Ok(Signals { stop, reload })
+}
+
+/// A channel that fires on SIGINT and SIGTERM. A second signal ends the process at once (exit code 130).
+///
+/// # Errors
+/// Fatal if the handlers can't be installed.
+pub fn stop_on_signals() -> Result<Receiver<()>> {
+    Ok(signals(|| {})?.stop)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::capture::SourceCounters;
 use crate::clock::TimeNs;
+use crate::infer::RunsOn;
 
 /// Signs of life of one pipeline. Shared by its threads.
 #[derive(Debug, Default)]
@@ -48,6 +49,8 @@ pub struct Vitals {
     /// Times that a recording began again.
     pub loops: AtomicU64,
     source_lost: Mutex<Option<String>>,
+    /// Where the network ran at first, and where it runs now.
+    runs_on: Mutex<Option<(RunsOn, RunsOn)>>,
 }
 
 impl Vitals {
@@ -70,6 +73,30 @@ impl Vitals {
     /// Why the source is away, if it is.
     pub fn source_lost(&self) -> Option<String> {
         self.source_lost.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// The network was prepared, and runs here. `chosen` if that is what was asked for just now: at the start, and
+    /// when another model is swapped in.
+    pub fn set_runs_on(&self, on: RunsOn, chosen: bool) {
+        let mut runs_on = self.runs_on.lock().unwrap_or_else(|e| e.into_inner());
+        *runs_on = match runs_on.take() {
+            Some((first, _)) if !chosen => Some((first, on)),
+            _ => Some((on.clone(), on)),
+        };
+    }
+
+    /// Where the network runs.
+    pub fn runs_on(&self) -> Option<RunsOn> {
+        let runs_on = self.runs_on.lock().unwrap_or_else(|e| e.into_inner());
+        runs_on.as_ref().map(|(_, now)| now.clone())
+    }
+
+    /// Backend and provider, from and to, if the network runs somewhere else than it was chosen for.
+    pub fn provider_change(&self) -> Option<(String, String)> {
+        let runs_on = self.runs_on.lock().unwrap_or_else(|e| e.into_inner());
+        let (first, now) = runs_on.as_ref()?;
+        let text = |on: &RunsOn| format!("{} {}", on.backend, on.provider);
+        (text(first) != text(now)).then(|| (text(first), text(now)))
     }
 
     /// Adds what an opened source counted since `before`.
@@ -104,6 +131,27 @@ mod tests {
         // Opened again: its own count begins at 0.
         vitals.add_counters(counted(0, 0), counted(0, 1));
         assert_eq!((vitals.corrupt.load(Relaxed), vitals.lost.load(Relaxed)), (3, 6));
+    }
+
+    #[test]
+    fn a_provider_that_changes_by_itself_is_seen() {
+        let vitals = Vitals::default();
+        let on = |provider: &str| RunsOn {
+            backend: "ort",
+            provider: provider.into(),
+            precision: "fp32".into(),
+            version: "1".into(),
+        };
+        vitals.set_runs_on(on("CUDA"), true);
+        vitals.set_runs_on(on("CUDA"), false);
+        assert_eq!(vitals.provider_change(), None);
+        vitals.set_runs_on(on("CPU"), false);
+        assert_eq!(
+            vitals.provider_change(),
+            Some(("ort CUDA".into(), "ort CPU".into()))
+        );
+        vitals.set_runs_on(on("CPU"), true);
+        assert_eq!(vitals.provider_change(), None);
     }
 
     #[test]

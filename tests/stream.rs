@@ -185,6 +185,7 @@ impl Fed {
             host: "127.0.0.1".into(),
             port: 0,
             path: "/test".into(),
+            tls: false,
         };
         let mut sink = Box::new(RtspSink::open(&address, options, format, Some(30.0)).unwrap());
         let address = sink.address().clone();
@@ -288,6 +289,7 @@ fn without_clients_frames_go_nowhere_and_are_no_drops() {
         host: "127.0.0.1".into(),
         port: 0,
         path: "/test".into(),
+        tls: false,
     };
     let mut sink = RtspSink::open(&address, &StreamOptions::default(), format, None).unwrap();
     let pool = FramePool::new(1, format.packed_bytes());
@@ -379,7 +381,9 @@ fn addresses_that_cannot_be_served_are_refused_with_the_reason() {
         "{e}"
     );
     // TEST-NET-3, <https://www.rfc-editor.org/rfc/rfc5737>: nobody's address.
-    let e = open_error("rtsp://203.0.113.7:8554/x", format(64, 64), &options);
+    let mut open = options.clone();
+    open.access.insecure = true;
+    let e = open_error("rtsp://203.0.113.7:8554/x", format(64, 64), &open);
     assert!(e.to_string().contains("not an address of this machine"), "{e}");
     assert_eq!(e.exit_code(), 2);
 }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use nokhwa::utils::ApiBackend;
 use v4l::Device;
 
+use super::camera_controls::list_controls;
+use super::camera_id::Nodes;
 use super::camera_mode::Mode;
 use super::v4l2::modes_of;
 
@@ -15,6 +17,10 @@ pub struct CameraInfo {
     pub path: PathBuf,
     /// A name that stays the same when devices are plugged in another order (`/dev/v4l/by-id/...`).
     pub by_id: Option<PathBuf>,
+    /// What it can be named by, for example `usb:046d:0825:SERIAL`, if it is a USB device.
+    pub usb: Option<String>,
+    /// What can be set on it, one line each.
+    pub controls: Vec<String>,
     /// What the device calls itself.
     pub name: String,
     /// The modes that segd can read; or why there are none.
@@ -29,14 +35,19 @@ pub fn list_cameras() -> Vec<CameraInfo> {
         .into_iter()
         .map(|(number, name)| {
             let path = PathBuf::from(format!("/dev/video{number}"));
-            let modes = Device::with_path(&path)
-                .map_err(|e| e.to_string())
-                .and_then(|device| modes_of(&device, 640, 480));
+            let device = Device::with_path(&path).map_err(|e| e.to_string());
+            let controls = device.as_ref().map(list_controls).unwrap_or_default();
+            let modes = device.and_then(|device| modes_of(&device, 640, 480));
+            let usb = Nodes::default()
+                .identity(&format!("video{number}"))
+                .and_then(|i| i.usb);
             let info = CameraInfo {
                 by_id: by_id
                     .iter()
                     .find(|(_, target)| *target == path)
                     .map(|(link, _)| link.clone()),
+                usb: usb.map(|usb| format!("usb:{usb}")),
+                controls,
                 name,
                 modes,
                 path,

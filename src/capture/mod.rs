@@ -25,6 +25,10 @@ pub mod gst_pipeline;
 mod gst_stream;
 
 #[cfg(feature = "camera")]
+pub mod camera_id;
+#[cfg(feature = "camera")]
+mod camera_controls;
+#[cfg(feature = "camera")]
 pub mod camera_mode;
 #[cfg(feature = "camera")]
 pub mod camera_list;

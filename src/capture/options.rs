@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::config::ControlValue;
+
 use super::Pace;
 
 /// How an RTSP stream's packets travel.
@@ -48,6 +50,8 @@ pub struct CaptureOptions {
     pub decoder_threads: u32,
     /// The most pixels that an image file may have.
     pub max_image_pixels: u64,
+    /// What a camera's controls are set to, by name.
+    pub controls: Vec<(String, ControlValue)>,
 }
 
 impl Default for CaptureOptions {
@@ -64,6 +68,7 @@ impl Default for CaptureOptions {
             rtsp_transport: RtspTransport::Auto,
             decoder_threads: 1,
             max_image_pixels: 100_000_000,
+            controls: Vec::new(),
         }
     }
 }

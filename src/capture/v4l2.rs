@@ -10,6 +10,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
@@ -27,6 +28,8 @@ use crate::error::{Error, Result};
 use crate::frame::{FrameFormat, PixelFormat};
 use crate::pool::FramePool;
 
+use super::camera_controls::set_controls;
+use super::camera_id::{Identity, Nodes};
 use super::camera_list::device_name;
 use super::camera_mode::{Encoding, Interval, Mode, Rates, Sizes, Wanted, choose_mode};
 use super::mjpeg::MjpegDecoder;
@@ -47,6 +50,9 @@ pub struct CameraOpener {
     path: PathBuf,
     options: CaptureOptions,
     clock: SharedClock,
+    nodes: Nodes,
+    /// Which camera it was when it was opened last.
+    seen: Mutex<Option<Identity>>,
 }
 
 impl CameraOpener {
@@ -56,6 +62,8 @@ impl CameraOpener {
             path: path.to_owned(),
             options: options.clone(),
             clock,
+            nodes: Nodes::default(),
+            seen: Mutex::new(None),
         }
     }
 }
@@ -66,11 +74,16 @@ impl SourceOpener for CameraOpener {
     }
 
     fn open(&self) -> Result<Box<dyn FrameSource>> {
-        Ok(Box::new(CameraSource::open(
-            &self.path,
-            &self.options,
-            self.clock.clone(),
-        )?))
+        let mut seen = self.seen.lock().unwrap_or_else(|e| e.into_inner());
+        let (path, identity) = self.nodes.resolve(&self.path, seen.as_ref())?;
+        if path != self.path {
+            info!("camera {} is {}", self.path.display(), path.display());
+        }
+        let source = CameraSource::open(&path, &self.options, self.clock.clone())?;
+        if identity.is_some() {
+            *seen = identity;
+        }
+        Ok(Box::new(source))
     }
 }
 
@@ -284,6 +297,7 @@ impl CameraSource {
                 debug!("camera {}: the rate can't be set: {e}", path.display());
             }
         }
+        set_controls(&device, path, &options.controls)?;
         let rate = device.params().ok().and_then(|p| interval(p.interval).rate());
         let format = FrameFormat {
             pixel: match encoding {

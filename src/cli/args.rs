@@ -147,15 +147,22 @@ impl Drawing {
     pub fn options(&self, contract: &Contract) -> Result<OverlayOptions> {
         let mut options = self.options.clone();
         if let Some(names) = &self.classes {
-            let labels = names.iter().map(|name| {
-                contract
-                    .class_index(name.trim())
-                    .ok_or_else(|| unknown_class(name.trim(), contract))
-            });
+            let labels = names.iter().map(|name| class_label(name, contract));
             options.shown = Some(labels.collect::<Result<_>>()?);
         }
         Ok(options)
     }
+}
+
+/// The label of the class `name`.
+///
+/// # Errors
+/// Usage, with the classes that there are, and the one that was probably meant.
+pub fn class_label(name: &str, contract: &Contract) -> Result<u8> {
+    let name = name.trim();
+    contract
+        .class_index(name)
+        .ok_or_else(|| unknown_class(name, contract))
 }
 
 fn unknown_class(name: &str, contract: &Contract) -> Error {

@@ -9,7 +9,9 @@ use crate::error::{Error, Result};
 pub mod args;
 pub mod bench;
 pub mod check_config;
+pub mod daemon;
 pub mod eval;
+pub mod hash_password;
 pub mod image;
 pub mod models;
 pub mod probe;
@@ -58,8 +60,10 @@ pub enum Command {
     Probe(probe::ProbeArgs),
     /// List the models that are found, with their scores
     Models(models::ModelsArgs),
-    /// Check a configuration file
+    /// Check a configuration file, and open what it names
     CheckConfig(check_config::CheckConfigArgs),
+    /// Make a user's entry for the configuration out of a password that is read from standard input
+    HashPassword(hash_password::HashPasswordArgs),
 }
 
 /// Form of the log lines.
@@ -129,14 +133,15 @@ pub fn init_logging(args: &LogArgs) {
 /// The subcommand's error.
 pub fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
-        None => run::run(cli.run),
-        Some(Command::Run(args)) => run::run(*args),
+        None => daemon::run(cli.run),
+        Some(Command::Run(args)) => daemon::run(*args),
         Some(Command::Image(args)) => image::run(args),
         Some(Command::Eval(args)) => eval::run(args),
         Some(Command::Bench(args)) => bench::run(*args),
         Some(Command::Probe(args)) => probe::run(args),
         Some(Command::Models(args)) => models::run(args),
         Some(Command::CheckConfig(args)) => check_config::run(args),
+        Some(Command::HashPassword(args)) => hash_password::run(args),
     }
 }
 

@@ -52,9 +52,15 @@ fn cameras() {
         if let Some(by_id) = &camera.by_id {
             println!("          {}", by_id.display());
         }
+        if let Some(usb) = &camera.usb {
+            println!("          {usb}");
+        }
         match &camera.modes {
             Ok(modes) => modes.iter().for_each(|mode| println!("          {mode}")),
             Err(why) => println!("          can't be used: {why}"),
+        }
+        for control in &camera.controls {
+            println!("          control {control}");
         }
     }
     if let Some(camera) = cameras

@@ -1,4 +1,4 @@
-//! `segd run`: the daemon.
+//! `segd run`: the daemon's arguments, and pipelines made from them and the configuration.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,28 +8,34 @@ use clap::Args;
 use tracing::info;
 
 use crate::capture::{CaptureOptions, Pace, SourceSpec, parse_uri};
-use crate::cli::args::{ModelArgs, VisualizeArgs};
-use crate::cli::status;
+use crate::choose::Choice;
+use crate::cli::args::{ModelArgs, VisualizeArgs, class_label};
 use crate::clock::RealClock;
-use crate::config::{self, FileConfig, check_range};
+use crate::config::{self, CameraConfig, FileConfig, check_range};
 use crate::error::{Error, Result};
+use crate::frame::{FrameFormat, PixelFormat};
 use crate::metrics::Metrics;
-use crate::pipeline::control::{Control, Looks};
-use crate::pipeline::{self, MaskPolicy, Parts, PipelineOptions};
+use crate::model::contract::Contract;
+use crate::overlay::Visualize;
+use crate::pipeline::control::{Control, Looks, Privacy};
+use crate::pipeline::{self, LostPicture, MaskPolicy, Parts, PipelineOptions};
+use crate::redact::{How, RedactOptions};
 use crate::segment::Engine;
-use crate::stream::{DEFAULT_OUTPUT, StreamOptions, parse_output};
-use crate::supervise::{OnTransient, stop_on_signals};
+use crate::stream::access::{RtspAccess, TlsFiles, User};
+use crate::stream::{StreamOptions, parse_output};
+use crate::supervise::OnTransient;
 
 /// Where frames come from.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Source")]
 pub struct SourceArgs {
-    /// Camera device, or csi://0 for the first camera on a board's CSI connectors
-    #[arg(long, value_name = "DEVICE", conflicts_with = "input", env = "SEGD_CAMERA")]
+    /// Camera: a device, /dev/v4l/by-id/..., or usb:VENDOR:PRODUCT[:SERIAL], or csi://0 for the first camera on a
+    /// board's CSI connectors [env: SEGD_CAMERA]
+    #[arg(long, value_name = "DEVICE", conflicts_with = "input")]
     pub camera: Option<String>,
     /// Video file, rtsp:// address, folder of images, test://, or gst:LAUNCH LINE ending in an appsink;
-    /// several recordings are played one after the other
-    #[arg(long, value_name = "URI", num_args = 1.., env = "SEGD_INPUT")]
+    /// several recordings are played one after the other [env: SEGD_INPUT]
+    #[arg(long, value_name = "URI", num_args = 1..)]
     pub input: Vec<String>,
     /// Wanted width in pixels; a camera's nearest mode is taken [default: 640]
     #[arg(long, value_name = "PIXELS")]
@@ -91,17 +97,27 @@ pub struct RunArgs {
     /// At most so many inferences a second, to save power; the video keeps its rate
     #[arg(long, value_name = "RATE")]
     pub max_inferences_per_second: Option<f64>,
+    /// Serve addresses other than loopback to everyone who reaches them
+    #[arg(long)]
+    pub insecure: bool,
+    /// Health and metrics over HTTP; "" for none [default: 127.0.0.1:8555]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub http: Option<String>,
 }
 
-/// Reads the configuration file that is named, or the default one if it exists.
+/// Reads the configuration file that is named, or the default one if it exists, and lays the environment's keys
+/// over it.
 ///
 /// # Errors
-/// Usage, naming file and key.
+/// Usage, naming file or variable, and key.
 pub fn read_config(path: Option<&PathBuf>) -> Result<FileConfig> {
-    match path.cloned().or_else(config::default_config_path) {
-        Some(path) => FileConfig::read(&path),
-        None => Ok(FileConfig::default()),
-    }
+    let file = match path.cloned().or_else(config::default_config_path) {
+        Some(path) => FileConfig::read(&path)?,
+        None => FileConfig::default(),
+    };
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Ok(config::from_environment(variables)?.over(&file))
 }
 
 /// What a source is, from arguments over configuration.
@@ -148,6 +164,7 @@ pub fn source_from(args: &SourceArgs, file: &config::CaptureFile) -> Result<(Sou
     if let Some(fps) = args.fps.or(file.fps) {
         options.fps = check_range("fps", fps, 0.1..=1000.0)?;
     }
+    options.controls = file.controls.clone().unwrap_or_default().into_iter().collect();
     options.looped = args.looped || file.looped.unwrap_or(false);
     options.pace = if args.no_pace {
         Pace::AsFastAsPossible
@@ -161,8 +178,12 @@ pub fn source_from(args: &SourceArgs, file: &config::CaptureFile) -> Result<(Sou
 ///
 /// # Errors
 /// Usage, naming the key.
-pub fn pipeline_options(args: &RunArgs, file: &FileConfig, spec: &SourceSpec) -> Result<PipelineOptions> {
-    let stall_ms = file.capture.stall_timeout_ms.unwrap_or(5_000);
+pub fn pipeline_options(
+    args: &RunArgs,
+    file: &config::CaptureFile,
+    spec: &SourceSpec,
+) -> Result<PipelineOptions> {
+    let stall_ms = file.stall_timeout_ms.unwrap_or(5_000);
     let no_pace = args.source.no_pace;
     if no_pace && spec.is_live() {
         return Err(
@@ -203,79 +224,184 @@ pub fn infer_interval(args: &RunArgs, file: &config::ModelFile) -> Result<Durati
     }
 }
 
-/// Runs the daemon until the source ends or a signal comes.
+/// The cameras of a run: those of the configuration, with the arguments over each. The arguments' source and outputs
+/// are for a single one.
 ///
 /// # Errors
-/// Usage for wrong arguments or configuration; otherwise what ended the pipeline.
-pub fn run(args: RunArgs) -> Result<()> {
-    let file = read_config(args.config.as_ref())?;
-    let metrics = Metrics::shared();
-    let (parts, options) = build(&args, &file, metrics.clone())?;
-    let asked_to_stop = stop_on_signals()?;
-    let _status = status::log_status(metrics.clone())?;
-    let _progress = match options.live {
-        true => None,
-        false => status::show_progress(metrics, args.frames)?,
+/// Usage, naming the key.
+pub fn cameras(args: &RunArgs, file: &FileConfig) -> Result<Vec<CameraConfig>> {
+    let has_source = args.source.camera.is_some() || !args.source.input.is_empty();
+    let named = match (has_source, args.output.output.is_empty()) {
+        (true, _) => Some("--camera and --input"),
+        (false, false) => Some("--output"),
+        (false, true) => None,
     };
-    pipeline::run(parts, options, &asked_to_stop)?;
-    Ok(())
+    if let (Some(named), false) = (named, file.camera.is_empty()) {
+        return Err(Error::usage(format!(
+            "{named} can't be used with the {} [[camera]] of the configuration",
+            file.camera.len()
+        ))
+        .hint("use another configuration, such as --config /dev/null"));
+    }
+    let mut cameras = file.cameras()?;
+    if let ([camera], false) = (cameras.as_mut_slice(), args.output.output.is_empty()) {
+        camera.outputs.clone_from(&args.output.output);
+    }
+    Ok(cameras)
 }
 
-/// Puts the pipeline together.
+/// Who may watch, from arguments over configuration.
 ///
 /// # Errors
-/// Usage for wrong arguments or configuration; fatal for a model that can't be run.
-pub fn build(args: &RunArgs, file: &FileConfig, metrics: Arc<Metrics>) -> Result<(Parts, PipelineOptions)> {
-    let (spec, capture_options) = source_from(&args.source, &file.capture)?;
-    let options = pipeline_options(args, file, &spec)?;
-    let infer_interval = infer_interval(args, &file.model)?;
+/// Usage, naming the key.
+pub fn access_from(args: &RunArgs, file: &config::AccessFile) -> Result<RtspAccess> {
+    let users = file.users.iter().flatten().map(|entry| User::parse(entry));
+    let tls = match (&file.certificate, &file.key) {
+        (Some(certificate), Some(key)) => Some(TlsFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        }),
+        (None, None) => None,
+        _ => {
+            return Err(Error::usage(
+                "access.certificate and access.key: one stands without the other",
+            ));
+        }
+    };
+    let access = RtspAccess {
+        users: users.collect::<Result<_>>()?,
+        insecure: args.insecure || file.insecure.unwrap_or(false),
+        tls,
+        max_clients: file
+            .max_clients
+            .unwrap_or_else(|| RtspAccess::default().max_clients),
+    };
+    access.validate()?;
+    Ok(access)
+}
 
-    let stream_options = StreamOptions {
-        bitrate_kbps: args.output.bitrate_kbps.or(file.stream.bitrate_kbps),
+/// How a camera's video is encoded and who may watch it, from arguments over configuration.
+///
+/// # Errors
+/// Usage, naming the key.
+pub fn stream_options(args: &RunArgs, camera: &CameraConfig, file: &FileConfig) -> Result<StreamOptions> {
+    let defaults = StreamOptions::default();
+    let options = StreamOptions {
+        bitrate_kbps: args.output.bitrate_kbps.or(camera.stream.bitrate_kbps),
+        keyframe_interval_s: camera
+            .stream
+            .keyframe_interval_s
+            .unwrap_or(defaults.keyframe_interval_s),
         encoder: args
             .output
             .encoder
             .clone()
-            .or_else(|| file.stream.encoder.clone()),
-        ..StreamOptions::default()
+            .or_else(|| camera.stream.encoder.clone()),
+        max_bitrate_kbps: file.access.max_bitrate_kbps.unwrap_or(defaults.max_bitrate_kbps),
+        access: access_from(args, &file.access)?,
     };
-    let mut outputs = args.output.output.clone();
-    if outputs.is_empty() {
-        outputs = file
-            .stream
-            .outputs
-            .clone()
-            .unwrap_or_else(|| vec![DEFAULT_OUTPUT.to_owned()]);
+    options.validate()?;
+    Ok(options)
+}
+
+/// How a model's masks are shown, and what is hidden.
+///
+/// # Errors
+/// Usage, naming the key.
+pub fn looks_from(
+    args: &RunArgs,
+    camera: &CameraConfig,
+    contract: &Contract,
+    generation: u64,
+) -> Result<Looks> {
+    Ok(Looks {
+        generation,
+        classes: contract.classes.clone(),
+        overlay: args.visualize.over(&camera.overlay)?.options(contract)?,
+        privacy: privacy_from(&camera.privacy, contract)?,
+    })
+}
+
+fn privacy_from(file: &config::PrivacyFile, contract: &Contract) -> Result<Option<Privacy>> {
+    let margin = file.margin.unwrap_or(0.04);
+    check_range("privacy.margin", f64::from(margin), 0.0..=1.0)?;
+    let max_age_ms = file.max_mask_age_ms.unwrap_or(500);
+    check_range("privacy.max_mask_age_ms", max_age_ms as f64, 1.0..=60_000.0)?;
+    let mut how = vec![None; contract.classes.len()];
+    let mut any = false;
+    // Where a class stands in two lists, the one that shows less is taken.
+    for (names, this) in [
+        (&file.blur, How::Blur),
+        (&file.pixelate, How::Pixelate),
+        (&file.fill, How::Fill),
+    ] {
+        for name in names.iter().flatten() {
+            let label = class_label(name, contract)?;
+            how[usize::from(label)] = Some(this);
+            any = true;
+        }
     }
-    let sinks = outputs
+    Ok(any.then(|| Privacy {
+        redact: RedactOptions { how, margin },
+        max_mask_age: Duration::from_millis(max_age_ms),
+    }))
+}
+
+/// A pipeline that is put together, and what a reload needs to know of it.
+pub struct Built {
+    /// What it is made of.
+    pub parts: Parts,
+    /// How it runs.
+    pub options: PipelineOptions,
+    /// The model and the backend that were chosen.
+    pub choice: Choice,
+}
+
+/// Puts the pipeline of one camera together.
+///
+/// # Errors
+/// Usage for wrong arguments or configuration; fatal for a model that can't be run.
+pub fn build_camera(
+    args: &RunArgs,
+    camera: &CameraConfig,
+    file: &FileConfig,
+    metrics: Arc<Metrics>,
+) -> Result<Built> {
+    let (spec, capture_options) = source_from(&args.source, &camera.capture)?;
+    let mut options = pipeline_options(args, &camera.capture, &spec)?;
+    let infer_interval = infer_interval(args, &camera.model)?;
+    let stream_options = stream_options(args, camera, file)?;
+    let sinks = camera
+        .outputs
         .iter()
         .map(|output| parse_output(output)?.opener(&stream_options))
         .collect::<Result<Vec<_>>>()?;
 
     let clock = RealClock::shared();
     let source = spec.opener(&capture_options, clock.clone())?;
-    let chosen = args.model.over(&file.model)?.choose()?;
+    let chosen = args.model.over(&camera.model)?.choose()?;
     info!(
+        camera = camera.name,
         model = chosen.model.contract.name,
         backend = chosen.backend.name(),
         why = chosen.why,
         "model"
     );
-    let looks = Looks {
-        generation: 0,
-        classes: chosen.model.contract.classes.clone(),
-        overlay: args
-            .visualize
-            .over(&file.overlay)?
-            .options(&chosen.model.contract)?,
-        privacy: None,
-    };
-    let engine = Engine::new(chosen.model, chosen.backend, chosen.longest, metrics.clone());
-    for output in outputs.iter().filter(|o| o.starts_with("rtsp://")) {
+    let looks = looks_from(args, camera, &chosen.model.contract, 0)?;
+    if options.live {
+        options.lost_picture = Some(lost_picture(&capture_options, looks.overlay.mode));
+    }
+    let engine = Engine::new(
+        chosen.model.clone(),
+        chosen.backend.clone(),
+        chosen.longest,
+        metrics.clone(),
+    );
+    for output in camera.outputs.iter().filter(|o| o.starts_with("rtsp")) {
         eprintln!("segd: watch it with: ffplay -fflags nobuffer {output}   (or vlc {output})");
     }
-    Ok((
-        Parts {
+    Ok(Built {
+        parts: Parts {
             source,
             sinks,
             engine,
@@ -284,5 +410,35 @@ pub fn build(args: &RunArgs, file: &FileConfig, metrics: Arc<Metrics>) -> Result
             metrics,
         },
         options,
-    ))
+        choice: chosen,
+    })
+}
+
+/// Puts the pipeline of a single camera together.
+///
+/// # Errors
+/// As [`build_camera`]; usage if the configuration has several.
+pub fn build(args: &RunArgs, file: &FileConfig, metrics: Arc<Metrics>) -> Result<(Parts, PipelineOptions)> {
+    let cameras = cameras(args, file)?;
+    let [camera] = cameras.as_slice() else {
+        return Err(Error::usage(
+            "one camera is needed, the configuration has several",
+        ));
+    };
+    let built = build_camera(args, camera, file, metrics)?;
+    Ok((built.parts, built.options))
+}
+
+/// What clients see while a live source is away: twice a second is enough to see the seconds count.
+fn lost_picture(capture: &CaptureOptions, mode: Visualize) -> LostPicture {
+    let mut width = capture.width as usize;
+    if mode == Visualize::SideBySide {
+        width *= 2;
+    }
+    LostPicture {
+        after: Duration::from_secs(1),
+        period: Duration::from_millis(500),
+        format: FrameFormat::new(PixelFormat::I420, width, capture.height as usize),
+        frame_rate: Some(capture.fps),
+    }
 }

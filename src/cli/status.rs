@@ -2,37 +2,50 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::error::Result;
+use crate::health::Health;
 use crate::metrics::{Metrics, Snapshot, resident_bytes};
 use crate::supervise::Ticker;
 
 /// How often the log gets a status line.
 const STATUS_PERIOD: Duration = Duration::from_secs(30);
 
-/// Logs one line every 30 s.
+/// Logs one line for each camera every 30 s.
 ///
 /// # Errors
 /// If its thread can't be started.
-pub fn log_status(metrics: Arc<Metrics>) -> Result<Ticker> {
-    let mut last = (Instant::now(), metrics.snapshot());
+pub fn log_status(health: Health) -> Result<Ticker> {
+    let snapshots = |health: &Health| -> Vec<Snapshot> {
+        let cameras = health.cameras().iter();
+        cameras.map(|c| c.metrics.snapshot()).collect()
+    };
+    let mut last = (Instant::now(), snapshots(&health));
     Ticker::start("status", STATUS_PERIOD, move || {
-        let now = (Instant::now(), metrics.snapshot());
+        let now = (Instant::now(), snapshots(&health));
         let seconds = now.0.duration_since(last.0).as_secs_f64();
         let rate = |now: u64, before: u64| ((now - before) as f64 / seconds * 10.0).round() / 10.0;
-        info!(
-            fps = rate(now.1.composed, last.1.composed),
-            inferences_per_second = rate(now.1.inferences, last.1.inferences),
-            mask_age_p50_ms = now.1.mask_age.p50_ms.round(),
-            dropped = dropped(&now.1) - dropped(&last.1),
-            reconnects = now.1.reconnects,
-            rss_mib = resident_bytes().unwrap_or(0) / (1 << 20),
-            "status"
-        );
+        for (camera, (now, last)) in health.cameras().iter().zip(now.1.iter().zip(&last.1)) {
+            info!(
+                camera = camera.name,
+                fps = rate(now.composed, last.composed),
+                inferences_per_second = rate(now.inferences, last.inferences),
+                mask_age_p50_ms = now.mask_age.p50_ms.round(),
+                dropped = dropped(now) - dropped(last),
+                reconnects = now.reconnects,
+                clients = camera.metrics.vitals.clients.load(Relaxed),
+                rss_mib = resident_bytes().unwrap_or(0) / (1 << 20),
+                "status"
+            );
+        }
+        for trouble in health.troubles() {
+            warn!("unwell: {trouble}");
+        }
         last = now;
     })
 }

@@ -178,6 +178,7 @@ impl ComposeStage {
             painting.paint(frame, mask.as_deref(), &mut buffer)
         });
         vitals.hidden.fetch_add(u64::from(hidden), Relaxed);
+        self.control.snapshots.offer(outputs.format(), &buffer);
         let painted = Frame {
             sequence: frame.sequence,
             captured_at_ns: frame.captured_at_ns,
@@ -221,6 +222,7 @@ impl ComposeStage {
             _ => "camera lost",
         };
         notice(format, &[what, &in_words(away)], &mut buffer);
+        self.control.snapshots.offer(format, &buffer);
         let picture = Frame {
             sequence: state.last_sequence,
             captured_at_ns: now,

@@ -12,6 +12,7 @@ use crate::model::contract::Class;
 use crate::overlay::OverlayOptions;
 use crate::redact::RedactOptions;
 use crate::segment::Engine;
+use crate::snapshot::SnapshotDesk;
 
 /// What is hidden in every outgoing frame.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +50,8 @@ pub struct Control {
     next_model: Mutex<Option<NextModel>>,
     infer_interval_ns: AtomicU64,
     format: Mutex<Option<FrameFormat>>,
+    /// Outgoing pictures for who asks.
+    pub snapshots: SnapshotDesk,
 }
 
 impl Control {
@@ -59,6 +62,7 @@ impl Control {
             next_model: Mutex::new(None),
             infer_interval_ns: AtomicU64::new(infer_interval.as_nanos() as u64),
             format: Mutex::new(None),
+            snapshots: SnapshotDesk::default(),
         })
     }
 

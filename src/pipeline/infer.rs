@@ -41,6 +41,7 @@ impl InferStage {
             })
             .collect();
         let mut prepared: Option<FrameFormat> = None;
+        let mut chosen = true;
         let mut next_ns = 0;
         loop {
             if self.clock.now_ns() < next_ns {
@@ -55,6 +56,7 @@ impl InferStage {
                 self.engine = next.engine;
                 self.looks = next.looks;
                 prepared = None;
+                chosen = true;
             }
             if prepared != Some(frame.format) {
                 let on = self.engine.prepare(frame.format)?;
@@ -65,9 +67,9 @@ impl InferStage {
                 let size = size.unwrap_or_default();
                 info!(
                     backend = on.backend,
-                    version = on.version,
-                    provider = on.provider,
-                    precision = on.precision,
+                    version = %on.version,
+                    provider = %on.provider,
+                    precision = %on.precision,
                     size,
                     "infer"
                 );
@@ -75,6 +77,8 @@ impl InferStage {
                     "{} {} {} {} {size}",
                     on.backend, on.version, on.provider, on.precision
                 ));
+                self.metrics.vitals.set_runs_on(on, chosen);
+                chosen = false;
                 prepared = Some(frame.format);
                 self.control.set_format(frame.format);
             }

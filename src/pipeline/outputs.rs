@@ -119,7 +119,7 @@ impl Outputs {
         stop: &Stop,
     ) -> Result<()> {
         self.reopen(openers);
-        let wants = |slot: &Slot| slot.sink.is_some() && !(notice && !openers[slot.opener].is_live());
+        let wants = |slot: &Slot| slot.sink.is_some() && (!notice || openers[slot.opener].is_live());
         let Some(last) = self.slots.iter().rposition(wants) else {
             return Ok(());
         };

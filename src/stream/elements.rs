@@ -270,7 +270,8 @@ pub fn working_encoder(
         height,
         bitrate_kbps: options
             .bitrate_kbps
-            .unwrap_or_else(|| encoder::default_bitrate_kbps(width, height, frame_rate)),
+            .unwrap_or_else(|| encoder::default_bitrate_kbps(width, height, frame_rate))
+            .min(options.max_bitrate_kbps),
         keyframe_interval_frames: encoder::keyframe_interval_frames(options.keyframe_interval_s, frame_rate),
         threads: encoder::threads(width, height, cores),
         default_layout: layout.default_layout,

@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::frame::{Frame, FrameFormat};
 
+pub mod access;
 #[cfg(feature = "gstreamer")]
 mod elements;
 #[cfg(feature = "gstreamer")]
@@ -14,6 +15,8 @@ mod null;
 mod output;
 #[cfg(feature = "gstreamer")]
 pub mod rtsp;
+#[cfg(feature = "gstreamer")]
+pub mod rtsp_server;
 
 pub use output::{DEFAULT_OUTPUT, OutputSpec, RtspAddress, StreamOptions, parse_output};
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::stream::SinkOpener;
+use crate::stream::access::RtspAccess;
 #[cfg(feature = "gstreamer")]
 use crate::stream::file::{Container, FileOpener};
 use crate::stream::images::ImagesOpener;
@@ -19,7 +20,7 @@ use crate::stream::rtsp::RtspOpener;
 pub const DEFAULT_OUTPUT: &str = "rtsp://127.0.0.1:8554/segd";
 
 /// The forms that an output can have, for messages.
-const FORMS: &str = "rtsp://ADDRESS:PORT/PATH, FILE.mp4, FILE.mkv, FOLDER/ (for PNG images) or null://";
+const FORMS: &str = "rtsp(s)://ADDRESS:PORT/PATH, FILE.mp4, FILE.mkv, FOLDER/ (for PNG images) or null://";
 
 /// How the video is encoded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +32,11 @@ pub struct StreamOptions {
     pub keyframe_interval_s: f64,
     /// The encoder's GStreamer element; the best that works if absent.
     pub encoder: Option<String>,
+    /// Most that is encoded for RTSP clients, kbit/s.
+    pub max_bitrate_kbps: u32,
+    /// Who may watch RTSP addresses.
+    #[serde(skip)]
+    pub access: RtspAccess,
 }
 
 impl Default for StreamOptions {
@@ -39,11 +45,22 @@ impl Default for StreamOptions {
             bitrate_kbps: None,
             keyframe_interval_s: 2.0,
             encoder: None,
+            max_bitrate_kbps: 20_000,
+            access: RtspAccess::default(),
         }
     }
 }
 
 impl StreamOptions {
+    /// Without the limit that is for clients.
+    #[cfg(feature = "gstreamer")]
+    fn for_files(&self) -> Self {
+        Self {
+            max_bitrate_kbps: u32::MAX,
+            ..self.clone()
+        }
+    }
+
     /// Checks the values.
     ///
     /// # Errors
@@ -75,6 +92,8 @@ pub struct RtspAddress {
     pub port: u16,
     /// The path, with its leading slash.
     pub path: String,
+    /// `rtsps://`: over TLS.
+    pub tls: bool,
 }
 
 impl RtspAddress {
@@ -89,10 +108,11 @@ impl RtspAddress {
 
 impl fmt::Display for RtspAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "rtsps" } else { "rtsp" };
         if self.host.contains(':') {
-            write!(f, "rtsp://[{}]:{}{}", self.host, self.port, self.path)
+            write!(f, "{scheme}://[{}]:{}{}", self.host, self.port, self.path)
         } else {
-            write!(f, "rtsp://{}:{}{}", self.host, self.port, self.path)
+            write!(f, "{scheme}://{}:{}{}", self.host, self.port, self.path)
         }
     }
 }
@@ -121,11 +141,23 @@ impl OutputSpec {
         options.validate()?;
         Ok(match self {
             #[cfg(feature = "gstreamer")]
-            Self::Rtsp(address) => Box::new(RtspOpener::new(address.clone(), options.clone())),
+            Self::Rtsp(address) => {
+                options.access.allows(address)?;
+                if let Some(kbps) = options
+                    .bitrate_kbps
+                    .filter(|kbps| *kbps > options.max_bitrate_kbps)
+                {
+                    return Err(Error::usage(format!(
+                        "bitrate_kbps = {kbps}: more than access.max_bitrate_kbps = {}",
+                        options.max_bitrate_kbps
+                    )));
+                }
+                Box::new(RtspOpener::new(address.clone(), options.clone()))
+            }
             #[cfg(feature = "gstreamer")]
-            Self::Mp4(path) => Box::new(FileOpener::new(path.clone(), Container::Mp4, options.clone())),
+            Self::Mp4(path) => Box::new(FileOpener::new(path.clone(), Container::Mp4, options.for_files())),
             #[cfg(feature = "gstreamer")]
-            Self::Mkv(path) => Box::new(FileOpener::new(path.clone(), Container::Mkv, options.clone())),
+            Self::Mkv(path) => Box::new(FileOpener::new(path.clone(), Container::Mkv, options.for_files())),
             #[cfg(not(feature = "gstreamer"))]
             Self::Rtsp(_) | Self::Mp4(_) | Self::Mkv(_) => {
                 return Err(Error::usage(format!(
@@ -161,7 +193,7 @@ pub fn parse_output(text: &str) -> Result<OutputSpec> {
     }
     if let Some((scheme, rest)) = text.split_once("://") {
         return match scheme {
-            "rtsp" => parse_rtsp(text, rest).map(OutputSpec::Rtsp),
+            "rtsp" | "rtsps" => parse_rtsp(text, rest, scheme == "rtsps").map(OutputSpec::Rtsp),
             "null" if rest.is_empty() => Ok(OutputSpec::Null),
             _ => Err(Error::usage(format!("output {text:?} is not known")).hint(format!("expected {FORMS}"))),
         };
@@ -187,7 +219,7 @@ pub fn parse_output(text: &str) -> Result<OutputSpec> {
     }
 }
 
-fn parse_rtsp(text: &str, rest: &str) -> Result<RtspAddress> {
+fn parse_rtsp(text: &str, rest: &str, tls: bool) -> Result<RtspAddress> {
     let wrong = |why: &str| {
         Error::usage(format!("output {text:?}: {why}")).hint(format!(
             "expected rtsp://ADDRESS:PORT/PATH, such as {DEFAULT_OUTPUT}"
@@ -239,6 +271,7 @@ fn parse_rtsp(text: &str, rest: &str) -> Result<RtspAddress> {
         host: host.to_owned(),
         port,
         path: path.to_owned(),
+        tls,
     })
 }
 
@@ -295,7 +328,7 @@ mod tests {
 
     #[test]
     fn wrong_forms_say_what_was_expected() {
-        refused("", "rtsp://ADDRESS:PORT/PATH");
+        refused("", "rtsp(s)://ADDRESS:PORT/PATH");
         refused("http://127.0.0.1:80/x", "FILE.mp4");
         refused("null://x", "null://");
         refused("out.avi", ".avi");

@@ -7,13 +7,9 @@
 //!
 //! [`push`]: FrameSink::push
 
-use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use gstreamer as gst;
 use gstreamer::glib;
 use gstreamer::prelude::*;
@@ -27,22 +23,11 @@ use crate::error::{Error, Result};
 use crate::frame::{Frame, FrameFormat};
 use crate::stream::elements::{self, VideoLayout, internal};
 use crate::stream::encoder::{ENCODER_NAME, EncoderPlan};
+use crate::stream::rtsp_server::{Mount, Server};
 use crate::stream::{FrameSink, RtspAddress, SinkOpener, StreamOptions};
 
 /// Frames that wait for the encoder at most.
 const QUEUED_FRAMES: u64 = 2;
-
-/// Clients at most, so that forgotten viewers can't use up memory and sockets.
-const MAX_SESSIONS: u32 = 32;
-
-/// Seconds without a sign of life after which a client's session is closed.
-const SESSION_TIMEOUT_S: u32 = 30;
-
-/// How long clients' pipelines may take to stop.
-const MEDIA_STOP: Duration = Duration::from_millis(1200);
-
-/// How long the server's thread may take to end.
-const JOIN: Duration = Duration::from_millis(1800);
 
 /// Opens an [`RtspSink`].
 #[derive(Debug, Clone)]
@@ -83,7 +68,6 @@ struct Shared {
     live: Mutex<Option<Live>>,
     clients: AtomicUsize,
     dropped: AtomicU64,
-    stopping: AtomicBool,
     failure: Mutex<Option<String>>,
 }
 
@@ -116,8 +100,18 @@ impl Shared {
             );
         }
     }
+}
 
-    fn has_running_media(&self) -> bool {
+impl Mount for Shared {
+    fn play(&self) {
+        self.force_keyframe();
+    }
+
+    fn clients(&self) -> &AtomicUsize {
+        &self.clients
+    }
+
+    fn is_running(&self) -> bool {
         use gst_rtsp_server::RTSPMediaStatus as Status;
         self.live()
             .as_ref()
@@ -126,22 +120,21 @@ impl Shared {
     }
 }
 
-/// An RTSP server that shows the pushed frames.
+/// A stream of an RTSP server, that shows the pushed frames.
 pub struct RtspSink {
     address: RtspAddress,
     encoder: &'static str,
     layout: VideoLayout,
     shared: Arc<Shared>,
-    context: glib::MainContext,
-    thread: Option<(JoinHandle<()>, Receiver<()>)>,
+    server: Option<Arc<Server>>,
 }
 
 impl RtspSink {
-    /// Chooses a working encoder, binds the port and starts the thread `rtsp`.
+    /// Chooses a working encoder, and serves the stream: on the server that listens there already, or a new one.
     ///
     /// # Errors
-    /// Usage, if the address isn't one of this machine or the encoder's name is wrong; fatal, if the port is
-    /// in use or no encoder works.
+    /// Usage, if the address isn't one of this machine or may not be served like this, the path is taken, or the
+    /// encoder's name is wrong; fatal, if the port is in use or no encoder works.
     pub fn open(
         address: &RtspAddress,
         options: &StreamOptions,
@@ -154,58 +147,18 @@ impl RtspSink {
         }
         let plan = elements::working_encoder(&layout, frame_rate, options)?;
         let shared = Arc::new(Shared::default());
-        let context = glib::MainContext::new();
-
-        let server = gst_rtsp_server::RTSPServer::new();
-        server.set_address(&address.host);
-        server.set_service(&address.port.to_string());
-        let mounts = server
-            .mount_points()
-            .ok_or_else(|| Error::fatal("GStreamer: an RTSP server without mount points"))?;
-        mounts.add_factory(&address.path, media_factory(&layout, &plan, &shared));
-        let sessions = server
-            .session_pool()
-            .ok_or_else(|| Error::fatal("GStreamer: an RTSP server without sessions"))?;
-        sessions.set_max_sessions(MAX_SESSIONS);
-        watch_clients(&server, &sessions, &shared, &context);
-
-        let source = server
-            .create_source(gst_rtsp_server::gio::Cancellable::NONE)
-            .map_err(|e| bind_error(address, e))?;
-        source.attach(Some(&context));
-        let mut address = address.clone();
-        // Port 0 asks for any free one.
-        address.port = u16::try_from(server.bound_port()).unwrap_or(address.port);
-        let cleaning = sessions.clone();
-        let cleaner = glib::timeout_source_new_seconds(5, None, glib::Priority::DEFAULT, move || {
-            cleaning.cleanup();
-            glib::ControlFlow::Continue
-        });
-        cleaner.attach(Some(&context));
-
-        let (ended_tx, ended) = bounded::<()>(0);
-        let (thread_shared, thread_context) = (shared.clone(), context.clone());
-        let thread = std::thread::Builder::new()
-            .name("rtsp".into())
-            .spawn(move || {
-                // Dropped when the thread ends: the receiver sees that.
-                let _ended = ended_tx;
-                serve(&thread_context, &server, &thread_shared, &[source, cleaner]);
-            })
-            .map_err(|e| Error::transient("the thread rtsp can't be started").caused_by(e))?;
-        if !address.is_loopback() {
-            tracing::warn!(
-                url = %address,
-                "the video can be watched by everyone who reaches this address: there is no password"
-            );
-        }
+        let server = Server::get(address, &options.access)?;
+        server.mount(
+            &address.path,
+            media_factory(&layout, &plan, &shared),
+            shared.clone(),
+        )?;
         Ok(Self {
-            address,
+            address: server.address(&address.path),
             encoder: plan.encoder,
             layout,
             shared,
-            context,
-            thread: Some((thread, ended)),
+            server: Some(server),
         })
     }
 
@@ -214,21 +167,10 @@ impl RtspSink {
         &self.address
     }
 
-    /// Disconnects the clients, frees the port and ends the thread.
-    fn shutdown(&mut self) -> Result<()> {
-        let Some((thread, ended)) = self.thread.take() else {
-            return Ok(());
-        };
-        self.shared.stopping.store(true, Ordering::Release);
-        self.context.wakeup();
-        match ended.recv_timeout(JOIN) {
-            Err(RecvTimeoutError::Timeout) => Err(Error::fatal(format!(
-                "the thread rtsp did not end within {} ms",
-                JOIN.as_millis()
-            ))),
-            _ => thread
-                .join()
-                .map_err(|_| Error::fatal("the thread rtsp ended with a panic")),
+    /// Disconnects those who watch; the last stream of a server frees its port and ends its thread.
+    fn shutdown(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.unmount(&self.address.path);
         }
     }
 }
@@ -277,45 +219,14 @@ impl FrameSink for RtspSink {
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {
-        self.shutdown()
+        self.shutdown();
+        Ok(())
     }
 }
 
 impl Drop for RtspSink {
     fn drop(&mut self) {
-        if let Err(e) = self.shutdown() {
-            tracing::error!("{e}");
-        }
-    }
-}
-
-/// The server thread: serves until told to stop, then sends the clients away and waits for their pipeline.
-fn serve(
-    context: &glib::MainContext,
-    server: &gst_rtsp_server::RTSPServer,
-    shared: &Shared,
-    sources: &[glib::Source],
-) {
-    let run = context.with_thread_default(|| {
-        while !shared.stopping.load(Ordering::Acquire) {
-            context.iteration(true);
-        }
-        for source in sources {
-            source.destroy();
-        }
-        server.client_filter(Some(&mut |_, _| gst_rtsp_server::RTSPFilterResult::Remove));
-        if let Some(sessions) = server.session_pool() {
-            sessions.filter(Some(&mut |_, _| gst_rtsp_server::RTSPFilterResult::Remove));
-        }
-        let deadline = Instant::now() + MEDIA_STOP;
-        while (shared.has_running_media() || context.pending()) && Instant::now() < deadline {
-            if !context.iteration(false) {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        }
-    });
-    if let Err(e) = run {
-        tracing::error!("the RTSP server's main context is not ours: {e}");
+        self.shutdown();
     }
 }
 
@@ -365,63 +276,6 @@ fn media_factory(layout: &VideoLayout, plan: &EncoderPlan, shared: &Arc<Shared>)
     factory
 }
 
-/// Counts the clients that watch, gives each a keyframe, and closes the sessions of those that went away.
-fn watch_clients(
-    server: &gst_rtsp_server::RTSPServer,
-    sessions: &gst_rtsp_server::RTSPSessionPool,
-    shared: &Arc<Shared>,
-    context: &glib::MainContext,
-) {
-    let (shared, sessions, context) = (shared.clone(), sessions.clone(), context.clone());
-    server.connect_client_connected(move |_, client| {
-        let playing = Arc::new(AtomicBool::new(false));
-        let (play, on_play) = (playing.clone(), shared.clone());
-        client.connect_play_request(move |_, _| {
-            if !play.swap(true, Ordering::Relaxed) {
-                on_play.clients.fetch_add(1, Ordering::Relaxed);
-            }
-            on_play.force_keyframe();
-        });
-        let stopped = {
-            let shared = shared.clone();
-            Arc::new(move || {
-                if playing.swap(false, Ordering::Relaxed) {
-                    shared.clients.fetch_sub(1, Ordering::Relaxed);
-                }
-            })
-        };
-        let (on_pause, on_teardown, on_close) = (stopped.clone(), stopped.clone(), stopped);
-        client.connect_pause_request(move |_, _| on_pause());
-        client.connect_teardown_request(move |_, _| on_teardown());
-
-        let own_sessions = Arc::new(Mutex::new(
-            Vec::<glib::WeakRef<gst_rtsp_server::RTSPSession>>::new(),
-        ));
-        let opened = own_sessions.clone();
-        client.connect_new_session(move |_, session| {
-            session.set_timeout(SESSION_TIMEOUT_S);
-            opened
-                .lock()
-                .unwrap_or_else(|e| e.into_inner())
-                .push(session.downgrade());
-        });
-        let (sessions, context) = (sessions.clone(), context.clone());
-        client.connect_closed(move |_| {
-            on_close();
-            // A UDP client that was killed: without this its video would go on until the session's timeout.
-            // Removed by the server's thread, not inside the client's own signal.
-            let left = std::mem::take(&mut *own_sessions.lock().unwrap_or_else(|e| e.into_inner()));
-            let sessions = sessions.clone();
-            context.invoke(move || {
-                for session in left.iter().filter_map(glib::WeakRef::upgrade) {
-                    // It may be gone already.
-                    let _ = sessions.remove(&session);
-                }
-            });
-        });
-    });
-}
-
 /// The element's running time; `None` before its pipeline plays.
 ///
 /// A pipeline that starts hands out its clock before its base time. Between the two,
@@ -430,28 +284,6 @@ fn watch_clients(
 fn running_time(element: &impl IsA<gst::Element>) -> Option<gst::ClockTime> {
     let base = element.base_time().filter(|base| !base.is_zero())?;
     element.current_clock_time()?.checked_sub(base)
-}
-
-/// Why the address can't be bound, and what to do.
-fn bind_error(address: &RtspAddress, e: glib::Error) -> Error {
-    use gst_rtsp_server::gio::IOErrorEnum;
-    let (host, port) = (&address.host, address.port);
-    let error = if e.matches(IOErrorEnum::AddressInUse) {
-        Error::fatal(format!(
-            "{address}: port {port} of {host} is in use by another program"
-        ))
-        .hint("stop that program (`ss -ltnp` names it) or choose another port")
-    } else if e.matches(IOErrorEnum::PermissionDenied) {
-        Error::fatal(format!("{address}: port {port} may not be opened"))
-            .hint("choose a port above 1023, or give the program CAP_NET_BIND_SERVICE")
-    } else if host.parse::<IpAddr>().is_ok() {
-        Error::usage(format!("{address}: {host} is not an address of this machine"))
-            .hint("use one that `ip address` lists, 127.0.0.1 for this machine alone, or 0.0.0.0 for all")
-    } else {
-        Error::usage(format!("{address}: {host} can't be listened on"))
-            .hint("use an IP address, such as 127.0.0.1 for this machine alone, or 0.0.0.0 for all")
-    };
-    error.caused_by(e)
 }
 
 /// A media factory that builds its bin from an [`EncoderPlan`], element by element.

@@ -1,0 +1,178 @@
+//! Seen from outside: is it well, and how does it do. Over HTTP, and for systemd.
+
+pub mod http;
+mod judge;
+pub mod notify;
+mod prometheus;
+mod status;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::clock::SharedClock;
+use crate::metrics::Metrics;
+use crate::pipeline::control::Control;
+
+pub use judge::{Limits, Observed, Trouble, judge};
+
+/// One pipeline, as seen from outside.
+#[derive(Clone)]
+pub struct Watched {
+    /// The camera's name.
+    pub name: String,
+    /// Its counters and signs of life.
+    pub metrics: Arc<Metrics>,
+    /// Its clock.
+    pub clock: SharedClock,
+    /// Where its pictures can be had.
+    pub control: Arc<Control>,
+    /// What counts as unwell.
+    pub limits: Limits,
+    /// When it was made, on its clock.
+    pub began_ns: u64,
+}
+
+/// All pipelines of the process.
+#[derive(Clone)]
+pub struct Health {
+    cameras: Arc<Vec<Watched>>,
+    /// Configurations taken and refused since the start.
+    pub reloads: Arc<Reloads>,
+}
+
+/// What became of reloads.
+#[derive(Debug, Default)]
+pub struct Reloads {
+    /// Taken.
+    pub taken: AtomicU64,
+    /// Refused: nothing was changed.
+    pub refused: AtomicU64,
+}
+
+impl Watched {
+    /// What the signs of life are now.
+    pub fn observe(&self) -> Observed {
+        let vitals = &self.metrics.vitals;
+        let now_ns = self.clock.now_ns();
+        let since =
+            |at: u64| Duration::from_nanos(now_ns.saturating_sub(if at == 0 { self.began_ns } else { at }));
+        let began = vitals.infer_began_ns.load(Relaxed);
+        Observed {
+            source_is_live: vitals.source_is_live.load(Relaxed),
+            source_lost: vitals.source_lost(),
+            has_captured: vitals.last_captured_ns.load(Relaxed) > 0,
+            silent: since(vitals.last_captured_ns.load(Relaxed)),
+            uncomposed: since(vitals.last_composed_ns.load(Relaxed)),
+            mask_age: match vitals.mask_age_ns.load(Relaxed) {
+                crate::vitals::Vitals::NO_MASK => None,
+                ns => Some(Duration::from_nanos(ns)),
+            },
+            has_composed: self.metrics.composed.load(Relaxed) > 0,
+            inferring: (began > 0).then(|| Duration::from_nanos(now_ns.saturating_sub(began))),
+            running: Duration::from_nanos(now_ns.saturating_sub(self.began_ns)),
+            outputs_down: vitals.outputs_down.load(Relaxed),
+            provider_change: vitals.provider_change(),
+        }
+    }
+
+    /// What is wrong with it.
+    pub fn troubles(&self) -> Vec<Trouble> {
+        judge(&self.observe(), &self.limits)
+    }
+}
+
+impl Health {
+    /// The health of these pipelines.
+    pub fn new(cameras: Vec<Watched>) -> Self {
+        Self {
+            cameras: Arc::new(cameras),
+            reloads: Arc::default(),
+        }
+    }
+
+    /// The pipelines.
+    pub fn cameras(&self) -> &[Watched] {
+        &self.cameras
+    }
+
+    /// Each camera's troubles, in one line each.
+    pub fn troubles(&self) -> Vec<String> {
+        let all = self
+            .cameras
+            .iter()
+            .flat_map(|c| c.troubles().into_iter().map(move |t| format!("{}: {t}", c.name)));
+        all.collect()
+    }
+
+    /// Whether every pipeline has handed a picture to its outputs, a notice that the camera is missing included.
+    pub fn has_begun(&self) -> bool {
+        self.cameras
+            .iter()
+            .all(|c| c.metrics.composed.load(Relaxed) > 0 || c.metrics.vitals.notices.load(Relaxed) > 0)
+    }
+
+    /// Whether every pipeline shows its camera's pictures now.
+    pub fn is_ready(&self) -> bool {
+        self.cameras.iter().all(|c| {
+            let seen = c.observe();
+            seen.has_composed && seen.source_lost.is_none()
+        })
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::clock::SimulatedClock;
+    use crate::overlay::OverlayOptions;
+    use crate::pipeline::control::Looks;
+
+    /// A pipeline that has done nothing yet, on a clock that stands still.
+    pub(in crate::health) struct Fake {
+        watched: Watched,
+        time: Arc<SimulatedClock>,
+    }
+
+    impl std::ops::Deref for Fake {
+        type Target = Watched;
+        fn deref(&self) -> &Watched {
+            &self.watched
+        }
+    }
+
+    impl From<Fake> for Watched {
+        fn from(fake: Fake) -> Self {
+            fake.watched
+        }
+    }
+
+    impl Fake {
+        pub(in crate::health) fn advance(&self, by: Duration) {
+            self.time.advance(by);
+        }
+    }
+
+    pub(in crate::health) fn watched(name: &str) -> Fake {
+        let time = SimulatedClock::manual();
+        let looks = Looks {
+            generation: 0,
+            classes: Vec::new(),
+            overlay: OverlayOptions::default(),
+            privacy: None,
+        };
+        let watched = Watched {
+            name: name.into(),
+            metrics: Metrics::shared(),
+            clock: time.clone(),
+            control: Control::new(looks, Duration::ZERO),
+            limits: Limits {
+                silence: Duration::from_secs(5),
+                mask_age: Duration::from_secs(3),
+                warm_up: Duration::from_secs(20),
+            },
+            began_ns: 0,
+        };
+        Fake { watched, time }
+    }
+}

@@ -1,0 +1,64 @@
+//! `/status`: all figures as one JSON object.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use serde_json::{Value, json};
+
+use super::{Health, Watched};
+use crate::metrics::{Snapshot, resident_bytes};
+
+/// The status of the process.
+pub(super) fn render(health: &Health) -> Value {
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "healthy": health.troubles().is_empty(),
+        "ready": health.is_ready(),
+        "rss_bytes": resident_bytes(),
+        "reloads": {
+            "taken": health.reloads.taken.load(Relaxed),
+            "refused": health.reloads.refused.load(Relaxed),
+        },
+        "cameras": health.cameras().iter().map(camera).collect::<Vec<_>>(),
+    })
+}
+
+fn camera(camera: &Watched) -> Value {
+    let seen = camera.observe();
+    let vitals = &camera.metrics.vitals;
+    let snapshot: Snapshot = camera.metrics.snapshot();
+    let looks = camera.control.looks();
+    json!({
+        "name": camera.name,
+        "troubles": camera.troubles().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "running_s": seen.running.as_secs_f64(),
+        "source": {
+            "live": seen.source_is_live,
+            "lost": seen.source_lost,
+            "silent_s": seen.silent.as_secs_f64(),
+            "corrupt": vitals.corrupt.load(Relaxed),
+            "lost_frames": vitals.lost.load(Relaxed),
+            "slipped_s": vitals.slipped_ns.load(Relaxed) as f64 / 1e9,
+            "loops": vitals.loops.load(Relaxed),
+        },
+        "network": vitals.runs_on().map(|on| json!({
+            "backend": on.backend,
+            "provider": on.provider,
+            "precision": on.precision,
+            "version": on.version,
+            "failures": vitals.infer_failures.load(Relaxed),
+        })),
+        "classes_shown": looks.overlay.shown.as_ref().map(|shown| {
+            let names = shown.iter().filter_map(|l| looks.classes.get(usize::from(*l)));
+            names.map(|c| c.name.clone()).collect::<Vec<_>>()
+        }),
+        "privacy": looks.privacy.is_some(),
+        "mask_age_s": seen.mask_age.map(|age| age.as_secs_f64()),
+        "hidden": vitals.hidden.load(Relaxed),
+        "notices": vitals.notices.load(Relaxed),
+        "clients": vitals.clients.load(Relaxed),
+        "outputs_down": seen.outputs_down,
+        "output_failures": vitals.output_failures.load(Relaxed),
+        "dropped_outputs": vitals.dropped_outputs.load(Relaxed),
+        "figures": snapshot,
+    })
+}

@@ -1,0 +1,146 @@
+//! The newest outgoing picture, for who asks: compose copies it only while somebody waits for one.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use image::RgbImage;
+use image::codecs::jpeg::JpegEncoder;
+
+use crate::error::{Error, Result};
+use crate::frame::{FrameFormat, ImageRef, Matrix, PixelFormat, Range};
+
+/// A picture without row padding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Picture {
+    /// Format of the bytes.
+    pub format: FrameFormat,
+    /// [`FrameFormat::packed_bytes`] bytes.
+    pub data: Vec<u8>,
+}
+
+/// Where outgoing pictures are left for those who asked.
+#[derive(Debug, Default)]
+pub struct SnapshotDesk {
+    wanted: AtomicBool,
+    picture: Mutex<Option<Picture>>,
+    left: Condvar,
+}
+
+impl SnapshotDesk {
+    /// Leaves a copy if somebody waits for one. Costs one load otherwise.
+    pub fn offer(&self, format: FrameFormat, data: &[u8]) {
+        if !self.wanted.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let data = data[..format.packed_bytes().min(data.len())].to_vec();
+        *self.picture.lock().unwrap_or_else(|e| e.into_inner()) = Some(Picture { format, data });
+        self.left.notify_all();
+    }
+
+    /// The next picture that goes out, waited for at most `timeout`.
+    pub fn wait(&self, timeout: Duration) -> Option<Picture> {
+        let deadline = Instant::now() + timeout;
+        let mut picture = self.picture.lock().unwrap_or_else(|e| e.into_inner());
+        *picture = None;
+        self.wanted.store(true, Ordering::Release);
+        while picture.is_none() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                self.wanted.store(false, Ordering::Release);
+                return None;
+            }
+            let woken = self.left.wait_timeout(picture, left);
+            picture = woken.unwrap_or_else(|e| e.into_inner()).0;
+        }
+        // Left where it is: another one may wait for the same.
+        picture.clone()
+    }
+}
+
+/// An I420 or RGB picture as JPEG.
+///
+/// # Errors
+/// Fatal, for bytes that don't fit the format.
+pub fn jpeg(picture: &Picture) -> Result<Vec<u8>> {
+    let fail = |why: String| Error::fatal("the picture can't be made a JPEG").caused_by(why);
+    let rgb = to_rgb(picture).map_err(fail)?;
+    let mut bytes = Vec::new();
+    JpegEncoder::new_with_quality(&mut bytes, 85)
+        .encode_image(&rgb)
+        .map_err(|e| fail(e.to_string()))?;
+    Ok(bytes)
+}
+
+fn to_rgb(picture: &Picture) -> std::result::Result<RgbImage, String> {
+    let image = ImageRef::packed(picture.format, &picture.data)?;
+    let (width, height) = (image.width(), image.height());
+    let side = |n: usize| u32::try_from(n).map_err(|e| e.to_string());
+    let (w, h) = (side(width)?, side(height)?);
+    if picture.format.pixel == PixelFormat::Rgb24 {
+        return RgbImage::from_raw(w, h, picture.data.clone()).ok_or_else(|| "too few bytes".to_owned());
+    }
+    if picture.format.pixel != PixelFormat::I420 {
+        return Err(format!("{:?} is no outgoing format", picture.format.pixel));
+    }
+    let (kr, kb) = match picture.format.color.matrix {
+        Matrix::Bt601 => (0.299f32, 0.114f32),
+        Matrix::Bt709 => (0.2126, 0.0722),
+    };
+    let (black, luma, chroma) = match picture.format.color.range {
+        Range::Limited => (16.0, 255.0 / 219.0, 255.0 / 224.0),
+        Range::Full => (0.0, 1.0, 1.0),
+    };
+    let half = width.div_ceil(2);
+    Ok(RgbImage::from_fn(w, h, |x, y| {
+        let (x, y) = (x as usize, y as usize);
+        let value =
+            |plane: usize, x: usize, y: usize, row: usize| f32::from(image.plane(plane).row(y, row)[x]);
+        let bright = (value(0, x, y, width) - black) * luma;
+        let blue = (value(1, x / 2, y / 2, half) - 128.0) * chroma;
+        let red = (value(2, x / 2, y / 2, half) - 128.0) * chroma;
+        let r = bright + 2.0 * (1.0 - kr) * red;
+        let b = bright + 2.0 * (1.0 - kb) * blue;
+        let g = (bright - kr * r - kb * b) / (1.0 - kr - kb);
+        image::Rgb([r, g, b].map(|v| v.round().clamp(0.0, 255.0) as u8))
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_picture_comes_only_when_asked_for_and_is_the_next_one() {
+        let desk = Arc::new(SnapshotDesk::default());
+        let format = FrameFormat::new(PixelFormat::I420, 16, 16);
+        desk.offer(format, &vec![1; format.packed_bytes()]);
+        assert_eq!(desk.wait(Duration::from_millis(10)), None, "what went out before");
+        let waiting = desk.clone();
+        let waiter = std::thread::spawn(move || waiting.wait(Duration::from_secs(10)));
+        while !desk.wanted.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        desk.offer(format, &vec![81; format.packed_bytes()]);
+        desk.offer(format, &vec![3; format.packed_bytes()]);
+        assert_eq!(waiter.join().unwrap().unwrap().data[0], 81);
+    }
+
+    #[test]
+    fn colours_survive() {
+        let format = FrameFormat::new(PixelFormat::I420, 32, 32);
+        let data = [(81, 1024), (90, 256), (240, 256)]
+            .into_iter()
+            .flat_map(|(v, n)| std::iter::repeat_n(v, n))
+            .collect();
+        let bytes = jpeg(&Picture { format, data }).unwrap();
+        let [r, g, b] = image::load_from_memory(&bytes).unwrap().to_rgb8()[(16, 16)].0;
+        assert!(r > 245 && g < 12 && b < 12, "{r} {g} {b}");
+        let short = Picture {
+            format,
+            data: vec![0; 10],
+        };
+        assert!(jpeg(&short).is_err());
+    }
+}
