@@ -31,7 +31,10 @@ const SESSION_TIMEOUT_S: u32 = 30;
 const IDLE: Duration = Duration::from_secs(10);
 
 /// A client that takes no data for so many milliseconds is disconnected.
-const STUCK_MS: u32 = 15_000;
+const STUCK_MS: i32 = 15_000;
+/// Of `netinet/tcp.h`.
+const IPPROTO_TCP: i32 = 6;
+const TCP_USER_TIMEOUT: i32 = 18;
 
 /// Connections for each client that may watch: one that watches, one that only asks.
 const CONNECTIONS_PER_CLIENT: usize = 2;
@@ -187,7 +190,8 @@ impl Server {
             .map_err(|e| bind_error(address, e))?;
         // Connections inherit it. The kernel ends those whose peer takes nothing for so long, a window of zero
         // included (<https://man7.org/linux/man-pages/man7/tcp.7.html>); GStreamer would drop data for them for ever.
-        rustix::net::sockopt::set_tcp_user_timeout(&socket, STUCK_MS)
+        socket
+            .set_option(IPPROTO_TCP, TCP_USER_TIMEOUT, STUCK_MS)
             .map_err(|e| Error::fatal("the RTSP socket takes no timeout").caused_by(e))?;
         let accepting = server.downgrade();
         let source = SocketExtManual::create_source(
