@@ -8,18 +8,7 @@ use serde::Deserialize;
 
 use crate::data::Augment;
 use crate::graph::Graph;
-use crate::nets::deeplabv3::{Head, deeplabv3};
-use crate::nets::{efficientnet_lite, mobilenet_v2};
-
-/// The trunks there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TrunkKind {
-    /// EfficientNet-Lite0.
-    EfficientnetLite0,
-    /// MobileNetV2.
-    MobilenetV2,
-}
+use crate::nets::{self, Architecture, Sizes, TrunkKind};
 
 /// The datasets there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -69,23 +58,88 @@ pub struct About {
     pub recipe: String,
 }
 
+/// Channels of a decoder, from stride 8 on: a number, or a list with one for each step.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Decoder {
+    /// One step.
+    One(i64),
+    /// Several.
+    Steps(Vec<i64>),
+}
+
+impl Decoder {
+    /// The channels of each step.
+    #[must_use]
+    pub fn steps(&self) -> &[i64] {
+        match self {
+            Self::One(channels) => std::slice::from_ref(channels),
+            Self::Steps(channels) => channels,
+        }
+    }
+}
+
 /// The network of a recipe.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
-    /// The trunk.
-    pub trunk: TrunkKind,
+    /// Its name, as [`nets::by_name`] knows it.
+    #[serde(default = "deeplabv3_light")]
+    pub arch: String,
+    /// The trunk, where the network can be put on several.
+    pub trunk: Option<TrunkKind>,
     /// The trunk starts from published weights: its first stages and its normalisation statistics stay as they are.
     /// Otherwise every layer is trained from random weights.
     pub pretrained: bool,
-    /// Channels of the pyramid's branches.
-    pub pyramid: i64,
-    /// Channels of the decoder.
-    pub decoder: i64,
-    /// Dilations of the pyramid's atrous branches.
-    pub rates: [i64; 3],
+    /// Channels of the pyramid's branches (DeepLabv3's light form).
+    pub pyramid: Option<i64>,
+    /// Channels of the decoder (light forms).
+    pub decoder: Option<Decoder>,
+    /// Dilations of the pyramid's atrous branches (DeepLabv3's light form).
+    pub rates: Option<[i64; 3]>,
     /// Classes.
     pub classes: i64,
+}
+
+fn deeplabv3_light() -> String {
+    "deeplabv3-light".to_owned()
+}
+
+impl Network {
+    /// The network that [`Network::arch`] names.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn architecture(&self) -> Result<&'static Architecture> {
+        nets::by_name(&self.arch).context("network.arch")
+    }
+
+    /// The trunk whose published weights the network can start from.
+    ///
+    /// # Errors
+    /// There is no network of that name.
+    pub fn trunk_kind(&self) -> Result<Option<TrunkKind>> {
+        Ok(self.trunk.or(self.architecture()?.trunk))
+    }
+
+    /// Builds the network.
+    ///
+    /// # Errors
+    /// There is no network of that name, or a size does not fit it.
+    pub fn graph(&self) -> Result<Graph> {
+        let sizes = Sizes {
+            trunk: self.trunk,
+            pyramid: self.pyramid,
+            decoder: self.decoder.as_ref().map(|decoder| decoder.steps().to_vec()),
+            rates: self.rates,
+        };
+        let graph = self.architecture()?.sized(self.classes, &sizes)?;
+        Ok(if self.pretrained {
+            graph
+        } else {
+            graph.from_scratch()
+        })
+    }
 }
 
 /// The training run of a recipe.
@@ -146,8 +200,16 @@ impl Recipe {
             ..
         } = self.augment;
         ensure!(
-            crop > 0 && crop % 16 == 0,
-            "augment.crop is {crop}, expected a multiple of 16"
+            (2..=255).contains(&self.network.classes),
+            "network.classes is {}, expected 2 to 255",
+            self.network.classes
+        );
+        self.network.graph()?;
+        let multiple = self.network.architecture()?.multiple as usize;
+        ensure!(
+            crop > 0 && crop.is_multiple_of(multiple),
+            "augment.crop is {crop}, expected a multiple of {multiple} for {}",
+            self.network.arch
         );
         ensure!(
             label_stride > 0 && crop % label_stride == 0,
@@ -173,43 +235,21 @@ impl Recipe {
         );
         ensure!(self.validate.every > 0, "validate.every must be 1 or more");
         ensure!(
-            self.validate.multiple > 0 && self.validate.multiple.is_multiple_of(16),
-            "validate.multiple is {}, expected a multiple of 16",
-            self.validate.multiple
-        );
-        ensure!(
-            (2..=255).contains(&self.network.classes),
-            "network.classes is {}",
-            self.network.classes
+            self.validate.multiple > 0 && self.validate.multiple.is_multiple_of(multiple),
+            "validate.multiple is {}, expected a multiple of {multiple} for {}",
+            self.validate.multiple,
+            self.network.arch
         );
         Ok(())
     }
 
     /// Builds the network.
+    ///
+    /// # Panics
+    /// The recipe's network was not checked.
     #[must_use]
     pub fn graph(&self) -> Graph {
-        let trunk = match self.network.trunk {
-            TrunkKind::EfficientnetLite0 => efficientnet_lite::lite0(),
-            TrunkKind::MobilenetV2 => mobilenet_v2::mobilenet_v2(),
-        };
-        let Network {
-            pyramid,
-            decoder,
-            rates,
-            classes,
-            pretrained,
-            ..
-        } = self.network;
-        let graph = deeplabv3(
-            trunk,
-            Head {
-                pyramid,
-                decoder,
-                rates,
-                classes,
-            },
-        );
-        if pretrained { graph } else { graph.from_scratch() }
+        self.network.graph().expect("a recipe is checked when it is read")
     }
 
     /// The network's input as the contract has it.
@@ -234,9 +274,7 @@ impl Recipe {
     /// Mean and divisor of the input, on 0..255 RGB.
     #[must_use]
     pub fn normalisation(&self) -> ([f32; 3], [f32; 3]) {
-        match self.network.trunk {
-            TrunkKind::EfficientnetLite0 => (efficientnet_lite::MEAN, efficientnet_lite::STD),
-            TrunkKind::MobilenetV2 => (mobilenet_v2::MEAN, mobilenet_v2::STD),
-        }
+        let kind = self.network.trunk_kind().ok().flatten();
+        kind.unwrap_or(TrunkKind::Resnet18).normalisation()
     }
 }

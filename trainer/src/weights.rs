@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use tch::{Device, Kind, Tensor};
 
-use crate::graph::{Graph, Part};
+use crate::graph::{ConvTranspose, Graph, Part};
 
 /// Tensors by name, f32: `<node>.weight`, `<node>.bias`, `<node>.bn.{weight,bias,mean,var}`.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ impl Weights {
             let shape = conv.weight_shape();
             let fan_in = (conv.inputs / conv.groups * conv.kernel * conv.kernel) as f64;
             let is_output = graph.nodes[graph.output].name == node.name;
-            let deviation = if is_output { 0.01 } else { (2.0 / fan_in).sqrt() };
+            let deviation = if is_output { 0.01 } else { conv.gain * (2.0 / fan_in).sqrt() };
             let mut insert = |suffix: &str, tensor: Tensor| {
                 map.insert(format!("{}.{suffix}", node.name), tensor.to_device(device));
             };
@@ -39,6 +39,21 @@ impl Weights {
                 insert("bn.bias", Tensor::zeros(channels, options));
                 insert("bn.mean", Tensor::zeros(channels, options));
                 insert("bn.var", Tensor::ones(channels, options));
+            }
+        }
+        for (node, conv) in graph.transposed() {
+            let weight = if conv.bilinear {
+                bilinear_weight(conv)
+            } else {
+                // Each output cell is reached by `inputs * (kernel / stride)^2` weights.
+                let reach = (conv.kernel / conv.stride).max(1);
+                let deviation = (2.0 / (conv.inputs * reach * reach) as f64).sqrt();
+                Tensor::randn(conv.weight_shape(), options) * deviation
+            };
+            map.insert(format!("{}.weight", node.name), weight.to_device(device));
+            if conv.bias {
+                let bias = Tensor::zeros([conv.outputs], options);
+                map.insert(format!("{}.bias", node.name), bias.to_device(device));
             }
         }
         Self { map }
@@ -107,6 +122,12 @@ impl Weights {
                 names.push((format!("{}.bn.bias", node.name), node.part));
             }
         }
+        for (node, conv) in graph.transposed().filter(|(node, _)| node.part != Part::Stem) {
+            names.push((format!("{}.weight", node.name), node.part));
+            if conv.bias {
+                names.push((format!("{}.bias", node.name), node.part));
+            }
+        }
         names
     }
 
@@ -132,10 +153,28 @@ impl Weights {
     }
 }
 
+/// Weights of a transposed convolution that interpolates each channel bilinearly (Long et al. 2015, section 3.3).
+fn bilinear_weight(conv: &ConvTranspose) -> Tensor {
+    let side = conv.kernel;
+    // The distance from a kernel's tap to its middle, in input cells.
+    let share = |tap: i64| {
+        let distance = (tap as f32 + 0.5 - side as f32 / 2.0).abs() / conv.stride as f32;
+        (1.0 - distance).max(0.0)
+    };
+    let mut values = vec![0f32; conv.weight_shape().iter().product::<i64>() as usize];
+    for channel in 0..conv.inputs.min(conv.outputs) {
+        for (y, x) in (0..side).flat_map(|y| (0..side).map(move |x| (y, x))) {
+            let at = ((channel * conv.outputs + channel) * side + y) * side + x;
+            values[at as usize] = share(y) * share(x);
+        }
+    }
+    Tensor::from_slice(&values).reshape(conv.weight_shape())
+}
+
 /// A convolution's weights with its batch normalisation folded in, as the exporters and the quantizer want them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FoldedConv {
-    /// `[outputs, inputs / groups, kernel, kernel]`, row-major.
+    /// `[outputs, inputs / groups, kernel, kernel]`, row-major; of a transposed one `[inputs, outputs, kernel, kernel]`.
     pub weight: Vec<f32>,
     /// `[outputs]`
     pub bias: Vec<f32>,
@@ -160,6 +199,16 @@ pub fn fold(graph: &Graph, weights: &Weights) -> Result<BTreeMap<String, FoldedC
             tensor.to_device(Device::Cpu).contiguous().view([-1]),
         )?)
     };
+    let transposed = graph.transposed().map(|(node, conv)| {
+        let name = &node.name;
+        let bias = if conv.bias {
+            values(weights.get(&format!("{name}.bias")))?
+        } else {
+            vec![0.0; conv.outputs as usize]
+        };
+        let weight = values(weights.get(&format!("{name}.weight")))?;
+        Ok((name.clone(), FoldedConv { weight, bias }))
+    });
     graph
         .convs()
         .map(|(node, conv)| {
@@ -184,5 +233,6 @@ pub fn fold(graph: &Graph, weights: &Weights) -> Result<BTreeMap<String, FoldedC
             };
             Ok((name.clone(), folded))
         })
+        .chain(transposed)
         .collect()
 }

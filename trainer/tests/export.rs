@@ -11,7 +11,7 @@ use segd_train::export::model::{self, CONTRACT, FP32, INT8};
 use segd_train::export::{float, qlinear, score};
 use segd_train::forward::{Mode, forward};
 use segd_train::graph::Graph;
-use segd_train::nets::deeplabv3::{Head, deeplabv3};
+use segd_train::nets::deeplabv3_light::{Head, deeplabv3_light};
 use segd_train::nets::{efficientnet_lite, mobilenet_v2};
 use segd_train::quantize::calibrate;
 use segd_train::train::{Folder, Run, train};
@@ -46,13 +46,13 @@ fn lively(graph: &Graph) -> Weights {
 fn networks() -> Vec<(&'static str, Graph)> {
     let head = Head {
         pyramid: 24,
-        decoder: 16,
+        decoder: vec![16],
         rates: [2, 3, 5],
         classes: 6,
     };
     vec![
-        ("efficientnet-lite0", deeplabv3(efficientnet_lite::lite0(), head)),
-        ("mobilenet-v2", deeplabv3(mobilenet_v2::mobilenet_v2(), head)),
+        ("efficientnet-lite0", deeplabv3_light(efficientnet_lite::lite0(), &head)),
+        ("mobilenet-v2", deeplabv3_light(mobilenet_v2::mobilenet_v2(1.0), &head)),
     ]
 }
 

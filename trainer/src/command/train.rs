@@ -12,7 +12,7 @@ use segd::dataset;
 use tch::Device;
 
 use super::samples;
-use crate::recipe::{DatasetKind, Recipe, TrunkKind};
+use crate::recipe::{DatasetKind, Recipe};
 use crate::train::{Folder, Run, train};
 use crate::weights::Weights;
 use crate::{data, import};
@@ -66,11 +66,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut weights = Weights::random(&graph, recipe.train.seed as i64, device);
     match (&arguments.trunk, &arguments.init) {
         (_, Some(path)) => weights.load(path, "ema/")?,
-        (Some(path), None) => match recipe.network.trunk {
-            TrunkKind::EfficientnetLite0 => {
-                import::efficientnet_lite::load_trunk(path, &graph, &mut weights)?
-            }
-            TrunkKind::MobilenetV2 => bail!("--trunk: no published weights are known for mobilenet-v2"),
+        (Some(path), None) => match recipe.network.trunk_kind()? {
+            Some(kind) => import::trunk::load(path, kind, &graph, &mut weights)?,
+            None => bail!(
+                "--trunk: {} has no trunk that starts from published weights",
+                recipe.network.arch
+            ),
         },
         (None, None) => {}
     }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::builder::{Builder, INPUT, MICROSOFT, OUTPUT, conv_attributes, depth_to_space_attributes, int};
+use super::builder::{SIDE, Builder, INPUT, MICROSOFT, OUTPUT, conv_attributes, depth_to_space_attributes, int, max_pool_attributes};
 use crate::graph::{Graph, NodeId, Op};
 use crate::quantize::{Calibration, Params, Plan, correct_bias, quantize_conv};
 use crate::weights::FoldedConv;
@@ -39,6 +39,7 @@ pub fn write(
         .map(|id| Params::of(ranges[plan.storage[id]]))
         .collect();
 
+    let shapes = graph.shapes(SIDE, SIDE);
     for (id, node) in graph.nodes.iter().enumerate() {
         let output = node.name.clone();
         let inputs: Vec<String> = node.inputs.iter().map(|&input| writer.value(input)).collect();
@@ -107,6 +108,35 @@ pub fn write(
                 );
             }
             Op::Relu6 | Op::Relu => {}
+            // ONNX Runtime has no 8-bit form of these: in and out of f32 around them. A sum of logits keeps its fine steps.
+            op if is_float(op) || id == graph.output && *op == Op::Add => {
+                let channels = shapes[node.inputs[0]][0];
+                let mut floats = Vec::new();
+                for (place, input) in inputs.iter().enumerate() {
+                    let [scale, zero] = writer.storage(node.inputs[place]);
+                    let float = format!("{output}.input{place}");
+                    writer
+                        .builder
+                        .node("DequantizeLinear", &[input, &scale, &zero], &float, vec![]);
+                    floats.push(float);
+                }
+                let floats: Vec<&str> = floats.iter().map(String::as_str).collect();
+                let folded = convs.get(&node.name);
+                let real = if id == graph.output {
+                    OUTPUT.to_owned()
+                } else {
+                    format!("{output}.real")
+                };
+                writer
+                    .builder
+                    .float_only(op, channels, &floats, &real, folded);
+                if id != graph.output {
+                    let [scale, zero] = writer.storage(id);
+                    writer
+                        .builder
+                        .node("QuantizeLinear", &[&real, &scale, &zero], &output, vec![]);
+                }
+            }
             Op::Add => {
                 let [a_scale, a_zero] = writer.storage(node.inputs[0]);
                 let [b_scale, b_zero] = writer.storage(node.inputs[1]);
@@ -139,9 +169,28 @@ pub fn write(
                     .builder
                     .node("DepthToSpace", &inputs, &output, depth_to_space_attributes())
             }
+            Op::MaxPool(pool) => writer
+                .builder
+                .node("MaxPool", &inputs, &output, max_pool_attributes(*pool)),
+            Op::ConvTranspose(_) | Op::BinPool { .. } | Op::ResizeLike => unreachable!("f32 alone"),
+            Op::Unpool => {
+                // A value and its zero are stored alike, and so are what was pooled and the maxima.
+                let [_, zero] = writer.storage(id);
+                writer
+                    .builder
+                    .unpool([inputs[0], inputs[1], inputs[2]], &zero, &output);
+            }
         }
     }
     writer.builder.finish(name, graph)
+}
+
+/// Whether an operation has no 8-bit form.
+fn is_float(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::ConvTranspose(_) | Op::BinPool { .. } | Op::ResizeLike
+    )
 }
 
 struct Writer<'a> {

@@ -49,7 +49,8 @@ impl Params {
 /// Where the values of a graph are quantized.
 ///
 /// An activation is absorbed by the node before it: that node's value is stored in the activation's range, and the
-/// store saturates. Concatenation and depth-to-space move stored values, so inputs and outputs share their storage.
+/// store saturates. Concatenation, depth-to-space, pooling and unpooling move stored values, so inputs and outputs share
+/// their storage.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// For every node, the node whose calibrated range its stored value has; several share a storage.
@@ -87,7 +88,7 @@ impl Plan {
                     absorbed[id] = true;
                     storage[input] = id;
                 }
-                Op::DepthToSpace => storage[id] = storage[node.inputs[0]],
+                Op::DepthToSpace | Op::MaxPool(_) | Op::Unpool => storage[id] = storage[node.inputs[0]],
                 Op::Concat => {
                     let members: Vec<NodeId> = node.inputs.iter().map(|&input| storage[input]).collect();
                     for &member in &members {
@@ -118,7 +119,7 @@ impl Plan {
 mod tests {
     use super::*;
     use crate::graph::{Conv, Part};
-    use crate::nets::{deeplabv3, efficientnet_lite};
+    use crate::nets::{deeplabv3_light as deeplabv3, efficientnet_lite};
 
     #[test]
     fn zero_is_stored_exactly_and_the_range_is_covered() {
@@ -176,11 +177,11 @@ mod tests {
     fn a_real_network_can_be_planned() {
         let head = deeplabv3::Head {
             pyramid: 32,
-            decoder: 16,
+            decoder: vec![16],
             rates: [2, 4, 6],
             classes: 5,
         };
-        let graph = deeplabv3::deeplabv3(efficientnet_lite::lite0(), head);
+        let graph = deeplabv3::deeplabv3_light(efficientnet_lite::lite0(), &head);
         let plan = Plan::new(&graph);
         for (id, node) in graph.nodes.iter().enumerate() {
             if matches!(node.op, Op::Relu6) {
