@@ -1,11 +1,13 @@
 //! Trains, quantizes, exports and scores the models that segd runs.
 
+pub mod augment;
 pub mod command;
 pub mod data;
 pub mod export;
 pub mod forward;
 pub mod graph;
 pub mod import;
+pub mod loss;
 pub mod nets;
 pub mod optimizer;
 pub mod quantize;

@@ -3,35 +3,29 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use segd::dataset::{DatasetClass, Format};
 use segd::model::contract::{ColorOrder, Input, InputType, Layout, Resize};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::data::Augment;
+use crate::augment::{Augment, Size};
 use crate::graph::Graph;
+use crate::loss::{self, Term};
 use crate::nets::{self, Architecture, Sizes, TrunkKind};
-
-/// The datasets there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DatasetKind {
-    /// PASCAL VOC.
-    Voc,
-    /// CamVid.
-    Camvid,
-    /// Pictures and masks of two tones.
-    Masks,
-}
+use crate::optimizer::{Method, Schedule};
 
 /// A recipe, as its TOML file has it.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// The model's name.
     pub name: String,
     /// What the contract says about the model.
     pub about: About,
-    /// The form of the data.
-    pub dataset: DatasetKind,
+    /// How the data lies in its folder.
+    pub dataset: Format,
+    /// The classes in label order, where they are not those of the data's format.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<DatasetClass>,
     /// The network.
     pub network: Network,
     /// The random crops.
@@ -43,7 +37,7 @@ pub struct Recipe {
 }
 
 /// What the contract says about a model.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct About {
     /// One line for people.
@@ -59,7 +53,7 @@ pub struct About {
 }
 
 /// Channels of a decoder, from stride 8 on: a number, or a list with one for each step.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Decoder {
     /// One step.
@@ -80,7 +74,7 @@ impl Decoder {
 }
 
 /// The network of a recipe.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
     /// Its name, as [`nets::by_name`] knows it.
@@ -143,15 +137,30 @@ impl Network {
 }
 
 /// The training run of a recipe.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
     /// Steps of the whole run.
     pub steps: u64,
     /// Steps over which the learning rate rises.
     pub warm_up: u64,
-    /// Crops a step.
+    /// Crops that go through the network together.
     pub batch: usize,
+    /// Batches whose gradients are added up for one step.
+    #[serde(default = "one")]
+    pub accumulate: usize,
+    /// The terms whose sum is minimised.
+    #[serde(default = "loss::cross_entropy")]
+    pub loss: Vec<Term>,
+    /// How gradients change weights.
+    #[serde(default)]
+    pub optimizer: Method,
+    /// The momentum of `optimizer = "sgd"`.
+    #[serde(default = "nine_tenths")]
+    pub momentum: f64,
+    /// How learning rates fall after the warm-up.
+    #[serde(default)]
+    pub schedule: Schedule,
     /// Peak learning rate of the trunk.
     pub trunk_rate: f64,
     /// Peak learning rate of the head.
@@ -169,7 +178,7 @@ pub struct Train {
 }
 
 /// How a recipe's network is scored while it trains.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Validate {
     /// Steps between two scores.
@@ -178,6 +187,14 @@ pub struct Validate {
     pub longest: usize,
     /// Sides are multiples of this.
     pub multiple: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn nine_tenths() -> f64 {
+    0.9
 }
 
 impl Recipe {
@@ -194,9 +211,11 @@ impl Recipe {
 
     fn check(&self) -> Result<()> {
         let Augment {
-            crop,
+            crop: Size { width, height },
             label_stride,
             scale,
+            rotate,
+            blur,
             ..
         } = self.augment;
         ensure!(
@@ -206,14 +225,24 @@ impl Recipe {
         );
         self.network.graph()?;
         let multiple = self.network.architecture()?.multiple as usize;
+        for side in [width, height] {
+            ensure!(
+                side > 0 && side.is_multiple_of(multiple),
+                "augment.crop is [{width}, {height}], expected multiples of {multiple} for {}",
+                self.network.arch
+            );
+            ensure!(
+                label_stride > 0 && side % label_stride == 0,
+                "augment.label_stride is {label_stride}, expected a divisor of augment.crop, [{width}, {height}]"
+            );
+        }
         ensure!(
-            crop > 0 && crop.is_multiple_of(multiple),
-            "augment.crop is {crop}, expected a multiple of {multiple} for {}",
-            self.network.arch
+            (0.0..=180.0).contains(&rotate),
+            "augment.rotate is {rotate}, expected 0 to 180 degrees"
         );
         ensure!(
-            label_stride > 0 && crop % label_stride == 0,
-            "augment.label_stride is {label_stride}, expected a divisor of augment.crop ({crop})"
+            (0.0..=20.0).contains(&blur),
+            "augment.blur is {blur}, expected 0 to 20 pixels"
         );
         ensure!(
             0.0 < scale[0] && scale[0] <= scale[1],
@@ -225,8 +254,20 @@ impl Recipe {
             self.augment.aspect
         );
         ensure!(
-            self.train.steps > 0 && self.train.batch > 0,
-            "train.steps and train.batch must be 1 or more"
+            self.train.steps > 0 && self.train.batch > 0 && self.train.accumulate > 0,
+            "train.steps, train.batch and train.accumulate must be 1 or more"
+        );
+        ensure!(
+            !self.train.loss.is_empty(),
+            "train.loss is empty, expected one term or more"
+        );
+        for term in &self.train.loss {
+            term.check()?;
+        }
+        ensure!(
+            (0.0..1.0).contains(&self.train.momentum),
+            "train.momentum is {}, expected 0 to 1",
+            self.train.momentum
         );
         ensure!(
             (0.0..1.0).contains(&self.train.ema),
@@ -241,6 +282,16 @@ impl Recipe {
             self.network.arch
         );
         Ok(())
+    }
+
+    /// The classes in label order.
+    #[must_use]
+    pub fn classes(&self) -> &[DatasetClass] {
+        if self.classes.is_empty() {
+            self.dataset.classes().unwrap_or_default()
+        } else {
+            &self.classes
+        }
     }
 
     /// Builds the network.

@@ -12,10 +12,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use segd::dataset::Sample;
 use tch::{Device, Kind, Reduction, Tensor};
 
+use crate::augment::Size;
 use crate::data::{self, Batch, Picture};
 use crate::forward::{Mode, forward};
 use crate::graph::Graph;
-use crate::optimizer::{AdamW, schedule};
+use crate::loss::Loss;
+use crate::optimizer::Optimizer;
 use crate::recipe::Recipe;
 use crate::validate;
 use crate::weights::Weights;
@@ -36,7 +38,7 @@ pub struct Run {
     /// The running mean of the weights: what is scored and exported.
     pub ema: Weights,
     /// The optimizer.
-    pub optimizer: AdamW,
+    pub optimizer: Optimizer,
     /// Steps done.
     pub step: u64,
     /// The best score so far.
@@ -48,7 +50,13 @@ impl Run {
     #[must_use]
     pub fn new(recipe: &Recipe, graph: Graph, weights: Weights) -> Self {
         let ema = weights.deep_copy();
-        let optimizer = AdamW::new(&weights, Weights::trainable(&graph), recipe.train.weight_decay);
+        let optimizer = Optimizer::new(
+            &weights,
+            Weights::trainable(&graph),
+            recipe.train.optimizer,
+            recipe.train.momentum,
+            recipe.train.weight_decay,
+        );
         Self {
             graph,
             weights,
@@ -59,44 +67,45 @@ impl Run {
         }
     }
 
-    /// One step on a batch; the loss.
-    pub fn train_step(&mut self, recipe: &Recipe, batch: &Batch, device: Device) -> f64 {
-        let size = recipe.train.batch as i64;
-        let (crop, side) = (
-            recipe.augment.crop as i64,
-            (recipe.augment.crop / recipe.augment.label_stride) as i64,
-        );
-        let rgb = Tensor::from_slice(&batch.rgb)
-            .reshape([size, crop, crop, 3])
-            .to_device(device);
-        let labels = Tensor::from_slice(&batch.labels)
-            .reshape([size, side, side])
-            .to_device(device);
-        let input = validate::normalise(&rgb, recipe.normalisation());
-        // Early on, the mean over all batches so far.
-        let momentum = BATCH_NORM_MOMENTUM.max(1.0 / (self.step + 1) as f64);
+    /// One step on a batch of `batch * accumulate` crops; the loss, a mean over the parts.
+    pub fn train_step(&mut self, recipe: &Recipe, loss: &Loss, batch: &Batch, device: Device) -> f64 {
+        let (crop, grid) = (recipe.augment.crop, recipe.augment.labels_size());
         let kind = if recipe.train.bf16 {
             Kind::BFloat16
         } else {
             Kind::Float
         };
-        let logits = forward(&self.graph, &self.weights, &input, Mode::Train { momentum }, kind);
-        let loss = logits
-            .upsample_bilinear2d([side, side], false, None, None)
-            .cross_entropy_loss::<Tensor>(
-                &labels.to_kind(Kind::Int64),
-                None,
-                Reduction::Mean,
-                i64::from(segd::dataset::IGNORE),
-                0.0,
-            );
-        loss.backward();
-        let factor = schedule(self.step, recipe.train.warm_up, recipe.train.steps);
+        let parts = recipe.train.accumulate;
+        let rgb = batch.rgb.chunks_exact(recipe.train.batch * crop.area() * 3);
+        let labels = batch.labels.chunks_exact(recipe.train.batch * grid.area());
+        let size = recipe.train.batch as i64;
+        let sides = |size: Size| [size.height as i64, size.width as i64];
+        let ([height, width], grid) = (sides(crop), sides(grid));
+        let mut sum = 0.0;
+        for (part, (rgb, labels)) in rgb.zip(labels).enumerate() {
+            let rgb = Tensor::from_slice(rgb)
+                .reshape([size, height, width, 3])
+                .to_device(device);
+            let labels = Tensor::from_slice(labels)
+                .reshape([size, grid[0], grid[1]])
+                .to_device(device);
+            let input = validate::normalise(&rgb, recipe.normalisation());
+            // Early on, the mean over all batches so far.
+            let batches = self.step * parts as u64 + part as u64 + 1;
+            let momentum = BATCH_NORM_MOMENTUM.max(1.0 / batches as f64);
+            let logits = forward(&self.graph, &self.weights, &input, Mode::Train { momentum }, kind);
+            let logits = logits.upsample_bilinear2d(grid, false, None, None);
+            let value = loss.value(&logits, &labels) / parts as f64;
+            value.backward();
+            sum += value.double_value(&[]);
+        }
+        let train = &recipe.train;
+        let factor = train.schedule.factor(self.step, train.warm_up, train.steps);
         self.optimizer
-            .step(factor * recipe.train.trunk_rate, factor * recipe.train.head_rate);
+            .step(factor * train.trunk_rate, factor * train.head_rate);
         self.step += 1;
-        self.follow(recipe.train.ema);
-        loss.double_value(&[])
+        self.follow(train.ema);
+        sum
     }
 
     /// Moves the running mean towards the weights; early on it follows faster.
@@ -232,13 +241,13 @@ pub fn train(
     progress.set_position(run.step);
     progress.reset_eta();
     let mut log = folder.open_log()?;
+    let objective = data::loss(pictures, order, recipe, device);
     let (sender, batches) = crossbeam_channel::bounded(BATCHES_AHEAD);
     let first = run.step;
     std::thread::scope(|scope| {
         scope.spawn(move || {
             for step in first..steps {
-                let train = &recipe.train;
-                let batch = data::batch(pictures, order, &recipe.augment, train.batch, train.seed, step);
+                let batch = data::batch(pictures, order, recipe, step);
                 if sender.send(batch).is_err() {
                     break;
                 }
@@ -251,7 +260,7 @@ pub fn train(
         let mut count = 0;
         while run.step < steps && !stop.load(Ordering::Relaxed) {
             let batch = batches.recv()?;
-            let loss = run.train_step(recipe, &batch, device);
+            let loss = run.train_step(recipe, &objective, &batch, device);
             ensure!(
                 loss.is_finite(),
                 "the loss is {loss} at step {}: lower the learning rates",

@@ -5,7 +5,7 @@ mod common;
 use std::sync::atomic::AtomicBool;
 
 use indicatif::ProgressBar;
-use segd::dataset;
+use segd::dataset::{Dataset, Format};
 use segd::model::contract::Precision;
 use segd_train::export::model::{self, CONTRACT, FP32, INT8};
 use segd_train::export::{float, qlinear, score};
@@ -112,8 +112,8 @@ fn an_exported_folder_labels_as_the_trained_network_does() {
     tch::set_num_threads(1);
     let folder = tempfile::tempdir().unwrap();
     common::write_dataset(folder.path(), 6);
-    let samples = dataset::voc(folder.path(), "val").unwrap();
-    let pictures = data::load(&samples, 96, 1, &ProgressBar::hidden()).unwrap();
+    let samples = Dataset::open(Format::Voc, folder.path()).unwrap().split("val").unwrap();
+    let pictures = data::load(&samples, 3, 96, 1, &ProgressBar::hidden()).unwrap();
     let mut recipe = common::recipe(240);
     recipe.network.pretrained = false;
     let graph = recipe.graph();

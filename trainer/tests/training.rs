@@ -6,7 +6,7 @@ mod common;
 use std::sync::atomic::AtomicBool;
 
 use indicatif::ProgressBar;
-use segd::dataset::{self, Sample};
+use segd::dataset::{self, Dataset, Format, Sample};
 use segd_train::data::{self, Picture};
 use segd_train::graph::Part;
 use segd_train::recipe::Recipe;
@@ -26,8 +26,8 @@ fn made(count: usize) -> Made {
     tch::set_num_threads(1);
     let folder = tempfile::tempdir().unwrap();
     common::write_dataset(folder.path(), count);
-    let samples = dataset::voc(folder.path(), "train").unwrap();
-    let pictures = data::load(&samples, 96, 2, &ProgressBar::hidden()).unwrap();
+    let samples = Dataset::open(Format::Voc, folder.path()).unwrap().split("train").unwrap();
+    let pictures = data::load(&samples, 3, 96, 2, &ProgressBar::hidden()).unwrap();
     assert_eq!(pictures.len(), count);
     let order = (0..count as u32).collect();
     Made {
@@ -89,17 +89,11 @@ fn every_trainable_weight_gets_a_gradient_and_the_stem_gets_none() {
     let recipe = common::recipe(10);
     let mut run = run(&recipe);
     let before = run.weights.deep_copy();
+    let loss = data::loss(&made.pictures, &made.order, &recipe, Device::Cpu);
     for step in 0..3 {
-        let batch = data::batch(
-            &made.pictures,
-            &made.order,
-            &recipe.augment,
-            recipe.train.batch,
-            1,
-            step,
-        );
-        let loss = run.train_step(&recipe, &batch, Device::Cpu);
-        assert!(loss.is_finite());
+        let batch = data::batch(&made.pictures, &made.order, &recipe, step);
+        let value = run.train_step(&recipe, &loss, &batch, Device::Cpu);
+        assert!(value.is_finite());
     }
     let changed = |name: &str| run.weights.get(name) != before.get(name);
     let trainable = Weights::trainable(&run.graph);
@@ -122,18 +116,12 @@ fn going_on_from_a_checkpoint_equals_not_stopping() {
     let made = made(4);
     let recipe = common::recipe(8);
     let out = tempfile::tempdir().unwrap();
+    let loss = data::loss(&made.pictures, &made.order, &recipe, Device::Cpu);
     let steps = |run: &mut Run, until: u64| {
         let losses: Vec<f64> = (run.step..until)
             .map(|step| {
-                let batch = data::batch(
-                    &made.pictures,
-                    &made.order,
-                    &recipe.augment,
-                    recipe.train.batch,
-                    1,
-                    step,
-                );
-                run.train_step(&recipe, &batch, Device::Cpu)
+                let batch = data::batch(&made.pictures, &made.order, &recipe, step);
+                run.train_step(&recipe, &loss, &batch, Device::Cpu)
             })
             .collect();
         losses
@@ -185,9 +173,9 @@ fn a_crop_lays_labels_on_what_they_name() {
     let made = made(6);
     let mut recipe = common::recipe(1);
     recipe.augment.label_stride = 1;
-    let side = recipe.augment.crop;
+    let area = recipe.augment.crop.area();
     for step in 0..8 {
-        let batch = data::batch(&made.pictures, &made.order, &recipe.augment, 4, 5, step);
+        let batch = data::batch(&made.pictures, &made.order, &recipe, step);
         let (mut right, mut all) = (0, 0);
         for (rgb, &label) in batch.rgb.chunks_exact(3).zip(&batch.labels) {
             let color = match rgb.iter().enumerate().max_by_key(|(_, level)| **level).unwrap().0 {
@@ -200,9 +188,9 @@ fn a_crop_lays_labels_on_what_they_name() {
                 right += usize::from(color == label);
             }
         }
-        assert!(all > side * side && right * 100 > all * 96, "{right} of {all}");
+        assert!(all > area && right * 100 > all * 96, "{right} of {all}");
     }
-    let twice = [0, 1].map(|_| data::batch(&made.pictures, &made.order, &recipe.augment, 4, 5, 3));
+    let twice = [0, 1].map(|_| data::batch(&made.pictures, &made.order, &recipe, 3));
     assert_eq!(twice[0].rgb, twice[1].rgb);
     assert_eq!(twice[0].labels, twice[1].labels);
 }

@@ -9,7 +9,6 @@ use segd::dataset::{DatasetClass, IGNORE, Labels};
 use segd::score::ConfusionMatrix;
 
 use super::{Checkpoint, samples};
-use crate::export::model::classes;
 use crate::validate;
 
 /// Arguments of `eval`.
@@ -36,7 +35,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let (recipe, graph, weights) = arguments.checkpoint.load()?;
     let mut samples = samples(recipe.dataset, &arguments.checkpoint.data, &arguments.split)?;
     samples.truncate(arguments.limit.unwrap_or(samples.len()));
-    let classes = classes(recipe.dataset);
+    let classes = recipe.classes();
     let mut drawn = Ok(());
     let matrix = validate::score(
         &graph,

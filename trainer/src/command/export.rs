@@ -119,7 +119,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             matrices.push((precision, matrix));
         }
     }
-    let text = card::write(&contract, model::classes(recipe.dataset), &matrices);
+    let text = card::write(&contract, recipe.classes(), &matrices);
     model::write(&arguments.out, "card.md", text.as_bytes())?;
     model::write(&arguments.out, CONTRACT, contract.to_toml()?.as_bytes())
 }

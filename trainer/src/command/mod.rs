@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use segd::dataset::{self, Sample};
+use segd::dataset::{Dataset, Format, Sample};
 use tch::Device;
 
 use crate::graph::Graph;
-use crate::recipe::{DatasetKind, Recipe};
+use crate::recipe::Recipe;
 use crate::weights::Weights;
 
 /// What names a trained network.
@@ -52,10 +52,6 @@ impl Checkpoint {
 ///
 /// # Errors
 /// The split can't be read.
-pub fn samples(kind: DatasetKind, root: &Path, split: &str) -> Result<Vec<Sample>> {
-    Ok(match kind {
-        DatasetKind::Voc => dataset::voc(root, split)?,
-        DatasetKind::Camvid => dataset::camvid(root, split)?,
-        DatasetKind::Masks => dataset::masks(root)?,
-    })
+pub fn samples(format: Format, root: &Path, split: &str) -> Result<Vec<Sample>> {
+    Ok(Dataset::open(format, root)?.split(split)?)
 }

@@ -8,11 +8,11 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::Args;
 use indicatif::ProgressBar;
-use segd::dataset;
+use segd::dataset::{self, Format};
 use tch::Device;
 
 use super::samples;
-use crate::recipe::{DatasetKind, Recipe};
+use crate::recipe::Recipe;
 use crate::train::{Folder, Run, train};
 use crate::weights::Weights;
 use crate::{data, import};
@@ -84,7 +84,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let real = samples(recipe.dataset, &arguments.data, "train")?;
     let validation = samples(recipe.dataset, &arguments.data, "val")?;
     let mut pseudo = match recipe.dataset {
-        DatasetKind::Voc if arguments.data.join("pseudo").is_dir() => {
+        Format::Voc if arguments.data.join("pseudo").is_dir() => {
             dataset::pseudo(&arguments.data.join("unlabelled"), &arguments.data.join("pseudo"))?
         }
         _ => vec![],
@@ -93,10 +93,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         pseudo.truncate(200);
     }
     let longest = (recipe.augment.longest * 1.05) as usize;
+    let classes = recipe.network.classes as usize;
     let progress = ProgressBar::new((real.len() + pseudo.len()) as u64);
-    let mut pictures = data::load(&real, longest, 2, &progress)?;
+    let mut pictures = data::load(&real, classes, longest, 2, &progress)?;
     let real_count = pictures.len() as u32;
-    pictures.extend(data::load(&pseudo, longest, 2, &progress)?);
+    pictures.extend(data::load(&pseudo, classes, longest, 2, &progress)?);
     progress.finish();
     let mut order: Vec<u32> = (0..pictures.len() as u32).collect();
     for _ in 1..recipe.train.real_weight {
@@ -104,11 +105,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
 
     if let Some(steps) = arguments.bench_steps {
+        let loss = data::loss(&pictures, &order, &recipe, device);
         for step in 0..steps {
             let started = Instant::now();
-            let batch = data::batch(&pictures, &order, &recipe.augment, recipe.train.batch, 1, step);
+            let batch = data::batch(&pictures, &order, &recipe, step);
             let made = started.elapsed();
-            let loss = run.train_step(&recipe, &batch, device);
+            let loss = run.train_step(&recipe, &loss, &batch, device);
             println!(
                 "{step} batch {made:?} step {:?} loss {loss:.4}",
                 started.elapsed() - made
