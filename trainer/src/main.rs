@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use segd_train::command::{eval, export, plot, train};
+use segd_train::command::{archs, eval, export, import, plot, train};
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -21,6 +21,10 @@ enum Command {
     Export(export::Arguments),
     /// Score a checkpoint, and draw its predictions beside the truth
     Eval(eval::Arguments),
+    /// List the networks
+    Archs(archs::Arguments),
+    /// Check published trunk weights and write them as segd-train names them
+    Import(import::Arguments),
     /// Draw a run's loss and scores as SVG
     Plot(plot::Arguments),
 }
@@ -39,6 +43,8 @@ fn main() -> Result<()> {
         Command::Train(arguments) => train::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
+        Command::Archs(arguments) => archs::run(&arguments),
+        Command::Import(arguments) => import::run(&arguments),
         Command::Plot(arguments) => plot::run(&arguments),
     }
 }

@@ -275,11 +275,19 @@ impl Recipe {
             self.train.ema
         );
         ensure!(self.validate.every > 0, "validate.every must be 1 or more");
+        let Validate {
+            longest,
+            multiple: rounded,
+            ..
+        } = self.validate;
         ensure!(
-            self.validate.multiple > 0 && self.validate.multiple.is_multiple_of(multiple),
-            "validate.multiple is {}, expected a multiple of {multiple} for {}",
-            self.validate.multiple,
+            rounded > 0 && rounded.is_multiple_of(multiple),
+            "validate.multiple is {rounded}, expected a multiple of {multiple} for {}",
             self.network.arch
+        );
+        ensure!(
+            longest > 0 && longest.is_multiple_of(rounded),
+            "validate.longest is {longest}, expected a multiple of validate.multiple ({rounded})"
         );
         Ok(())
     }

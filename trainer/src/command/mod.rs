@@ -1,7 +1,9 @@
 //! The subcommands.
 
+pub mod archs;
 pub mod eval;
 pub mod export;
+pub mod import;
 pub mod plot;
 pub mod train;
 
