@@ -203,7 +203,10 @@ impl Classes {
                 ))
             })?;
             return Ok(Self {
-                names: vec!["background".into(), contract.classes[usize::from(label)].name.clone()],
+                names: vec![
+                    "background".into(),
+                    contract.classes[usize::from(label)].name.clone(),
+                ],
                 foreground: Some(label),
             });
         }

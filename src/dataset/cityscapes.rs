@@ -38,7 +38,10 @@ pub(super) fn codebook() -> Codebook {
 /// The pictures of `split` (`train`, `val`) under `root`, by city.
 pub(super) fn pairs(root: &Path, split: &str) -> Result<Vec<Pair>> {
     const PICTURE: &str = "_leftImg8bit";
-    let (images, truth) = (root.join("leftImg8bit").join(split), root.join("gtFine").join(split));
+    let (images, truth) = (
+        root.join("leftImg8bit").join(split),
+        root.join("gtFine").join(split),
+    );
     let mut cities: Vec<_> = std::fs::read_dir(&images)
         .map_err(|error| failed(&images, error))?
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -55,7 +58,10 @@ pub(super) fn pairs(root: &Path, split: &str) -> Result<Vec<Pair>> {
             };
             let labels = annotations.join(format!("{name}_gtFine_labelIds.png"));
             if !labels.is_file() {
-                return Err(failed(&image, format!("has no labels: {} does not exist", labels.display())));
+                return Err(failed(
+                    &image,
+                    format!("has no labels: {} does not exist", labels.display()),
+                ));
             }
             pairs.push(Pair {
                 name: name.to_owned(),

@@ -60,11 +60,17 @@ pub(super) fn classes(root: &Path) -> Result<(Vec<DatasetClass>, Codebook)> {
                 IGNORE => "ignore".to_owned(),
                 other => format!("{:?}", read.classes[usize::from(other)].name),
             };
-            return refuse(format!("{:?} has the value {value}, which {by} has too", class.name));
+            return refuse(format!(
+                "{:?} has the value {value}, which {by} has too",
+                class.name
+            ));
         }
         *slot = Some(index as u8);
         if codebook.colors.iter().any(|(color, _)| *color == class.color) {
-            return refuse(format!("{:?} has the color {:?}, which is used before", class.name, class.color));
+            return refuse(format!(
+                "{:?} has the color {:?}, which is used before",
+                class.name, class.color
+            ));
         }
         codebook.colors.push((class.color, index as u8));
         if class.name.is_empty() || read.classes[..index].iter().any(|other| other.name == class.name) {

@@ -25,7 +25,10 @@ pub(super) fn hold_out(root: &Path, samples: Vec<Sample>, split: &str) -> Result
         return Ok(samples);
     }
     if samples.len() < 2 {
-        return Err(failed(root, "holds one picture: a validation split needs two or more"));
+        return Err(failed(
+            root,
+            "holds one picture: a validation split needs two or more",
+        ));
     }
     let held = ((samples.len() as f64 * SHARE).round() as usize).max(1);
     let mut by_hash: Vec<_> = samples
@@ -82,15 +85,25 @@ mod tests {
         assert_eq!(names(&turned), names(&val));
         assert_eq!(hold_out(root, samples(all()), "all").unwrap().len(), 40);
         // The same on every machine.
-        assert_eq!(names(&hold_out(root, samples(["a", "b", "c"].map(String::from)), "val").unwrap()), ["c"]);
+        assert_eq!(
+            names(&hold_out(root, samples(["a", "b", "c"].map(String::from)), "val").unwrap()),
+            ["c"]
+        );
     }
 
     #[test]
     fn what_cannot_be_split_is_refused() {
         let root = Path::new("data");
-        let message = hold_out(root, samples(["a".to_owned()]), "val").unwrap_err().to_string();
-        assert!(message.contains("data") && message.contains("one picture"), "{message}");
-        let message = hold_out(root, samples(["a".to_owned()]), "test").unwrap_err().to_string();
+        let message = hold_out(root, samples(["a".to_owned()]), "val")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("data") && message.contains("one picture"),
+            "{message}"
+        );
+        let message = hold_out(root, samples(["a".to_owned()]), "test")
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("\"test\""), "{message}");
     }
 }

@@ -84,7 +84,9 @@ impl Codebook {
 
     /// The numbers that mean something, as people write them: `0 to 10, 255`.
     fn known(&self) -> String {
-        let known: Vec<usize> = (0..256).filter(|&number| self.numbers[number].is_some()).collect();
+        let known: Vec<usize> = (0..256)
+            .filter(|&number| self.numbers[number].is_some())
+            .collect();
         known
             .chunk_by(|a, b| a + 1 == *b)
             .map(|run| match run {
@@ -143,16 +145,20 @@ fn classes(bytes: &[u8], path: &Path, codebook: &Codebook) -> Result<Labels> {
         .enumerate()
         .map(|(index, pixel)| {
             if pixel.0 != last.0 {
-                last = *codebook.colors.iter().find(|(color, _)| *color == pixel.0).ok_or_else(|| {
-                    failed(
-                        path,
-                        format!(
-                            "holds the colour {:?} {}, which is that of no class",
-                            pixel.0,
-                            at(index, width)
-                        ),
-                    )
-                })?;
+                last = *codebook
+                    .colors
+                    .iter()
+                    .find(|(color, _)| *color == pixel.0)
+                    .ok_or_else(|| {
+                        failed(
+                            path,
+                            format!(
+                                "holds the colour {:?} {}, which is that of no class",
+                                pixel.0,
+                                at(index, width)
+                            ),
+                        )
+                    })?;
             }
             Ok(last.1)
         })
@@ -171,7 +177,11 @@ fn binary(bytes: &[u8], path: &Path) -> Result<Labels> {
     let labels = |grey: GrayImage, foreground: &dyn Fn(u8) -> bool| Labels {
         width: grey.width() as usize,
         height: grey.height() as usize,
-        data: grey.into_raw().into_iter().map(|level| u8::from(foreground(level))).collect(),
+        data: grey
+            .into_raw()
+            .into_iter()
+            .map(|level| u8::from(foreground(level)))
+            .collect(),
     };
     let grey = match decode(bytes, path)? {
         // Levels 0 and 1 of 16 bits must not be scaled away.
@@ -261,7 +271,10 @@ fn numbers(png: impl BufRead + Seek, path: &Path) -> Result<Option<Labels>> {
                 for pair in row.chunks_exact(2).take(width) {
                     if pair[0] != 0 {
                         let number = u16::from_be_bytes([pair[0], pair[1]]);
-                        return Err(failed(path, format!("holds the number {number}: classes are below 255")));
+                        return Err(failed(
+                            path,
+                            format!("holds the number {number}: classes are below 255"),
+                        ));
                     }
                     data.push(pair[1]);
                 }

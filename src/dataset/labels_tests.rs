@@ -2,7 +2,6 @@ use super::*;
 use std::fs::File;
 use std::path::PathBuf;
 
-
 fn write_png(path: &Path, color: png::ColorType, depth: png::BitDepth, size: (u32, u32), bytes: &[u8]) {
     let mut encoder = png::Encoder::new(File::create(path).unwrap(), size.0, size.1);
     encoder.set_color(color);
@@ -86,9 +85,13 @@ fn nearest_takes_pixel_centres() {
     assert_eq!(labels.resize_nearest(1, 1).data, [4]);
 }
 
-
 /// A file of `bytes` pixels in a fresh folder.
-fn png(color: png::ColorType, depth: png::BitDepth, size: (u32, u32), bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
+fn png(
+    color: png::ColorType,
+    depth: png::BitDepth,
+    size: (u32, u32),
+    bytes: &[u8],
+) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("labels.png");
     write_png(&path, color, depth, size, bytes);
@@ -113,7 +116,9 @@ fn numbers_become_classes() {
 #[test]
 fn a_number_that_is_no_class_is_refused_with_its_place() {
     let (_dir, path) = grey((3, 2), &[0, 1, 2, 0, 7, 0]);
-    let message = read(&path, &encoding(Codebook::plain(3, &[11]))).unwrap_err().to_string();
+    let message = read(&path, &encoding(Codebook::plain(3, &[11])))
+        .unwrap_err()
+        .to_string();
     for part in ["labels.png", "number 7", "column 1, row 1", "0 to 2, 11, 255"] {
         assert!(message.contains(part), "{message}");
     }
@@ -131,27 +136,38 @@ fn sixteen_bit_numbers_are_read_where_they_fit() {
         [0, 2, IGNORE]
     );
     let (_dir, path) = sixteen([0, 258, 1]);
-    let message = read(&path, &encoding(Codebook::plain(3, &[]))).unwrap_err().to_string();
+    let message = read(&path, &encoding(Codebook::plain(3, &[])))
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("258"), "{message}");
 }
 
 #[test]
 fn colours_become_classes_where_they_are_known() {
     let colors = [([10, 20, 30], 0), ([90, 0, 0], 1), ([0, 0, 0], IGNORE)];
-    let encoding_of = |colors: &[([u8; 3], u8)]| encoding(Codebook::plain(2, &[]).with_colors(colors.to_vec()));
+    let encoding_of =
+        |colors: &[([u8; 3], u8)]| encoding(Codebook::plain(2, &[]).with_colors(colors.to_vec()));
     let (_dir, path) = png(
         png::ColorType::Rgb,
         png::BitDepth::Eight,
         (2, 2),
         &[90, 0, 0, 10, 20, 30, 0, 0, 0, 90, 0, 0],
     );
-    assert_eq!(read(&path, &encoding_of(&colors)).unwrap().data, [1, 0, IGNORE, 1]);
+    assert_eq!(
+        read(&path, &encoding_of(&colors)).unwrap().data,
+        [1, 0, IGNORE, 1]
+    );
     let message = read(&path, &encoding_of(&colors[..2])).unwrap_err().to_string();
     for part in ["labels.png", "[0, 0, 0]", "column 0, row 1"] {
         assert!(message.contains(part), "{message}");
     }
-    let message = read(&path, &encoding(Codebook::plain(2, &[]))).unwrap_err().to_string();
-    assert!(message.contains("labels.png") && message.contains("colours"), "{message}");
+    let message = read(&path, &encoding(Codebook::plain(2, &[])))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("labels.png") && message.contains("colours"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -165,7 +181,10 @@ fn masks_of_two_tones() {
     assert_eq!(binary(&[0, 1, 1, 0]).unwrap(), [0, 1, 1, 0]);
     assert_eq!(binary(&[0, 0, 0, 0]).unwrap(), [0; 4]);
     let message = binary(&[0, 60, 60, 0]).unwrap_err().to_string();
-    assert!(message.contains("labels.png") && message.contains("60"), "{message}");
+    assert!(
+        message.contains("labels.png") && message.contains("60"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -176,15 +195,26 @@ fn a_mask_with_a_dark_palette() {
     encoder.set_color(png::ColorType::Indexed);
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_palette(vec![0, 0, 0, 128, 0, 0]);
-    encoder.write_header().unwrap().write_image_data(&[0, 1, 1, 0]).unwrap();
+    encoder
+        .write_header()
+        .unwrap()
+        .write_image_data(&[0, 1, 1, 0])
+        .unwrap();
     assert_eq!(read(&path, &LabelEncoding::Binary).unwrap().data, [0, 1, 1, 0]);
 }
 
 #[test]
 fn masks_of_sixteen_bits() {
     for (bright, expected) in [(65535u16, [0, 1]), (1, [0, 1]), (2000, [0, 0])] {
-        let bytes: Vec<u8> = [0, bright].iter().flat_map(|level: &u16| level.to_be_bytes()).collect();
+        let bytes: Vec<u8> = [0, bright]
+            .iter()
+            .flat_map(|level: &u16| level.to_be_bytes())
+            .collect();
         let (_dir, path) = png(png::ColorType::Grayscale, png::BitDepth::Sixteen, (2, 1), &bytes);
-        assert_eq!(read(&path, &LabelEncoding::Binary).unwrap().data, expected, "{bright}");
+        assert_eq!(
+            read(&path, &LabelEncoding::Binary).unwrap().data,
+            expected,
+            "{bright}"
+        );
     }
 }

@@ -23,7 +23,12 @@ pub(super) fn pairs(root: &Path) -> Result<Vec<Pair>> {
         .iter()
         .map(|(images, masks)| (root.join(images), root.join(masks)))
         .find(|(images, _)| images.is_dir())
-        .ok_or_else(|| failed(root, "has no folder Training_Images (beside Ground_Truth), or images (beside masks)"))?;
+        .ok_or_else(|| {
+            failed(
+                root,
+                "has no folder Training_Images (beside Ground_Truth), or images (beside masks)",
+            )
+        })?;
     list_files(&images, EXTENSIONS)?
         .into_iter()
         .map(|image| Pair::beside(image, &masks, EXTENSIONS))
@@ -50,15 +55,18 @@ fn read_csv(path: &Path) -> Result<Vec<Pair>> {
         .map_err(|error| failed(path, error))?;
     let header = reader.headers().map_err(|error| failed(path, error))?.clone();
     let column = |name: &str| {
-        header.iter().position(|column| column.eq_ignore_ascii_case(name)).ok_or_else(|| {
-            failed(
-                path,
-                format!(
-                    "has the columns {}, expected images,masks",
-                    header.iter().collect::<Vec<_>>().join(",")
-                ),
-            )
-        })
+        header
+            .iter()
+            .position(|column| column.eq_ignore_ascii_case(name))
+            .ok_or_else(|| {
+                failed(
+                    path,
+                    format!(
+                        "has the columns {}, expected images,masks",
+                        header.iter().collect::<Vec<_>>().join(",")
+                    ),
+                )
+            })
     };
     let (images, masks) = (column("images")?, column("masks")?);
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -71,7 +79,10 @@ fn read_csv(path: &Path) -> Result<Vec<Pair>> {
             find(folder, written).ok_or_else(|| {
                 failed(
                     path,
-                    format!("line {line}: there is no file {written:?} in {} or above it", folder.display()),
+                    format!(
+                        "line {line}: there is no file {written:?} in {} or above it",
+                        folder.display()
+                    ),
                 )
             })
         };

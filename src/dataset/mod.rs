@@ -108,7 +108,10 @@ impl FromStr for Location {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let formats = || {
-            let names: Vec<String> = Format::value_variants().iter().map(|format| format.name()).collect();
+            let names: Vec<String> = Format::value_variants()
+                .iter()
+                .map(|format| format.name())
+                .collect();
             names.join(", ")
         };
         let Some((format, root)) = text.split_once(':') else {

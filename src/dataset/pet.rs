@@ -25,7 +25,11 @@ pub(super) fn pairs(root: &Path, split: &str) -> Result<(Vec<Pair>, bool)> {
     let trimaps = annotations.join("trimaps");
     let own = annotations.join(format!("{split}.txt"));
     let common = annotations.join("trainval.txt");
-    let (list, is_own) = if own.is_file() { (own, true) } else { (common, false) };
+    let (list, is_own) = if own.is_file() {
+        (own, true)
+    } else {
+        (common, false)
+    };
     if !list.is_file() {
         let pairs: Result<Vec<Pair>> = list_files(&images, &["jpg"])?
             .into_iter()
@@ -38,7 +42,10 @@ pub(super) fn pairs(root: &Path, split: &str) -> Result<(Vec<Pair>, bool)> {
         .map(|name| {
             let image = images.join(format!("{name}.jpg"));
             if !image.is_file() {
-                return Err(failed(&image, format!("does not exist, and {} names it", list.display())));
+                return Err(failed(
+                    &image,
+                    format!("does not exist, and {} names it", list.display()),
+                ));
             }
             Pair::beside(image, &trimaps, &["png"])
         })

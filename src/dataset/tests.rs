@@ -14,7 +14,9 @@ fn write_grey(path: &Path, width: u32, levels: &[u8]) {
 
 fn write_picture(path: &Path, width: u32, height: u32) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    RgbImage::from_pixel(width, height, image::Rgb([9, 8, 7])).save(path).unwrap();
+    RgbImage::from_pixel(width, height, image::Rgb([9, 8, 7]))
+        .save(path)
+        .unwrap();
 }
 
 fn write(path: &Path, text: &str) {
@@ -27,7 +29,9 @@ fn names(samples: &[Sample]) -> Vec<&str> {
 }
 
 fn refused(format: Format, root: &Path, split: &str, parts: &[&str]) {
-    let error = Dataset::open(format, root).and_then(|dataset| dataset.split(split)).unwrap_err();
+    let error = Dataset::open(format, root)
+        .and_then(|dataset| dataset.split(split))
+        .unwrap_err();
     let message = error.to_string();
     for part in parts {
         assert!(message.contains(part), "{message}: expected {part}");
@@ -43,7 +47,11 @@ fn a_location_is_written_as_it_is_read() {
     let location: Location = "camvid:/data/CamVid".parse().unwrap();
     assert_eq!(location.format, Format::Camvid);
     assert_eq!(location.to_string(), "camvid:/data/CamVid");
-    for (text, part) in [("/data", "FORMAT:DIR"), ("coco:/data", "cityscapes"), ("voc:", "folder")] {
+    for (text, part) in [
+        ("/data", "FORMAT:DIR"),
+        ("coco:/data", "cityscapes"),
+        ("voc:", "folder"),
+    ] {
         let message = text.parse::<Location>().unwrap_err();
         assert!(message.contains(part), "{message}");
     }
@@ -52,7 +60,12 @@ fn a_location_is_written_as_it_is_read() {
 #[test]
 fn a_dataset_that_is_not_there_is_refused() {
     for format in Format::value_variants() {
-        refused(*format, Path::new("/nowhere/data"), "train", &["/nowhere/data", "does not exist"]);
+        refused(
+            *format,
+            Path::new("/nowhere/data"),
+            "train",
+            &["/nowhere/data", "does not exist"],
+        );
     }
 }
 
@@ -60,7 +73,10 @@ fn a_dataset_that_is_not_there_is_refused() {
 fn voc() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
-    write(&root.join("ImageSets/Segmentation/val.txt"), "000032\n\n 000061 \n");
+    write(
+        &root.join("ImageSets/Segmentation/val.txt"),
+        "000032\n\n 000061 \n",
+    );
     write_picture(&root.join("JPEGImages/000032.jpg"), 3, 1);
     refused(Format::Voc, root, "val", &["000032.jpg", "has no labels"]);
     write_grey(&root.join("SegmentationClass/000032.png"), 3, &[0, 20, 255]);
@@ -72,9 +88,14 @@ fn voc() {
     assert_eq!(names(&samples), ["000032", "000061"]);
     assert_eq!(samples[0].load().unwrap().1.data, [0, 20, IGNORE]);
     let message = samples[1].load().unwrap_err().to_string();
-    assert!(message.contains("000061.png") && message.contains("number 21"), "{message}");
+    assert!(
+        message.contains("000061.png") && message.contains("number 21"),
+        "{message}"
+    );
     // Labels as colours: person, and the border.
-    let colors = RgbImage::from_fn(3, 1, |x, _| image::Rgb([[192, 128, 128], [224, 224, 192], [0, 0, 0]][x as usize]));
+    let colors = RgbImage::from_fn(3, 1, |x, _| {
+        image::Rgb([[192, 128, 128], [224, 224, 192], [0, 0, 0]][x as usize])
+    });
     colors.save(&samples[1].labels).unwrap();
     assert_eq!(samples[1].load().unwrap().1.data, [15, IGNORE, 0]);
 }
@@ -93,7 +114,10 @@ fn camvid() {
     refused(Format::Camvid, root, "test", &["test", "holds no file"]);
     write_grey(&root.join("valannot/0016E5_1.png"), 1, &[0, 10, 11, 1]);
     let message = samples[0].load().unwrap_err().to_string();
-    assert!(message.contains("0016E5_1.png") && message.contains("1x4"), "{message}");
+    assert!(
+        message.contains("0016E5_1.png") && message.contains("1x4"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -125,7 +149,11 @@ fn a_table_of_paths() {
     let root = &dir.path().join("Human");
     for name in ["a", "b", "c"] {
         write_picture(&root.join(format!("Training_Images/{name}.png")), 2, 2);
-        write_grey(&root.join(format!("Ground_Truth/{name}.png")), 2, &[0, 255, 0, 255]);
+        write_grey(
+            &root.join(format!("Ground_Truth/{name}.png")),
+            2,
+            &[0, 255, 0, 255],
+        );
     }
     let table = root.join("train.csv");
     // From the table's folder, from the one above, and from a folder that was called otherwise.
@@ -140,14 +168,27 @@ fn a_table_of_paths() {
     assert_eq!(all[2].load().unwrap().1.data, [0, 1, 0, 1]);
     assert_eq!(names(&split(Format::Csv, &table, "all")), ["a", "b", "c"]);
     assert_eq!(split(Format::Csv, root, "train").len(), 2);
-    write(&root.join("val.csv"), "images,masks\nTraining_Images/b.png,Ground_Truth/b.png\n");
+    write(
+        &root.join("val.csv"),
+        "images,masks\nTraining_Images/b.png,Ground_Truth/b.png\n",
+    );
     assert_eq!(names(&split(Format::Csv, root, "val")), ["b"]);
     assert_eq!(split(Format::Csv, root, "train").len(), 3);
 
     write(&table, "images,masks\nTraining_Images/a.png,Ground_Truth/z.png\n");
-    refused(Format::Csv, root, "all", &["train.csv", "line 2", "Ground_Truth/z.png"]);
+    refused(
+        Format::Csv,
+        root,
+        "all",
+        &["train.csv", "line 2", "Ground_Truth/z.png"],
+    );
     write(&table, "image,mask\na,b\n");
-    refused(Format::Csv, root, "all", &["train.csv", "image,mask", "images,masks"]);
+    refused(
+        Format::Csv,
+        root,
+        "all",
+        &["train.csv", "image,mask", "images,masks"],
+    );
     write(&table, "images,masks\n");
     refused(Format::Csv, root, "all", &["train.csv", "names no picture"]);
 }
@@ -175,7 +216,10 @@ fn pets() {
     assert_eq!(held[0].load().unwrap().1.data, [1, 0, IGNORE]);
     write_grey(&held[0].labels, 3, &[1, 2, 4]);
     let message = held[0].load().unwrap_err().to_string();
-    assert!(message.contains("number 4") && message.contains("1 to 3"), "{message}");
+    assert!(
+        message.contains("number 4") && message.contains("1 to 3"),
+        "{message}"
+    );
     write(&annotations.join("test.txt"), "tabby_1 9 2 3\n");
     refused(Format::Pet, root, "test", &["tabby_1.jpg", "test.txt"]);
 }
@@ -185,9 +229,18 @@ fn cityscapes() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
     for (city, name) in [("ulm", "ulm_000000_000019"), ("aachen", "aachen_000001_000019")] {
-        write_picture(&root.join(format!("leftImg8bit/train/{city}/{name}_leftImg8bit.png")), 4, 2);
+        write_picture(
+            &root.join(format!("leftImg8bit/train/{city}/{name}_leftImg8bit.png")),
+            4,
+            2,
+        );
         if city == "ulm" {
-            refused(Format::Cityscapes, root, "train", &["ulm_000000_000019", "has no labels"]);
+            refused(
+                Format::Cityscapes,
+                root,
+                "train",
+                &["ulm_000000_000019", "has no labels"],
+            );
         }
         // Out of region, road, traffic light, licence plate; bicycle, person, static, caravan.
         write_grey(
@@ -224,10 +277,16 @@ fn a_plain_folder() {
     assert_eq!(dataset.classes[1].name, "other");
     let all = dataset.split("all").unwrap();
     assert_eq!(all[1].load().unwrap().1.data, [IGNORE, 0, 1, IGNORE]);
-    assert_eq!(dataset.split("train").unwrap().len() + dataset.split("val").unwrap().len(), 2);
+    assert_eq!(
+        dataset.split("train").unwrap().len() + dataset.split("val").unwrap().len(),
+        2
+    );
     write_grey(&all[1].labels, 4, &[0, 7, 8, 255]);
     let message = all[1].load().unwrap_err().to_string();
-    assert!(message.contains("b.png") && message.contains("0, 7, 9, 255"), "{message}");
+    assert!(
+        message.contains("b.png") && message.contains("0, 7, 9, 255"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -254,7 +313,11 @@ fn bad_classes_are_refused() {
         ("'other'", "'road'", "used twice"),
         ("[1, 2, 3]", "[128, 64, 128]", "color"),
         ("value = 9", "valeu = 9", "valeu"),
-        ("[[classes]]\nname = 'other'\ncolor = [1, 2, 3]\nvalue = 9\n", "", "1 classes"),
+        (
+            "[[classes]]\nname = 'other'\ncolor = [1, 2, 3]\nvalue = 9\n",
+            "",
+            "1 classes",
+        ),
     ] {
         let text = CLASSES.replace(from, to);
         assert_ne!(text, CLASSES);
@@ -264,7 +327,8 @@ fn bad_classes_are_refused() {
 }
 
 /// A JPEG's EXIF block that asks for a quarter turn.
-const TURNED: [u8; 36] = *b"\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+const TURNED: [u8; 36] =
+    *b"\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
 
 #[test]
 fn labels_drawn_before_or_after_the_turn_fit() {
@@ -300,18 +364,29 @@ fn pictures_of_every_kind_are_read_as_rgb() {
         size_mismatch: SizeMismatch::Refuse,
     };
     write_grey(&dir.path().join("grey.png"), 1, &[77]);
-    assert_eq!(sample("grey.png").load_image().unwrap().get_pixel(0, 0).0, [77; 3]);
+    assert_eq!(
+        sample("grey.png").load_image().unwrap().get_pixel(0, 0).0,
+        [77; 3]
+    );
     image::ImageBuffer::from_pixel(1, 1, image::Rgb([65535u16, 257 * 100, 0]))
         .save(dir.path().join("deep.png"))
         .unwrap();
-    assert_eq!(sample("deep.png").load_image().unwrap().get_pixel(0, 0).0, [255, 100, 0]);
+    assert_eq!(
+        sample("deep.png").load_image().unwrap().get_pixel(0, 0).0,
+        [255, 100, 0]
+    );
     // A PNG that is called a JPEG.
     fs::copy(dir.path().join("deep.png"), dir.path().join("named.jpg")).unwrap();
-    assert_eq!(sample("named.jpg").load_image().unwrap().get_pixel(0, 0).0, [255, 100, 0]);
+    assert_eq!(
+        sample("named.jpg").load_image().unwrap().get_pixel(0, 0).0,
+        [255, 100, 0]
+    );
     // Ink: cyan 0, magenta 200, yellow 220, black 30, of 255.
     let ink = [0u8, 200, 220, 30].repeat(16 * 16);
     let encoder = jpeg_encoder::Encoder::new_file(dir.path().join("print.jpg"), 95).unwrap();
-    encoder.encode(&ink, 16, 16, jpeg_encoder::ColorType::Cmyk).unwrap();
+    encoder
+        .encode(&ink, 16, 16, jpeg_encoder::ColorType::Cmyk)
+        .unwrap();
     let found = sample("print.jpg").load_image().unwrap().get_pixel(8, 8).0;
     let level = |ink: u32| (255 - ink) * (255 - 30) / 255;
     for (found, ink) in found.into_iter().zip([0, 200, 220]) {

@@ -35,7 +35,10 @@ pub(super) fn pairs(root: &Path, split: &str) -> Result<Vec<Pair>> {
         .map(|name| {
             let image = root.join("JPEGImages").join(format!("{name}.jpg"));
             if !image.is_file() {
-                return Err(failed(&image, format!("does not exist, and {split}.txt names it")));
+                return Err(failed(
+                    &image,
+                    format!("does not exist, and {split}.txt names it"),
+                ));
             }
             Pair::beside(image, &labels, &["png"])
         })

@@ -35,7 +35,11 @@ impl BoundaryScore {
     /// # Panics
     /// The slices differ in length, or hold no whole rows.
     pub fn add(&mut self, width: usize, truth: &[u8], predicted: &[u8]) {
-        assert_eq!(truth.len(), predicted.len(), "truth and prediction are of one size");
+        assert_eq!(
+            truth.len(),
+            predicted.len(),
+            "truth and prediction are of one size"
+        );
         assert!(width > 0 && truth.len().is_multiple_of(width), "whole rows");
         let height = truth.len() / width;
         let tolerance = (TOLERANCE * (width as f64).hypot(height as f64)).max(1.0);

@@ -41,7 +41,11 @@ impl RegionScore {
     /// # Panics
     /// The slices differ in length, or hold no whole rows.
     pub fn add(&mut self, width: usize, truth: &[u8], predicted: &[u8]) {
-        assert_eq!(truth.len(), predicted.len(), "truth and prediction are of one size");
+        assert_eq!(
+            truth.len(),
+            predicted.len(),
+            "truth and prediction are of one size"
+        );
         assert!(width > 0 && truth.len().is_multiple_of(width), "whole rows");
         let classes = self.classes.len();
         let label = |labels: &[u8], at: usize| {

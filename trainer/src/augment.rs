@@ -135,7 +135,8 @@ impl Map {
         let mirror = if flip { -1.0 } else { 1.0 };
         let right = [mirror * cosine * step[0], mirror * sine * step[1]];
         let down = [-sine * step[0], cosine * step[1]];
-        let origin = std::array::from_fn(|axis| centre[axis] - 0.5 * (side[0] * right[axis] + side[1] * down[axis]));
+        let origin =
+            std::array::from_fn(|axis| centre[axis] - 0.5 * (side[0] * right[axis] + side[1] * down[axis]));
         Self { origin, right, down }
     }
 
@@ -221,7 +222,12 @@ impl Picture {
             let start = (y * self.width + x) * 3;
             [self.rgb[start], self.rgb[start + 1], self.rgb[start + 2]].map(f32::from)
         };
-        let corners = [color(left, top), color(right, top), color(left, bottom), color(right, bottom)];
+        let corners = [
+            color(left, top),
+            color(right, top),
+            color(left, bottom),
+            color(right, bottom),
+        ];
         std::array::from_fn(|c| {
             let top = corners[0][c] + (corners[1][c] - corners[0][c]) * x;
             let bottom = corners[2][c] + (corners[3][c] - corners[2][c]) * x;
@@ -271,7 +277,13 @@ mod tests {
     fn made(picture: &Picture, augment: &Augment, seed: u64) -> (Vec<u8>, Vec<u8>) {
         let mut rgb = vec![0; 3 * augment.crop.area()];
         let mut labels = vec![0; augment.labels_size().area()];
-        crop(picture, augment, &mut Pcg64Mcg::seed_from_u64(seed), &mut rgb, &mut labels);
+        crop(
+            picture,
+            augment,
+            &mut Pcg64Mcg::seed_from_u64(seed),
+            &mut rgb,
+            &mut labels,
+        );
         (rgb, labels)
     }
 
@@ -305,7 +317,10 @@ mod tests {
     fn a_crop_of_the_pictures_size_is_the_picture_or_its_mirror() {
         let labels: Vec<u8> = (0..24).map(|i| u8::from(i % 5 == 0 || i > 17)).collect();
         let picture = masked(6, 4, labels.clone());
-        let mirrored: Vec<u8> = labels.chunks(6).flat_map(|row| row.iter().rev().copied()).collect();
+        let mirrored: Vec<u8> = labels
+            .chunks(6)
+            .flat_map(|row| row.iter().rev().copied())
+            .collect();
         let mut seen = [false; 2];
         for seed in 0..20 {
             assert_eq!(made(&picture, &augment(6, 4), seed).1, labels);
@@ -316,7 +331,13 @@ mod tests {
             let (rgb, found) = made(&picture, &flipping, seed);
             seen[usize::from(found == labels)] = true;
             assert!(found == labels || found == mirrored);
-            assert_eq!(rgb, found.iter().flat_map(|&label| [255 * label; 3]).collect::<Vec<u8>>());
+            assert_eq!(
+                rgb,
+                found
+                    .iter()
+                    .flat_map(|&label| [255 * label; 3])
+                    .collect::<Vec<u8>>()
+            );
         }
         assert_eq!(seen, [true; 2]);
     }
@@ -334,7 +355,12 @@ mod tests {
         let mut steepest = 0.0f32;
         for seed in 0..30 {
             let (_, found) = made(&picture, &turning, seed);
-            let first = |row: usize| found[row * size..][..size].iter().position(|&label| label == 1).unwrap();
+            let first = |row: usize| {
+                found[row * size..][..size]
+                    .iter()
+                    .position(|&label| label == 1)
+                    .unwrap()
+            };
             let rise = (first(20) as f32 - first(44) as f32) / 24.0;
             steepest = steepest.max(rise.abs());
             assert!((first(20) as f32 + first(44) as f32 - size as f32).abs() <= 2.0);

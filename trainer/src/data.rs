@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
-use rand::seq::SliceRandom;
 use rand::SeedableRng;
+use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
 use segd::dataset::{IGNORE, Labels, Sample};
-use tch::Device;
+use tch::{Device, Tensor};
 
-use crate::augment::crop;
+use crate::augment::{Size, crop};
 use crate::loss::{ClassStatistics, Loss};
 use crate::recipe::{Recipe, Train};
 
@@ -120,6 +120,27 @@ pub struct Batch {
     pub rgb: Vec<u8>,
     /// `[count, height / label_stride, width / label_stride]`
     pub labels: Vec<u8>,
+}
+
+impl Batch {
+    /// The batches of a step: pictures `[batch, height, width, 3]` and labels `[batch, rows, columns]`, both u8.
+    pub fn parts<'a>(
+        &'a self,
+        recipe: &Recipe,
+        device: Device,
+    ) -> impl Iterator<Item = (Tensor, Tensor)> + 'a {
+        let size = recipe.train.batch;
+        let (crop, grid) = (recipe.augment.crop, recipe.augment.labels_size());
+        let sides = move |size: Size| [size.height as i64, size.width as i64];
+        let rgb = self.rgb.chunks_exact(size * crop.area() * 3);
+        let labels = self.labels.chunks_exact(size * grid.area());
+        let (crop, grid) = (sides(crop), sides(grid));
+        rgb.zip(labels).map(move |(rgb, labels)| {
+            let rgb = Tensor::from_slice(rgb).reshape([size as i64, crop[0], crop[1], 3]);
+            let labels = Tensor::from_slice(labels).reshape([size as i64, grid[0], grid[1]]);
+            (rgb.to_device(device), labels.to_device(device))
+        })
+    }
 }
 
 /// The recipe's loss, its classes balanced by how often they are seen.

@@ -31,6 +31,21 @@ pub fn forward_each(
     kind: Kind,
     mut each: impl FnMut(NodeId, &Tensor),
 ) -> Tensor {
+    forward_mapped(graph, weights, input, mode, kind, |id, value| {
+        each(id, &value);
+        value
+    })
+}
+
+/// As [`forward`], every node's value being what `map` makes of it.
+pub fn forward_mapped(
+    graph: &Graph,
+    weights: &Weights,
+    input: &Tensor,
+    mode: Mode,
+    kind: Kind,
+    mut map: impl FnMut(NodeId, Tensor) -> Tensor,
+) -> Tensor {
     let last_uses = graph.last_uses();
     let mut readers = vec![0; graph.nodes.len()];
     for &input in graph.nodes.iter().flat_map(|node| &node.inputs) {
@@ -48,8 +63,7 @@ pub fn forward_each(
         } else {
             run_node(node, weights, input, &values, mode, kind, in_place)
         };
-        each(id, &value);
-        values.push(Some(value));
+        values.push(Some(map(id, value)));
         for &input in &node.inputs {
             if last_uses[input] == id {
                 values[input] = None;
@@ -94,13 +108,7 @@ fn run_node(
                 .reshape([n, 2 * h, 2 * w, c / 4])
                 .permute([0, 3, 1, 2])
         }
-        Op::MaxPool(pool) => x(0).max_pool2d(
-            [pool.kernel(); 2],
-            [2, 2],
-            [pool.padding(); 2],
-            [1, 1],
-            false,
-        ),
+        Op::MaxPool(pool) => x(0).max_pool2d([pool.kernel(); 2], [2, 2], [pool.padding(); 2], [1, 1], false),
         Op::Unpool => unpool(x(0), x(1), x(2)),
         Op::ConvTranspose(conv) => x(0).conv_transpose2d(
             &weights.get(&format!("{}.weight", node.name)).to_kind(kind),

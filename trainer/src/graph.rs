@@ -331,7 +331,12 @@ impl Graph {
                 }
                 Op::Unpool => {
                     let [channels, h, w] = input(0);
-                    assert_eq!(input(1), [channels, 2 * h, 2 * w], "{}: what was pooled", node.name);
+                    assert_eq!(
+                        input(1),
+                        [channels, 2 * h, 2 * w],
+                        "{}: what was pooled",
+                        node.name
+                    );
                     assert_eq!(input(2), input(0), "{}: what the pooling gave", node.name);
                     input(1)
                 }

@@ -264,7 +264,10 @@ mod tests {
             weight *= 1.0 - 0.1 * 0.1;
             mean = 0.9 * mean + 0.1 * gradient;
             square = 0.999 * square + 0.001 * gradient * gradient;
-            let (m, s) = (mean / (1.0 - 0.9f64.powi(step)), square / (1.0 - 0.999f64.powi(step)));
+            let (m, s) = (
+                mean / (1.0 - 0.9f64.powi(step)),
+                square / (1.0 - 0.999f64.powi(step)),
+            );
             weight -= 0.1 * m / (s.sqrt() + 1e-8);
         }
         let [found, bias] = three_steps(Part::Head, Method::Adamw);
@@ -277,7 +280,10 @@ mod tests {
     fn a_state_of_another_method_is_refused() {
         let (_, sgd) = one(Part::Head, Method::Sgd);
         let (_, mut adamw) = one(Part::Head, Method::Adamw);
-        let message = adamw.restore(&sgd.state().into_iter().collect()).unwrap_err().to_string();
+        let message = adamw
+            .restore(&sgd.state().into_iter().collect())
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("a.weight.mean"), "{message}");
     }
 }

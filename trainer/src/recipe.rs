@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use segd::dataset::{DatasetClass, Format};
+use anyhow::{Context, Result, bail, ensure};
+use segd::dataset::{Dataset, DatasetClass, Format};
 use segd::model::contract::{ColorOrder, Input, InputType, Layout, Resize};
 use serde::{Deserialize, Serialize};
 
@@ -167,6 +167,9 @@ pub struct Train {
     pub head_rate: f64,
     /// Weight decay.
     pub weight_decay: f64,
+    /// Scores in a row without a better one after which the run ends early; 0 for never.
+    #[serde(default)]
+    pub patience: u64,
     /// Share that the running mean of the weights keeps at each step.
     pub ema: f64,
     /// How often a hand-labelled picture is seen in an epoch, where a machine-labelled one is seen once.
@@ -175,6 +178,14 @@ pub struct Train {
     pub bf16: bool,
     /// Seed of all randomness.
     pub seed: u64,
+}
+
+impl Train {
+    /// The factor on the learning rates at a step.
+    #[must_use]
+    pub fn factor(&self, step: u64) -> f64 {
+        self.schedule.factor(step, self.warm_up, self.steps)
+    }
 }
 
 /// How a recipe's network is scored while it trains.
@@ -187,6 +198,63 @@ pub struct Validate {
     pub longest: usize,
     /// Sides are multiples of this.
     pub multiple: usize,
+}
+
+/// The recipes that the program holds, by name.
+const BUILT_IN: [(&str, &str); 4] = [
+    ("voc21", include_str!("../recipes/voc21.toml")),
+    ("camvid-deeplab", include_str!("../recipes/camvid-deeplab.toml")),
+    ("camvid-segnet", include_str!("../recipes/camvid-segnet.toml")),
+    ("human-unet", include_str!("../recipes/human-unet.toml")),
+];
+/// What a network is trained by that no built-in recipe is for.
+const DEFAULT: &str = include_str!("../recipes/default.toml");
+
+/// A built-in recipe, or one in a file.
+///
+/// # Errors
+/// There is none of that name, or the file can't be read.
+pub fn named(name: &str) -> Result<Recipe> {
+    if let Some((_, text)) = BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
+        return Recipe::parse(text).with_context(|| format!("built-in recipe {name}"));
+    }
+    let path = Path::new(name);
+    if !path.exists() {
+        let names = BUILT_IN.map(|(name, _)| name).join(", ");
+        bail!(
+            "there is no file {name}, and no built-in recipe of that name: expected a file, or one of {names}"
+        );
+    }
+    Recipe::read(path)
+}
+
+/// The recipe for a network by name: a built-in one for it, best for data of that format, or the default.
+///
+/// # Errors
+/// There is no network of that name.
+pub fn for_arch(arch: &str, format: Format) -> Result<Recipe> {
+    nets::by_name(arch)?;
+    let mut candidates = Vec::new();
+    for (name, text) in BUILT_IN {
+        let recipe = Recipe::parse(text).with_context(|| format!("built-in recipe {name}"))?;
+        if recipe.network.arch == arch {
+            candidates.push(recipe);
+        }
+    }
+    candidates.sort_by_key(|recipe| recipe.dataset != format);
+    if let Some(recipe) = candidates.into_iter().next() {
+        return Ok(recipe);
+    }
+    let mut recipe = Recipe::parse(DEFAULT).context("the default recipe")?;
+    recipe.network.arch = arch.to_owned();
+    let multiple = recipe.network.architecture()?.multiple as usize;
+    let whole = |side: usize| side.next_multiple_of(multiple);
+    recipe.augment.crop = Size {
+        width: whole(recipe.augment.crop.width),
+        height: whole(recipe.augment.crop.height),
+    };
+    recipe.validate.multiple = whole(recipe.validate.multiple);
+    Ok(recipe)
 }
 
 fn one() -> usize {
@@ -204,12 +272,24 @@ impl Recipe {
     /// The file can't be read, has an unknown key, or a value that makes no sense.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        let recipe: Self = toml::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
-        recipe.check().with_context(|| path.display().to_string())?;
+        Self::parse(&text).with_context(|| path.display().to_string())
+    }
+
+    /// Reads and checks a recipe's text.
+    ///
+    /// # Errors
+    /// It has an unknown key, or a value that makes no sense.
+    pub fn parse(text: &str) -> Result<Self> {
+        let recipe: Self = toml::from_str(text)?;
+        recipe.check()?;
         Ok(recipe)
     }
 
-    fn check(&self) -> Result<()> {
+    /// Checks the recipe's values.
+    ///
+    /// # Errors
+    /// One makes no sense; the message names its key.
+    pub fn check(&self) -> Result<()> {
         let Augment {
             crop: Size { width, height },
             label_stride,
@@ -302,6 +382,48 @@ impl Recipe {
         }
     }
 
+    /// Turns to another dataset: its classes, its name, and what is said about the model.
+    pub fn take_data(&mut self, dataset: &Dataset) {
+        let format = dataset.location.format;
+        let arch = &self.network.arch;
+        let count = dataset.classes.len();
+        self.name = format!("{}-{arch}", format.name());
+        self.about = About {
+            description: format!("{count} classes: {arch}"),
+            license: "not stated".to_owned(),
+            dataset: dataset.location.root.display().to_string(),
+            data: "not stated".to_owned(),
+            recipe: "recipe.toml of the run".to_owned(),
+        };
+        self.dataset = format;
+        self.classes = match format.classes() {
+            Some(_) => vec![],
+            None => dataset.classes.clone(),
+        };
+        self.network.classes = count as i64;
+        self.train.real_weight = 1;
+    }
+
+    /// Turns to another size of the network's input. Where the longest side changes, crops are two thirds of the size.
+    ///
+    /// # Errors
+    /// There is no network of the recipe's name.
+    pub fn take_size(&mut self, size: Size) -> Result<()> {
+        let longest = size.width.max(size.height);
+        if longest == self.validate.longest && self.augment.longest == longest as f32 {
+            return Ok(());
+        }
+        let multiple = self.network.architecture()?.multiple as usize;
+        let side = |side: usize| (side * 2 / 3 / multiple).max(1) * multiple;
+        self.augment.crop = Size {
+            width: side(size.width),
+            height: side(size.height),
+        };
+        self.augment.longest = longest as f32;
+        self.validate.longest = longest;
+        Ok(())
+    }
+
     /// Builds the network.
     ///
     /// # Panics
@@ -335,5 +457,52 @@ impl Recipe {
     pub fn normalisation(&self) -> ([f32; 3], [f32; 3]) {
         let kind = self.network.trunk_kind().ok().flatten();
         kind.unwrap_or(TrunkKind::Resnet18).normalisation()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn built_in_recipes_are_sound_and_survive_being_written() {
+        for (name, text) in BUILT_IN {
+            let recipe = Recipe::parse(text).unwrap();
+            assert_eq!(recipe.name, name);
+            assert_eq!(Recipe::parse(&toml::to_string(&recipe).unwrap()).unwrap(), recipe);
+            assert_eq!(named(name).unwrap(), recipe);
+        }
+        Recipe::parse(DEFAULT).unwrap();
+        let message = named("voc22").unwrap_err().to_string();
+        assert!(
+            message.contains("voc22") && message.contains("camvid-segnet"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn every_network_has_a_recipe_for_data_of_any_kind() {
+        let dir = tempfile::tempdir().unwrap();
+        for arch in &nets::ARCHITECTURES {
+            for format in [Format::Camvid, Format::Pet] {
+                let mut recipe = for_arch(arch.name, format).unwrap();
+                recipe.take_data(&Dataset::open(format, dir.path()).unwrap());
+                recipe
+                    .take_size(Size {
+                        width: 480,
+                        height: 360,
+                    })
+                    .unwrap();
+                recipe.check().unwrap();
+                assert_eq!(recipe.network.arch, arch.name);
+                assert_eq!(recipe.validate.longest, 480);
+                assert_eq!(recipe.classes().len(), recipe.network.classes as usize);
+            }
+        }
+        assert_eq!(
+            for_arch("segnet-separable", Format::Camvid).unwrap().name,
+            "camvid-segnet"
+        );
+        assert!(for_arch("segnett", Format::Camvid).is_err());
     }
 }

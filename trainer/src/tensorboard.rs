@@ -138,8 +138,15 @@ mod tests {
     fn scalars_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = EventWriter::create(folder.path()).unwrap();
-        writer.scalars(7, &[("loss".into(), 0.5), ("mean IoU".into(), 0.25)]).unwrap();
-        let path = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+        writer
+            .scalars(7, &[("loss".into(), 0.5), ("mean IoU".into(), 0.25)])
+            .unwrap();
+        let path = std::fs::read_dir(folder.path())
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path();
         assert!(path.to_str().unwrap().contains("tfevents"));
         let bytes = std::fs::read(path).unwrap();
         let mut rest = &bytes[..];
@@ -154,7 +161,10 @@ mod tests {
         assert_eq!(events.len(), 2);
         assert_eq!(events[1].step, 7);
         let values = &events[1].summary.as_ref().unwrap().value;
-        assert_eq!((values[0].tag.as_str(), values[0].simple_value), ("loss", Some(0.5)));
+        assert_eq!(
+            (values[0].tag.as_str(), values[0].simple_value),
+            ("loss", Some(0.5))
+        );
         assert_eq!(values[1].simple_value, Some(0.25));
     }
 }

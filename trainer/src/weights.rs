@@ -25,7 +25,11 @@ impl Weights {
             let shape = conv.weight_shape();
             let fan_in = (conv.inputs / conv.groups * conv.kernel * conv.kernel) as f64;
             let is_output = graph.nodes[graph.output].name == node.name;
-            let deviation = if is_output { 0.01 } else { conv.gain * (2.0 / fan_in).sqrt() };
+            let deviation = if is_output {
+                0.01
+            } else {
+                conv.gain * (2.0 / fan_in).sqrt()
+            };
             let mut insert = |suffix: &str, tensor: Tensor| {
                 map.insert(format!("{}.{suffix}", node.name), tensor.to_device(device));
             };
@@ -69,6 +73,12 @@ impl Weights {
             .unwrap_or_else(|| panic!("the weights hold no {name}"))
     }
 
+    /// Where the tensors are.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.map.values().next().map_or(Device::Cpu, Tensor::device)
+    }
+
     /// Names and tensors, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.map.iter().map(|(name, tensor)| (name.as_str(), tensor))
@@ -99,6 +109,29 @@ impl Weights {
                 .map(|(name, t)| (name.clone(), t.detach().copy()))
                 .collect(),
         })
+    }
+
+    /// The weights on another device.
+    #[must_use]
+    pub fn to_device(&self, device: Device) -> Self {
+        tch::no_grad(|| self.mapped(|_, tensor| tensor.detach().to_device(device)))
+    }
+
+    /// The tensors that `map` makes of these, by name.
+    #[must_use]
+    pub fn mapped(&self, mut map: impl FnMut(&str, &Tensor) -> Tensor) -> Self {
+        let map = self
+            .map
+            .iter()
+            .map(|(name, tensor)| (name.clone(), map(name, tensor)))
+            .collect();
+        Self { map }
+    }
+
+    /// Every tensor of a graph without batch normalisation, as [`Weights::trainable`] names them.
+    #[must_use]
+    pub fn all_trainable(graph: &Graph) -> Vec<(String, Part)> {
+        Self::trainable(&graph.clone().from_scratch())
     }
 
     /// Names of the tensors that training changes by gradient, with the part each belongs to.

@@ -14,7 +14,8 @@ use segd_train::graph::Graph;
 use segd_train::nets::deeplabv3_light::{Head, deeplabv3_light};
 use segd_train::nets::{efficientnet_lite, mobilenet_v2};
 use segd_train::quantize::calibrate;
-use segd_train::train::{Folder, Run, train};
+use segd_train::run::Folder;
+use segd_train::train::{Run, train};
 use segd_train::weights::{Weights, fold};
 use segd_train::{data, validate};
 use tch::{Device, Kind, Tensor};
@@ -51,8 +52,14 @@ fn networks() -> Vec<(&'static str, Graph)> {
         classes: 6,
     };
     vec![
-        ("efficientnet-lite0", deeplabv3_light(efficientnet_lite::lite0(), &head)),
-        ("mobilenet-v2", deeplabv3_light(mobilenet_v2::mobilenet_v2(1.0), &head)),
+        (
+            "efficientnet-lite0",
+            deeplabv3_light(efficientnet_lite::lite0(), &head),
+        ),
+        (
+            "mobilenet-v2",
+            deeplabv3_light(mobilenet_v2::mobilenet_v2(1.0), &head),
+        ),
     ]
 }
 
@@ -112,7 +119,10 @@ fn an_exported_folder_labels_as_the_trained_network_does() {
     tch::set_num_threads(1);
     let folder = tempfile::tempdir().unwrap();
     common::write_dataset(folder.path(), 6);
-    let samples = Dataset::open(Format::Voc, folder.path()).unwrap().split("val").unwrap();
+    let samples = Dataset::open(Format::Voc, folder.path())
+        .unwrap()
+        .split("val")
+        .unwrap();
     let pictures = data::load(&samples, 3, 96, 1, &ProgressBar::hidden()).unwrap();
     let mut recipe = common::recipe(240);
     recipe.network.pretrained = false;

@@ -10,7 +10,8 @@ use segd::dataset::{self, Dataset, Format, Sample};
 use segd_train::data::{self, Picture};
 use segd_train::graph::Part;
 use segd_train::recipe::Recipe;
-use segd_train::train::{Folder, Run, train};
+use segd_train::run::Folder;
+use segd_train::train::{Run, train};
 use segd_train::validate;
 use segd_train::weights::Weights;
 use tch::Device;
@@ -26,7 +27,10 @@ fn made(count: usize) -> Made {
     tch::set_num_threads(1);
     let folder = tempfile::tempdir().unwrap();
     common::write_dataset(folder.path(), count);
-    let samples = Dataset::open(Format::Voc, folder.path()).unwrap().split("train").unwrap();
+    let samples = Dataset::open(Format::Voc, folder.path())
+        .unwrap()
+        .split("train")
+        .unwrap();
     let pictures = data::load(&samples, 3, 96, 2, &ProgressBar::hidden()).unwrap();
     assert_eq!(pictures.len(), count);
     let order = (0..count as u32).collect();

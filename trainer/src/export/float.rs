@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::builder::{SIDE, Builder, INPUT, OUTPUT, conv_attributes, depth_to_space_attributes, max_pool_attributes};
+use super::builder::{
+    Builder, INPUT, OUTPUT, SIDE, conv_attributes, depth_to_space_attributes, max_pool_attributes,
+};
 use crate::graph::{Graph, Op};
 use crate::weights::FoldedConv;
 

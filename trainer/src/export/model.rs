@@ -21,6 +21,8 @@ pub const CONTRACT: &str = "contract.toml";
 pub const FP32: &str = "fp32.onnx";
 /// The int8 file's name.
 pub const INT8: &str = "int8.onnx";
+/// The name of the int8 file for TensorRT.
+pub const INT8_TENSORRT: &str = "int8-tensorrt.onnx";
 
 /// The share of pixels on which a backend must agree; an int8 file gives a few pixels at borders another label.
 const SELFTEST_AGREEMENT: f64 = 0.95;
@@ -48,7 +50,8 @@ pub fn contract(
             grid: GRID,
             name: None,
         },
-        classes: recipe.classes()
+        classes: recipe
+            .classes()
             .iter()
             .enumerate()
             .map(|(index, class)| Class {
@@ -132,7 +135,8 @@ pub fn write_selftest(
     encoder.set_color(png::ColorType::Indexed);
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_palette(
-        recipe.classes()
+        recipe
+            .classes()
             .iter()
             .flat_map(|class| class.color)
             .collect::<Vec<u8>>(),

@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use super::builder::{SIDE, Builder, INPUT, MICROSOFT, OUTPUT, conv_attributes, depth_to_space_attributes, int, max_pool_attributes};
+use super::builder::{
+    Builder, INPUT, MICROSOFT, OUTPUT, SIDE, conv_attributes, depth_to_space_attributes, int,
+    max_pool_attributes,
+};
 use crate::graph::{Graph, NodeId, Op};
 use crate::quantize::{Calibration, Params, Plan, correct_bias, quantize_conv};
 use crate::weights::FoldedConv;
@@ -21,24 +24,12 @@ pub fn write(
     calibration: &Calibration,
 ) -> Vec<u8> {
     let plan = Plan::new(graph);
-    let mut ranges = calibration.ranges.clone();
-    for union in &plan.unions {
-        let range = union
-            .iter()
-            .map(|&id| calibration.ranges[id])
-            .reduce(|a, b| a.union(b));
-        ranges[plan.storage[union[0]]] = range.expect("a concatenation has inputs");
-    }
     let mut writer = Writer {
         builder: Builder::default(),
         graph,
         plan: &plan,
-        params: vec![],
+        params: plan.params(calibration),
     };
-    writer.params = (0..graph.nodes.len())
-        .map(|id| Params::of(ranges[plan.storage[id]]))
-        .collect();
-
     let shapes = graph.shapes(SIDE, SIDE);
     for (id, node) in graph.nodes.iter().enumerate() {
         let output = node.name.clone();
@@ -74,9 +65,12 @@ pub fn write(
                 let from = node.inputs[0];
                 let folded = &convs[&node.name];
                 let quantized = quantize_conv(conv, folded, writer.params[from]);
-                let means = &calibration.means[from];
-                let corrected = correct_bias(conv, folded, &quantized, means);
-                let quantized = quantize_conv(conv, &corrected, writer.params[from]);
+                let quantized = if calibration.correct_bias {
+                    let corrected = correct_bias(conv, folded, &quantized, &calibration.means[from]);
+                    quantize_conv(conv, &corrected, writer.params[from])
+                } else {
+                    quantized
+                };
                 let [x_scale, x_zero] = writer.storage(from);
                 let [y_scale, y_zero] = writer.storage(id);
                 let part = |suffix: &str| format!("{}.{suffix}", node.name);
@@ -127,9 +121,7 @@ pub fn write(
                 } else {
                     format!("{output}.real")
                 };
-                writer
-                    .builder
-                    .float_only(op, channels, &floats, &real, folded);
+                writer.builder.float_only(op, channels, &floats, &real, folded);
                 if id != graph.output {
                     let [scale, zero] = writer.storage(id);
                     writer
@@ -187,10 +179,7 @@ pub fn write(
 
 /// Whether an operation has no 8-bit form.
 fn is_float(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::ConvTranspose(_) | Op::BinPool { .. } | Op::ResizeLike
-    )
+    matches!(op, Op::ConvTranspose(_) | Op::BinPool { .. } | Op::ResizeLike)
 }
 
 struct Writer<'a> {

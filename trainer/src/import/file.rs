@@ -65,10 +65,9 @@ fn initializer(constant: TensorProto) -> Result<Tensor> {
             .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four bytes")))
             .collect()
     };
-    let expected = constant
-        .dims
-        .iter()
-        .try_fold(1i64, |count, &side| (side >= 0).then(|| count.checked_mul(side)).flatten());
+    let expected = constant.dims.iter().try_fold(1i64, |count, &side| {
+        (side >= 0).then(|| count.checked_mul(side)).flatten()
+    });
     ensure!(
         expected == Some(values.len() as i64),
         "shape {:?}, but {} values",
@@ -117,7 +116,10 @@ mod tests {
             assert_eq!(Vec::<f32>::try_from(tensors["a"].view([-1])).unwrap(), values);
         }
         let message = format!("{:#}", onnx(&onnx_file(constant)).unwrap_err());
-        assert!(message.contains("tensor a") && message.contains("0 values"), "{message}");
+        assert!(
+            message.contains("tensor a") && message.contains("0 values"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -126,7 +128,10 @@ mod tests {
         let path = folder.path().join("weights.h5");
         std::fs::write(&path, "x").unwrap();
         let message = format!("{:#}", read(&path).unwrap_err());
-        assert!(message.contains("weights.h5") && message.contains(".safetensors"), "{message}");
+        assert!(
+            message.contains("weights.h5") && message.contains(".safetensors"),
+            "{message}"
+        );
         let path = folder.path().join("weights.onnx");
         std::fs::write(&path, "no onnx").unwrap();
         assert!(read(&path).is_err());

@@ -190,13 +190,25 @@ mod tests {
         for (kind, conv, expected) in [
             (TrunkKind::Resnet18, "conv1", "bn1"),
             (TrunkKind::Resnet18, "layer2.0.conv2", "layer2.0.bn2"),
-            (TrunkKind::Resnet18, "layer2.0.downsample.0", "layer2.0.downsample.1"),
+            (
+                TrunkKind::Resnet18,
+                "layer2.0.downsample.0",
+                "layer2.0.downsample.1",
+            ),
             (TrunkKind::MobilenetV2, "features.0.0", "features.0.1"),
             (TrunkKind::MobilenetV2, "features.1.conv.1", "features.1.conv.2"),
-            (TrunkKind::MobilenetV2, "features.2.conv.0.0", "features.2.conv.0.1"),
+            (
+                TrunkKind::MobilenetV2,
+                "features.2.conv.0.0",
+                "features.2.conv.0.1",
+            ),
             (TrunkKind::Vgg16Bn, "features.40", "features.41"),
             (TrunkKind::EfficientnetLite0, "_conv_stem", "_bn0"),
-            (TrunkKind::EfficientnetLite0, "_blocks.3._project_conv", "_blocks.3._bn2"),
+            (
+                TrunkKind::EfficientnetLite0,
+                "_blocks.3._project_conv",
+                "_blocks.3._bn2",
+            ),
         ] {
             assert_eq!(batch_norm_name(kind, conv), expected);
         }
@@ -208,7 +220,10 @@ mod tests {
         assert_eq!(names("segnet").last().unwrap(), "features.40");
         assert_eq!(names("fcn-8s").last().unwrap(), "classifier.3");
         assert_eq!(names("pspnet").last().unwrap(), "layer4.1.conv2");
-        assert_eq!(names("deeplabv3-mobilenetv2").last().unwrap(), "features.17.conv.2");
+        assert_eq!(
+            names("deeplabv3-mobilenetv2").last().unwrap(),
+            "features.17.conv.2"
+        );
     }
 
     #[test]

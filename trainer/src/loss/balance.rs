@@ -113,9 +113,15 @@ mod tests {
             [2.0 / 3.0, 4.0 / 3.0, 4.0 / 3.0, 1.0],
         );
         // Frequencies 3/4, 1/4, 3/4: the median is 3/4.
-        close(&statistics.weights(Balance::MedianFrequency), [1.0, 3.0, 1.0, 1.0]);
+        close(
+            &statistics.weights(Balance::MedianFrequency),
+            [1.0, 3.0, 1.0, 1.0],
+        );
         let log = |share: f64| 1.0 / (1.02 + share).ln();
-        close(&statistics.weights(Balance::Log), [log(0.5), log(0.25), log(0.25), 1.0]);
+        close(
+            &statistics.weights(Balance::Log),
+            [log(0.5), log(0.25), log(0.25), 1.0],
+        );
     }
 
     #[test]

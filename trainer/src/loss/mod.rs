@@ -116,7 +116,9 @@ impl Term {
 
     fn balance(&self) -> Balance {
         match *self {
-            Self::CrossEntropy { balance, .. } | Self::Focal { balance, .. } | Self::Ohem { balance, .. } => balance,
+            Self::CrossEntropy { balance, .. } | Self::Focal { balance, .. } | Self::Ohem { balance, .. } => {
+                balance
+            }
             _ => Balance::None,
         }
     }
@@ -256,7 +258,9 @@ impl<'a> Pixels<'a> {
 
     /// `[N, C, H, W]`: 1 at the true class, nothing where there is no label.
     fn one_hot(&self) -> Tensor {
-        self.log_probabilities.zeros_like().scatter_(1, &self.classes, &self.labelled)
+        self.log_probabilities
+            .zeros_like()
+            .scatter_(1, &self.classes, &self.labelled)
     }
 
     fn hard_cross_entropy(&self, weights: &Tensor, threshold: f64, keep: f64) -> Tensor {
@@ -264,7 +268,9 @@ impl<'a> Pixels<'a> {
         let weights = self.pixel_weights(weights);
         // Which pixels are hard is no part of the gradient.
         let hard = tch::no_grad(|| {
-            let of_labelled = surprise.where_scalarother(&self.labelled.greater(0.0), -1.0).view([-1]);
+            let of_labelled = surprise
+                .where_scalarother(&self.labelled.greater(0.0), -1.0)
+                .view([-1]);
             let labelled = self.labelled.sum(None).double_value(&[]);
             let least = ((labelled * keep).ceil() as i64).max(1);
             let (hardest, _) = of_labelled.topk(least, 0, true, true);
@@ -300,9 +306,10 @@ impl<'a> Pixels<'a> {
             let errors = (&is_class - probabilities.select(1, class)).abs();
             let (errors, order) = errors.sort(0, true);
             let is_class = is_class.index_select(0, &order);
-            let intersection = size - is_class.cumsum(0, kind);
-            let union = size + (1.0 - &is_class).cumsum(0, kind);
-            let jaccard = 1.0 - intersection / union;
+            let intersection = -&is_class.cumsum(0, kind) + size;
+            let others = -&is_class + 1.0;
+            let union = others.cumsum(0, kind) + size;
+            let jaccard: Tensor = 1.0 - intersection / union;
             let steps = jaccard.diff::<Tensor>(1, 0, Some(jaccard.zeros_like().narrow(0, 0, 1)), None);
             sum = sum + errors.dot(&steps);
         }

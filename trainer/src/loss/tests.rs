@@ -31,7 +31,9 @@ fn term(text: &str) -> Term {
 
 /// Logits of given probabilities.
 fn probable(rows: &[&[f64]]) -> Vec<Vec<f64>> {
-    rows.iter().map(|row| row.iter().map(|p| p.ln()).collect()).collect()
+    rows.iter()
+        .map(|row| row.iter().map(|p| p.ln()).collect())
+        .collect()
 }
 
 fn close(found: f64, expected: f64) {
@@ -66,17 +68,26 @@ fn case() -> (Vec<Vec<f64>>, [u8; 4]) {
 fn cross_entropy_by_hand() {
     let (logits, labels) = case();
     let [a, b, c] = [0.8f64, 0.4, 0.5].map(|p| -p.ln());
-    close(value(&term("kind = 'cross-entropy'"), &logits, &labels), (a + b + c) / 3.0);
+    close(
+        value(&term("kind = 'cross-entropy'"), &logits, &labels),
+        (a + b + c) / 3.0,
+    );
     // Class 0 has two thirds of the pixels: weights 3/4 and 3/2, whose sum over the pixels is 3.
     let balanced = term("kind = 'cross-entropy'\nbalance = 'inverse-frequency'\nweight = 2.0");
-    close(value(&balanced, &logits, &labels), 2.0 * (0.75 * (a + b) + 1.5 * c) / 3.0);
+    close(
+        value(&balanced, &logits, &labels),
+        2.0 * (0.75 * (a + b) + 1.5 * c) / 3.0,
+    );
 }
 
 #[test]
 fn focal_by_hand() {
     let (logits, labels) = case();
     let each = [0.8f64, 0.4, 0.5].map(|p| -p.ln() * (1.0 - p).powi(2));
-    close(value(&term("kind = 'focal'"), &logits, &labels), each.iter().sum::<f64>() / 3.0);
+    close(
+        value(&term("kind = 'focal'"), &logits, &labels),
+        each.iter().sum::<f64>() / 3.0,
+    );
 }
 
 #[test]
@@ -104,7 +115,10 @@ fn lovasz_by_hand() {
     // Class 1: errors 0.6 (other), 0.5 (own), 0.2 (other). Jaccard 1 - 1/2, 1 - 0/2, 1 - 0/3; steps 1/2, 1/2, 0.
     let class1 = 0.6 / 2.0 + 0.5 / 2.0;
     let (logits, labels) = case();
-    close(value(&term("kind = 'lovasz-softmax'"), &logits, &labels), (class0 + class1) / 2.0);
+    close(
+        value(&term("kind = 'lovasz-softmax'"), &logits, &labels),
+        (class0 + class1) / 2.0,
+    );
 }
 
 #[test]
@@ -128,7 +142,8 @@ fn right_answers_cost_nothing_and_a_batch_without_labels_too() {
         assert!((0.0..1e-9).contains(&right), "{term:?}: {right}");
         let (logits, labels) = tensors(&certain, &[IGNORE, IGNORE]);
         let logits = logits.set_requires_grad(true);
-        let loss = Loss::new(std::slice::from_ref(&term), &ClassStatistics::new(2), Device::Cpu).value(&logits, &labels);
+        let loss = Loss::new(std::slice::from_ref(&term), &ClassStatistics::new(2), Device::Cpu)
+            .value(&logits, &labels);
         assert_eq!(loss.double_value(&[]), 0.0, "{term:?}");
         if loss.requires_grad() {
             loss.backward();
@@ -159,7 +174,11 @@ fn unknown_keys_and_values_are_refused() {
         ("kind = 'ohem'\nkeep = 0.0", "keep"),
         ("kind = 'ohem'\nthreshold = 1.5", "threshold"),
     ] {
-        let message = toml::from_str::<Term>(text).unwrap().check().unwrap_err().to_string();
+        let message = toml::from_str::<Term>(text)
+            .unwrap()
+            .check()
+            .unwrap_err()
+            .to_string();
         assert!(message.contains(key), "{message}");
     }
 }
@@ -199,8 +218,11 @@ mod reference {
             let total: f64 = pixels.iter().map(|&i| weight(i)).sum();
             pixels.iter().map(|&i| f(i) * weight(i)).sum::<f64>() / total
         };
-        let present: Vec<usize> = (0..classes).filter(|&c| labelled.iter().any(|&i| usize::from(labels[i]) == c)).collect();
-        let over_present = |f: &dyn Fn(usize) -> f64| present.iter().map(|&c| f(c)).sum::<f64>() / present.len() as f64;
+        let present: Vec<usize> = (0..classes)
+            .filter(|&c| labelled.iter().any(|&i| usize::from(labels[i]) == c))
+            .collect();
+        let over_present =
+            |f: &dyn Fn(usize) -> f64| present.iter().map(|&c| f(c)).sum::<f64>() / present.len() as f64;
         let is = |i: usize, class: usize| usize::from(labels[i]) == class;
         let unweighted = match *term {
             Term::CrossEntropy { .. } => mean(&labelled, &|i| -own(i).ln()),

@@ -29,7 +29,13 @@ pub fn deeplabv3(trunk: Trunk, classes: i64, divide: i64) -> Graph {
             dilation: rate,
             ..pointwise(channels)
         };
-        branches.push(conv_relu(&mut graph, part, &format!("aspp.{}", index + 1), conv, deep));
+        branches.push(conv_relu(
+            &mut graph,
+            part,
+            &format!("aspp.{}", index + 1),
+            conv,
+            deep,
+        ));
     }
     let spatial = graph.push(part, "aspp.concat", Op::Concat, &branches);
     let project = Op::Conv(pointwise(4 * pyramid));

@@ -84,7 +84,11 @@ pub fn deeplabv3_light(trunk: Trunk, head: &Head) -> Graph {
     );
     let mut x: Features = (x, head.pyramid);
     let names = ["decoder", "decoder4", "decoder2"];
-    for ((skip, &outputs), name) in [stride8, stride4, stride2].into_iter().zip(&head.decoder).zip(names) {
+    for ((skip, &outputs), name) in [stride8, stride4, stride2]
+        .into_iter()
+        .zip(&head.decoder)
+        .zip(names)
+    {
         x = (decoder_step(&mut graph, name, x, skip, outputs), outputs);
     }
     classifier(&mut graph, x, head.classes);

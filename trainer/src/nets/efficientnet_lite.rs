@@ -40,9 +40,7 @@ pub fn lite0() -> Trunk {
 /// As [`lite0`], with `at_end` called at the end of the layers of each stride (2, 4, 8, 16): graph, stride, the
 /// features, with their channels, of the stride before (`None` at stride 2), and its own features. What it gives goes
 /// on in their place; it must have as many channels.
-pub fn lite0_with(
-    mut at_end: impl FnMut(&mut Graph, i64, Option<Features>, Features) -> Features,
-) -> Trunk {
+pub fn lite0_with(mut at_end: impl FnMut(&mut Graph, i64, Option<Features>, Features) -> Features) -> Trunk {
     let mut graph = Graph::new(3);
     let conv = Conv {
         kernel: 3,

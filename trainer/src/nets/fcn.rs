@@ -45,12 +45,7 @@ pub fn fcn(stride: i64, classes: i64, divide: i64) -> Graph {
                 bias: false,
                 bilinear: true,
             };
-            let up = graph.push(
-                Part::Head,
-                format!("up_{name}"),
-                Op::ConvTranspose(up),
-                &[x],
-            );
+            let up = graph.push(Part::Head, format!("up_{name}"), Op::ConvTranspose(up), &[x]);
             let skip = score(
                 &mut graph,
                 &format!("score_{name}"),

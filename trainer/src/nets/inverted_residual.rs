@@ -87,7 +87,10 @@ impl Strides {
     /// After a stem of stride 2.
     #[must_use]
     pub fn after_stem() -> Self {
-        Self { total: 2, dilation: 1 }
+        Self {
+            total: 2,
+            dilation: 1,
+        }
     }
 
     /// Stride and dilation of the next block, which would have `stride` by itself. The block that would go on to stride

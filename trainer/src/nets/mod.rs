@@ -52,7 +52,13 @@ fn conv_relu(graph: &mut Graph, part: Part, name: &str, conv: Conv, input: NodeI
 }
 
 /// Appends a depthwise-separable convolution of the head: `<name>.depthwise`, then `<name>.pointwise`.
-fn separable(graph: &mut Graph, name: &str, kernel: i64, (input, channels): Features, outputs: i64) -> NodeId {
+fn separable(
+    graph: &mut Graph,
+    name: &str,
+    kernel: i64,
+    (input, channels): Features,
+    outputs: i64,
+) -> NodeId {
     let depthwise = Conv::depthwise(channels, kernel, 1, 1, BATCH_NORM_EPS);
     let x = conv_relu6(graph, &format!("{name}.depthwise"), depthwise, input);
     let pointwise = Conv::pointwise(channels, outputs, BATCH_NORM_EPS);

@@ -157,9 +157,30 @@ const ZHAO: &str = "Zhao et al. 2017, arXiv:1612.01105";
 
 /// Every network there is.
 pub static ARCHITECTURES: [Architecture; 14] = [
-    paper("fcn-32s", LONG, Some(TrunkKind::Vgg16), 32, 32, |classes, divide| fcn::fcn(32, classes, divide)),
-    paper("fcn-16s", LONG, Some(TrunkKind::Vgg16), 16, 32, |classes, divide| fcn::fcn(16, classes, divide)),
-    paper("fcn-8s", LONG, Some(TrunkKind::Vgg16), 8, 32, |classes, divide| fcn::fcn(8, classes, divide)),
+    paper(
+        "fcn-32s",
+        LONG,
+        Some(TrunkKind::Vgg16),
+        32,
+        32,
+        |classes, divide| fcn::fcn(32, classes, divide),
+    ),
+    paper(
+        "fcn-16s",
+        LONG,
+        Some(TrunkKind::Vgg16),
+        16,
+        32,
+        |classes, divide| fcn::fcn(16, classes, divide),
+    ),
+    paper(
+        "fcn-8s",
+        LONG,
+        Some(TrunkKind::Vgg16),
+        8,
+        32,
+        |classes, divide| fcn::fcn(8, classes, divide),
+    ),
     paper("unet", RONNEBERGER, None, 1, 16, unet::unet),
     light(
         "unet-light",
@@ -168,7 +189,14 @@ pub static ARCHITECTURES: [Architecture; 14] = [
         Light::UNet,
         &[96, 48, 24],
     ),
-    paper("segnet", BADRINARAYANAN, Some(TrunkKind::Vgg16Bn), 1, 32, segnet::segnet),
+    paper(
+        "segnet",
+        BADRINARAYANAN,
+        Some(TrunkKind::Vgg16Bn),
+        1,
+        32,
+        segnet::segnet,
+    ),
     paper("segnet-basic", BADRINARAYANAN, None, 1, 16, segnet::segnet_basic),
     light(
         "segnet-separable",
@@ -177,12 +205,24 @@ pub static ARCHITECTURES: [Architecture; 14] = [
         Light::SegNet,
         &[96, 64, 32],
     ),
-    paper("deeplabv3-resnet18", CHEN, Some(TrunkKind::Resnet18), 16, 16, |classes, divide| {
-        deeplabv3::deeplabv3(resnet::resnet18(16, divide), classes, divide)
-    }),
-    paper("deeplabv3-mobilenetv2", CHEN, Some(TrunkKind::MobilenetV2), 16, 16, |classes, divide| {
-        deeplabv3::deeplabv3(mobilenet_v2::mobilenet_v2(1.0 / divide as f64), classes, divide)
-    }),
+    paper(
+        "deeplabv3-resnet18",
+        CHEN,
+        Some(TrunkKind::Resnet18),
+        16,
+        16,
+        |classes, divide| deeplabv3::deeplabv3(resnet::resnet18(16, divide), classes, divide),
+    ),
+    paper(
+        "deeplabv3-mobilenetv2",
+        CHEN,
+        Some(TrunkKind::MobilenetV2),
+        16,
+        16,
+        |classes, divide| {
+            deeplabv3::deeplabv3(mobilenet_v2::mobilenet_v2(1.0 / divide as f64), classes, divide)
+        },
+    ),
     light(
         "deeplabv3-light",
         CHEN,
@@ -212,11 +252,20 @@ pub static ARCHITECTURES: [Architecture; 14] = [
 /// # Errors
 /// There is none; the message lists those there are.
 pub fn by_name(name: &str) -> Result<&'static Architecture> {
-    if let Some(found) = ARCHITECTURES.iter().find(|architecture| architecture.name == name) {
+    if let Some(found) = ARCHITECTURES
+        .iter()
+        .find(|architecture| architecture.name == name)
+    {
         return Ok(found);
     }
-    let names: Vec<&str> = ARCHITECTURES.iter().map(|architecture| architecture.name).collect();
-    bail!("there is no network called {name:?}, expected one of {}", names.join(", "))
+    let names: Vec<&str> = ARCHITECTURES
+        .iter()
+        .map(|architecture| architecture.name)
+        .collect();
+    bail!(
+        "there is no network called {name:?}, expected one of {}",
+        names.join(", ")
+    )
 }
 
 impl Architecture {
@@ -251,7 +300,10 @@ impl Architecture {
                 ("decoder", sizes.decoder.is_some()),
                 ("rates", sizes.rates.is_some()),
             ] {
-                ensure!(!is_set, "network.{key} can't be set for {name}, whose sizes are its paper's");
+                ensure!(
+                    !is_set,
+                    "network.{key} can't be set for {name}, whose sizes are its paper's"
+                );
             }
             return Ok(self.graph(classes));
         };
@@ -337,11 +389,19 @@ mod tests {
             let graph = architecture.graph(7);
             let (height, width) = (2 * architecture.multiple, 3 * architecture.multiple);
             let expected = [7, height / architecture.stride, width / architecture.stride];
-            assert_eq!(graph.shapes(height, width)[graph.output], expected, "{}", architecture.name);
+            assert_eq!(
+                graph.shapes(height, width)[graph.output],
+                expected,
+                "{}",
+                architecture.name
+            );
             assert!(std::ptr::eq(by_name(architecture.name).unwrap(), architecture));
         }
         let message = by_name("segnet-basics").err().unwrap().to_string();
-        assert!(message.contains("segnet-basics") && message.contains("segnet-basic,"), "{message}");
+        assert!(
+            message.contains("segnet-basics") && message.contains("segnet-basic,"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -45,7 +45,11 @@ pub fn resnet18(output_stride: i64, divide: i64) -> Trunk {
         };
         for block in 0..2 {
             let name = format!("layer{}.{block}", index + 1);
-            let (stride, first) = if block == 0 { (stride, before) } else { (1, dilation) };
+            let (stride, first) = if block == 0 {
+                (stride, before)
+            } else {
+                (1, dilation)
+            };
             let (name, dilations) = (name.as_str(), [first, dilation]);
             x = (
                 basic_block(&mut graph, part, name, x, outputs, stride, dilations),
@@ -119,11 +123,7 @@ mod tests {
             );
             for (layer, dilation) in dilations.into_iter().enumerate() {
                 let name = format!("layer{}.1.conv2", layer + 1);
-                let (_, conv) = trunk
-                    .graph
-                    .convs()
-                    .find(|(node, _)| node.name == name)
-                    .unwrap();
+                let (_, conv) = trunk.graph.convs().find(|(node, _)| node.name == name).unwrap();
                 assert_eq!((conv.dilation, conv.padding), (dilation, [dilation; 2]), "{name}");
             }
         }

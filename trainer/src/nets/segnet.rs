@@ -89,7 +89,10 @@ mod tests {
     use super::*;
 
     fn pairs(graph: &Graph) -> usize {
-        let poolings = graph.nodes.iter().filter(|node| matches!(node.op, Op::MaxPool(_)));
+        let poolings = graph
+            .nodes
+            .iter()
+            .filter(|node| matches!(node.op, Op::MaxPool(_)));
         let unpoolings = graph.nodes.iter().filter(|node| node.op == Op::Unpool);
         let count = poolings.count();
         assert_eq!(count, unpoolings.count());
@@ -111,7 +114,10 @@ mod tests {
             + 9 * 128 * 64
             + 9 * 64 * 64;
         let normalisation = 2 * (5 * 512 + 3 * 256 + 2 * 128 + 2 * 64);
-        assert_eq!(graph.parameters(), encoder + mirror + normalisation + 9 * 64 * 11 + 11);
+        assert_eq!(
+            graph.parameters(),
+            encoder + mirror + normalisation + 9 * 64 * 11 + 11
+        );
         assert_eq!((graph.parameters() as f64 / 1e4).round() / 100.0, 29.44);
         assert_eq!(graph.shapes(96, 160)[graph.output], [11, 96, 160]);
     }

@@ -97,7 +97,12 @@ mod tests {
         assert_eq!((count(&Op::MaxPool(Pool::Cells)), count(&Op::Unpool)), (3, 3));
         for node in graph.nodes.iter().filter(|node| node.op == Op::Unpool) {
             assert_eq!(shapes[node.inputs[0]], shapes[node.inputs[2]], "{}", node.name);
-            assert_eq!(graph.nodes[node.inputs[2]].inputs, [node.inputs[1]], "{}", node.name);
+            assert_eq!(
+                graph.nodes[node.inputs[2]].inputs,
+                [node.inputs[1]],
+                "{}",
+                node.name
+            );
         }
     }
 }

@@ -74,7 +74,10 @@ mod tests {
             let shapes = graph.shapes(224, 320);
             for (index, group) in groups.iter().enumerate() {
                 let stride = 2 << index;
-                assert_eq!(shapes[group.pooled], [GROUPS[index].1, 224 / stride, 320 / stride]);
+                assert_eq!(
+                    shapes[group.pooled],
+                    [GROUPS[index].1, 224 / stride, 320 / stride]
+                );
             }
         }
     }

@@ -394,13 +394,11 @@ impl Machine {
         });
         let is_whole = view.is_none_or(|view| matches!(self.get(view), Object::None));
         match (self.get(kind), self.get(key), self.get(elements)) {
-            (Object::Global(kind), Object::Str(key), &Object::Int(elements)) if is_whole => {
-                Ok(StorageRef {
-                    kind: kind.clone(),
-                    key: key.clone(),
-                    elements,
-                })
-            }
+            (Object::Global(kind), Object::Str(key), &Object::Int(elements)) if is_whole => Ok(StorageRef {
+                kind: kind.clone(),
+                key: key.clone(),
+                elements,
+            }),
             _ => bail!("a persistent id is not (\"storage\", type, key, location, elements)"),
         }
     }

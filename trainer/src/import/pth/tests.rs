@@ -106,7 +106,10 @@ fn archive(method: CompressionMethod) -> Vec<u8> {
 
 #[test]
 fn both_formats_hold_the_same_tensors() {
-    assert_eq!(read(&archive(CompressionMethod::Stored)).unwrap(), read(&file()).unwrap());
+    assert_eq!(
+        read(&archive(CompressionMethod::Stored)).unwrap(),
+        read(&file()).unwrap()
+    );
 }
 
 #[test]
