@@ -4,9 +4,7 @@ use std::os::unix::process::CommandExt;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use segd_train::command::{
-    archs, eval, export, import, plot, predict, quantize, report, train,
-};
+use segd_train::command::{archs, eval, export, import, plot, predict, quantize, report, train};
 
 #[derive(Parser)]
 #[command(version, about)]

@@ -153,12 +153,7 @@ fn export(folder: &Path, recipe: &Recipe, graph: &Graph, weights: &Weights, pict
     )
 }
 
-fn open(
-    folder: &Path,
-    recipe: &Recipe,
-    graph: &Graph,
-    files: &[(&str, Precision, &[&str], &[u8])],
-) -> Model {
+fn open(folder: &Path, recipe: &Recipe, graph: &Graph, files: &[(&str, Precision, &[&str], &[u8])]) -> Model {
     for (name, _, _, bytes) in files {
         model::write(folder, name, bytes).unwrap();
     }
@@ -220,7 +215,11 @@ fn unpooling_is_exact_in_the_exported_file() {
         for name in ["tract", "ort"] {
             if name == "tract" || has_ort() {
                 let backend = score::backend(name, Precision::Fp32).unwrap();
-                assert_eq!(logits_of(&*backend, &model, &x), expected, "{name} {height}x{width}");
+                assert_eq!(
+                    logits_of(&*backend, &model, &x),
+                    expected,
+                    "{name} {height}x{width}"
+                );
             }
         }
     }
@@ -246,7 +245,11 @@ fn check(name: &str) {
     let step = architecture.multiple;
     let wide = pictures.narrow(0, 0, 1).narrow(2, 0, step.min(SIDE));
     let wide = Tensor::cat(&[&wide, &wide.flip([3])], 3);
-    let inputs = [pictures.narrow(0, 1, 1), wide.shallow_clone(), wide.transpose(2, 3)];
+    let inputs = [
+        pictures.narrow(0, 1, 1),
+        wide.shallow_clone(),
+        wide.transpose(2, 3),
+    ];
     for (name, precision, least) in cases {
         let backend: Arc<dyn Backend> = score::backend(name, precision).unwrap();
         let (mut right, mut cells) = (0.0, 0.0);
@@ -255,7 +258,11 @@ fn check(name: &str) {
             let found = logits_of(&*backend, &model, input);
             assert_eq!(found.size(), expected.size());
             let size = [input.size()[2], input.size()[3]];
-            let labels = |logits: &Tensor| logits.upsample_bilinear2d(size, false, None, None).argmax(1, false);
+            let labels = |logits: &Tensor| {
+                logits
+                    .upsample_bilinear2d(size, false, None, None)
+                    .argmax(1, false)
+            };
             let count = (size[0] * size[1]) as f64;
             right += same(&labels(&found), &labels(&expected)) * count;
             cells += count;

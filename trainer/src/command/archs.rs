@@ -55,7 +55,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn table(size: Size, classes: i64) -> String {
-    let width = ARCHITECTURES.iter().map(|architecture| architecture.name.len()).max();
+    let width = ARCHITECTURES
+        .iter()
+        .map(|architecture| architecture.name.len())
+        .max();
     let width = width.unwrap_or_default();
     let mut text = format!(
         "{:width$}  {:>12}  {:>14}  {:>9}  {:>6}  {:18}  paper\n",
@@ -63,7 +66,8 @@ fn table(size: Size, classes: i64) -> String {
     );
     for architecture in &ARCHITECTURES {
         let graph = architecture.graph(classes);
-        let round = |side: i64| side.div_ceil(architecture.multiple) * architecture.multiple;
+        let round =
+            |side: i64| (side + architecture.multiple - 1) / architecture.multiple * architecture.multiple;
         let (columns, rows) = (round(size.width), round(size.height));
         let _ = writeln!(
             text,

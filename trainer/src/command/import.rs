@@ -96,7 +96,10 @@ mod tests {
         }
         let mut again = Weights::random(&graph, 4, Device::Cpu);
         trunk::load(&out, architecture.trunk.unwrap(), &graph, &mut again).unwrap();
-        assert_eq!(again.get("features.17.conv.2.bn.var"), weights.get("features.17.conv.2.bn.var"));
+        assert_eq!(
+            again.get("features.17.conv.2.bn.var"),
+            weights.get("features.17.conv.2.bn.var")
+        );
 
         arguments.arch = "unet".into();
         let message = format!("{:#}", run(&arguments).unwrap_err());
