@@ -28,9 +28,19 @@ pub fn is_picture(path: &Path) -> bool {
 /// # Errors
 /// Fatal, naming the file: unreadable, not a picture, damaged, or a side longer than [`MAX_SIDE`].
 pub fn read_rgb(path: &Path) -> Result<RgbImage> {
-    let bytes = std::fs::read(path)
-        .map_err(|e| Error::fatal(format!("{}: can't be read", path.display())).caused_by(e))?;
-    decode_rgb(&bytes, &path.display().to_string())
+    decode_rgb(&read(path)?, &path.display().to_string())
+}
+
+/// Reads a picture as it is stored, whatever its EXIF orientation says.
+///
+/// # Errors
+/// As [`read_rgb`].
+pub fn read_rgb_as_stored(path: &Path) -> Result<RgbImage> {
+    decode(&read(path)?, &path.display().to_string(), false)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| Error::fatal(format!("{}: can't be read", path.display())).caused_by(e))
 }
 
 /// Decodes a picture of any known type; `name` stands for it in errors.
@@ -38,6 +48,10 @@ pub fn read_rgb(path: &Path) -> Result<RgbImage> {
 /// # Errors
 /// As [`read_rgb`].
 pub fn decode_rgb(bytes: &[u8], name: &str) -> Result<RgbImage> {
+    decode(bytes, name, true)
+}
+
+fn decode(bytes: &[u8], name: &str, turn: bool) -> Result<RgbImage> {
     let decode = || -> image::ImageResult<RgbImage> {
         let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
         let mut limits = Limits::default();
@@ -47,7 +61,9 @@ pub fn decode_rgb(bytes: &[u8], name: &str) -> Result<RgbImage> {
         let mut decoder = reader.into_decoder()?;
         let orientation = decoder.orientation()?;
         let mut picture = DynamicImage::from_decoder(decoder)?;
-        picture.apply_orientation(orientation);
+        if turn {
+            picture.apply_orientation(orientation);
+        }
         Ok(picture.into_rgb8())
     };
     decode().map_err(|e| Error::fatal(format!("{name}: not a picture that can be read")).caused_by(e))

@@ -1,6 +1,46 @@
-//! Scores of predicted labels against true ones, from one confusion matrix.
+//! Scores of predicted labels against true ones.
 //!
-//! Counts are pixels summed over all pictures, as PASCAL VOC and CamVid score: a mean over pictures is another figure.
+//! Pixels are counted in one confusion matrix over all pictures, as PASCAL VOC and CamVid score: a mean over pictures is
+//! another figure. Borders and regions, which pixel counts don't see, have scores of their own.
+
+mod boundary;
+mod regions;
+
+pub use boundary::{BoundaryScore, TOLERANCE};
+pub use regions::RegionScore;
+
+/// All scores of a set of pictures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scores {
+    /// Pixels by true and predicted class.
+    pub matrix: ConfusionMatrix,
+    /// Borders.
+    pub boundary: BoundaryScore,
+    /// Regions.
+    pub regions: RegionScore,
+}
+
+impl Scores {
+    /// No pictures of `classes` classes.
+    #[must_use]
+    pub fn new(classes: usize) -> Self {
+        Self {
+            matrix: ConfusionMatrix::new(classes),
+            boundary: BoundaryScore::new(classes),
+            regions: RegionScore::new(classes),
+        }
+    }
+
+    /// Scores a picture of `width` pixels a row. Pixels whose true label is no class are left out.
+    ///
+    /// # Panics
+    /// The slices differ in length, or hold no whole rows.
+    pub fn add(&mut self, width: usize, truth: &[u8], predicted: &[u8]) {
+        self.matrix.add(truth, predicted);
+        self.boundary.add(width, truth, predicted);
+        self.regions.add(width, truth, predicted);
+    }
+}
 
 /// Pixel counts by true and predicted class.
 #[derive(Clone, Debug, PartialEq, Eq)]

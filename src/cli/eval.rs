@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 use tracing::{info, warn};
 
 use crate::cli::args::ModelArgs;
 use crate::cli::image::progress;
-use crate::dataset::{self, CAMVID_CLASSES, DatasetClass, Sample, VOC_CLASSES};
+use crate::dataset::{Dataset, DatasetClass, Format};
 use crate::error::{Error, Result};
 use crate::frame::Mask;
 use crate::infer::RunsOn;
@@ -16,19 +16,8 @@ use crate::metrics::{Metrics, Stage};
 use crate::model::Contract;
 use crate::model::contract::Resize;
 use crate::picture::image_ref;
-use crate::score::ConfusionMatrix;
+use crate::score::Scores;
 use crate::segment::Engine;
-
-/// Folder layout of a data set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum DatasetFormat {
-    /// PASCAL VOC: JPEGImages, SegmentationClass, ImageSets/Segmentation/SPLIT.txt; 21 classes, 255 void
-    Voc,
-    /// CamVid as SegNet's authors split it: SPLIT/, SPLITannot/; 11 classes, void not scored
-    Camvid,
-    /// Training_Images/ and Ground_Truth/ with masks of two tones: one class against all others; no splits
-    Masks,
-}
 
 /// Arguments of `segd eval`.
 #[derive(Debug, Args)]
@@ -38,11 +27,11 @@ pub struct EvalArgs {
     pub dataset: PathBuf,
     /// Its layout
     #[arg(long, value_enum)]
-    pub format: DatasetFormat,
-    /// Which split to score
-    #[arg(long, value_name = "NAME", default_value = "val")]
-    pub split: String,
-    /// For masks: the model's class that is the bright tone; all its other classes are the dark one
+    pub format: Format,
+    /// Which split to score [default: val, or all pictures where the data has no splits]
+    #[arg(long, value_name = "NAME")]
+    pub split: Option<String>,
+    /// For data of two classes: the model's class that is the bright tone; all its other classes are the dark one
     #[arg(long, value_name = "CLASS", default_value = "person")]
     pub foreground: String,
     /// Score only the first N pictures
@@ -76,6 +65,9 @@ struct Report {
     mean_class_accuracy: Option<f64>,
     frequency_weighted_iou: Option<f64>,
     mean_dice: Option<f64>,
+    mean_boundary_f: Option<f64>,
+    over_segmentation: Option<f64>,
+    under_segmentation: Option<f64>,
     /// CPU time of the network alone.
     network_cpu_ms_per_image: f64,
     classes: Vec<ClassReport>,
@@ -87,6 +79,9 @@ struct ClassReport {
     iou: Option<f64>,
     accuracy: Option<f64>,
     dice: Option<f64>,
+    boundary_f: Option<f64>,
+    over_segmentation: Option<f64>,
+    under_segmentation: Option<f64>,
 }
 
 /// Scores the model and prints the report.
@@ -96,8 +91,14 @@ struct ClassReport {
 pub fn run(args: EvalArgs) -> Result<()> {
     let options = args.model.options()?;
     let model = options.find()?;
-    let classes = Classes::of(&args, &model.contract)?;
-    let mut samples = samples(&args)?;
+    let dataset = Dataset::open(args.format, &args.dataset)?;
+    let classes = Classes::of(&args, &dataset.classes, &model.contract)?;
+    let split = match &args.split {
+        Some(split) => split,
+        None if args.format.has_splits() => "val",
+        None => "all",
+    };
+    let mut samples = dataset.split(split)?;
     if let Some(limit) = args.limit {
         samples.truncate(limit.max(1));
     }
@@ -113,7 +114,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let longest = chosen.longest;
     let mut engine = Engine::new(chosen.model, chosen.backend, longest, metrics.clone());
 
-    let mut matrix = ConfusionMatrix::new(classes.names.len());
+    let mut scores = Scores::new(classes.names.len());
     let mut mask = Mask::zeros(0, 0);
     let mut ran: Option<RunsOn> = None;
     let bar = progress(samples.len());
@@ -125,7 +126,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
         }
         engine.segment(&image, &mut mask)?;
         classes.translate(&mut mask);
-        matrix.add(&labels.data, &mask.labels);
+        scores.add(labels.width, &labels.data, &mask.labels);
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -135,6 +136,11 @@ pub fn run(args: EvalArgs) -> Result<()> {
         .files
         .iter()
         .find(|f| f.precision.as_str() == ran.precision && f.backends.iter().any(|b| b == ran.backend));
+    let Scores {
+        matrix,
+        boundary,
+        regions,
+    } = &scores;
     let report = Report {
         model: contract.name.clone(),
         file: file.map(|f| f.path.clone()).unwrap_or_default(),
@@ -144,8 +150,8 @@ pub fn run(args: EvalArgs) -> Result<()> {
         provider: ran.provider,
         backend_version: ran.version,
         dataset: args.dataset.display().to_string(),
-        format: value_name(&args.format),
-        split: (args.format != DatasetFormat::Masks).then(|| args.split.clone()),
+        format: args.format.name(),
+        split: (split != "all").then(|| split.to_owned()),
         images: samples.len(),
         protocol: protocol(&contract, longest, &classes),
         mean_iou: matrix.mean_iou(),
@@ -153,6 +159,9 @@ pub fn run(args: EvalArgs) -> Result<()> {
         mean_class_accuracy: matrix.mean_class_accuracy(),
         frequency_weighted_iou: matrix.frequency_weighted_iou(),
         mean_dice: matrix.mean_dice(),
+        mean_boundary_f: boundary.mean(),
+        over_segmentation: regions.over_all(),
+        under_segmentation: regions.under_all(),
         network_cpu_ms_per_image: network_cpu_ms(&metrics) / samples.len() as f64,
         classes: classes
             .names
@@ -163,18 +172,13 @@ pub fn run(args: EvalArgs) -> Result<()> {
                 iou: matrix.iou(i),
                 accuracy: matrix.class_accuracy(i),
                 dice: matrix.dice(i),
+                boundary_f: boundary.class(i),
+                over_segmentation: regions.over(i),
+                under_segmentation: regions.under(i),
             })
             .collect(),
     };
     super::print_report(args.json, &report, print)
-}
-
-fn samples(args: &EvalArgs) -> Result<Vec<Sample>> {
-    match args.format {
-        DatasetFormat::Voc => dataset::voc(&args.dataset, &args.split),
-        DatasetFormat::Camvid => dataset::camvid(&args.dataset, &args.split),
-        DatasetFormat::Masks => dataset::masks(&args.dataset),
-    }
 }
 
 /// The classes that are scored, and how the model's labels become theirs.
@@ -185,38 +189,39 @@ struct Classes {
 }
 
 impl Classes {
-    fn of(args: &EvalArgs, contract: &Contract) -> Result<Self> {
-        let known: &[DatasetClass] = match args.format {
-            DatasetFormat::Voc => &VOC_CLASSES,
-            DatasetFormat::Camvid => &CAMVID_CLASSES,
-            DatasetFormat::Masks => {
-                let label = contract.class_index(&args.foreground).ok_or_else(|| {
-                    let names: Vec<&str> = contract.classes.iter().map(|c| c.name.as_str()).collect();
-                    Error::usage(format!(
-                        "--foreground {:?}: model {} has {}",
-                        args.foreground,
-                        contract.name,
-                        names.join(", ")
-                    ))
-                })?;
-                return Ok(Self {
-                    names: vec!["background".into(), args.foreground.clone()],
-                    foreground: Some(label),
-                });
-            }
-        };
+    fn of(args: &EvalArgs, known: &[DatasetClass], contract: &Contract) -> Result<Self> {
+        if matches!(args.format, Format::Masks | Format::Csv | Format::Pet) {
+            // A model that was trained on such data has no other class than the bright tone.
+            let only = (contract.classes.len() == 2 && contract.classes[0].background).then_some(1);
+            let label = contract.class_index(&args.foreground).or(only).ok_or_else(|| {
+                let names: Vec<&str> = contract.classes.iter().map(|c| c.name.as_str()).collect();
+                Error::usage(format!(
+                    "--foreground {:?}: model {} has {}",
+                    args.foreground,
+                    contract.name,
+                    names.join(", ")
+                ))
+            })?;
+            return Ok(Self {
+                names: vec![
+                    "background".into(),
+                    contract.classes[usize::from(label)].name.clone(),
+                ],
+                foreground: Some(label),
+            });
+        }
         if known.len() != contract.classes.len() {
             return Err(Error::usage(format!(
                 "model {} has {} classes, {} has {}",
                 contract.name,
                 contract.classes.len(),
-                value_name(&args.format),
+                args.format.name(),
                 known.len()
             ))
             .hint("score a model that was trained on this data set's classes"));
         }
         for (label, (ours, theirs)) in contract.classes.iter().zip(known).enumerate() {
-            if !ours.name.eq_ignore_ascii_case(theirs.name) {
+            if !ours.name.eq_ignore_ascii_case(&theirs.name) {
                 warn!(
                     "class {label} is {:?} in the model and {:?} in the data set",
                     ours.name, theirs.name
@@ -224,7 +229,7 @@ impl Classes {
             }
         }
         Ok(Self {
-            names: known.iter().map(|c| c.name.to_owned()).collect(),
+            names: known.iter().map(|c| c.name.clone().into_owned()).collect(),
             foreground: None,
         })
     }
@@ -263,7 +268,8 @@ fn protocol(contract: &Contract, longest: Option<usize>, classes: &Classes) -> S
     };
     format!(
         "single scale, no flip; input {resize}; scored at each picture's full resolution; {} classes; void pixels not scored; \
-         one confusion matrix over all pictures, classes absent from truth and prediction left out of means",
+         one confusion matrix over all pictures, classes absent from truth and prediction left out of means; \
+         border F-score within 0.75 % of the diagonal; over- and under-segmentation after Clinton et al. 2010",
         classes.names.len()
     )
 }
@@ -278,31 +284,33 @@ fn network_cpu_ms(metrics: &Metrics) -> f64 {
         .sum()
 }
 
-fn value_name<T: ValueEnum>(value: &T) -> String {
-    value
-        .to_possible_value()
-        .map(|v| v.get_name().to_owned())
-        .unwrap_or_default()
-}
-
 fn print(report: &Report) {
     let percent = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{:.2}", 100.0 * v));
-    println!("{:<20} {:>7} {:>9} {:>7}", "class", "IoU %", "acc. %", "Dice %");
+    println!(
+        "{:<20} {:>7} {:>7} {:>7} {:>9} {:>7} {:>7}",
+        "class", "IoU %", "acc. %", "Dice %", "border F", "over %", "under %"
+    );
     for class in &report.classes {
         println!(
-            "{:<20} {:>7} {:>9} {:>7}",
+            "{:<20} {:>7} {:>7} {:>7} {:>9} {:>7} {:>7}",
             class.name,
             percent(class.iou),
             percent(class.accuracy),
-            percent(class.dice)
+            percent(class.dice),
+            percent(class.boundary_f),
+            percent(class.over_segmentation),
+            percent(class.under_segmentation)
         );
     }
     println!(
-        "{:<20} {:>7} {:>9} {:>7}",
+        "{:<20} {:>7} {:>7} {:>7} {:>9} {:>7} {:>7}",
         "mean",
         percent(report.mean_iou),
         percent(report.mean_class_accuracy),
-        percent(report.mean_dice)
+        percent(report.mean_dice),
+        percent(report.mean_boundary_f),
+        percent(report.over_segmentation),
+        percent(report.under_segmentation)
     );
     println!();
     println!("mean IoU               {} %", percent(report.mean_iou));

@@ -1,68 +1,111 @@
-//! A folder of pictures with one mask of two tones each, as the Human Segmentation Dataset has them:
-//! `Training_Images` and `Ground_Truth`, paired by file name.
+//! Pictures with one mask of two tones each: two folders whose files pair by name, or a table of paths.
+//!
+//! The Human Segmentation Dataset has both: `Training_Images` and `Ground_Truth`, and a `train.csv` with the columns
+//! `images` and `masks`, whose paths start at the folder above its own.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
+use crate::picture::EXTENSIONS;
 
-use super::{LabelEncoding, Sample, SizeMismatch, failed, list_files, stem};
+use super::voc::classes;
+use super::{DatasetClass, Pair, failed, list_files, stem};
 
-/// The file types of pictures and masks.
-const PICTURES: [&str; 5] = ["jpg", "jpeg", "png", "webp", "bmp"];
+/// The two classes of a set of masks.
+pub static MASK_CLASSES: [DatasetClass; 2] = classes!["background" 0 0 0, "foreground" 192 128 128];
 
-/// The pictures under `root/Training_Images` with their masks in `root/Ground_Truth`.
-///
-/// Masks may differ from their pictures in type and size; they are brought to the picture's size.
-///
-/// # Errors
-/// A folder can't be listed, or a picture has no mask.
-pub fn masks(root: &Path) -> Result<Vec<Sample>> {
-    let truth = root.join("Ground_Truth");
-    let by_name: BTreeMap<String, PathBuf> = list_files(&truth, &PICTURES)?
+/// Folders of pictures, each with the folder of their masks.
+const FOLDERS: [(&str, &str); 2] = [("Training_Images", "Ground_Truth"), ("images", "masks")];
+
+/// All pictures under `root`. Masks may differ from their pictures in type and size.
+pub(super) fn pairs(root: &Path) -> Result<Vec<Pair>> {
+    let (images, masks) = FOLDERS
+        .iter()
+        .map(|(images, masks)| (root.join(images), root.join(masks)))
+        .find(|(images, _)| images.is_dir())
+        .ok_or_else(|| {
+            failed(
+                root,
+                "has no folder Training_Images (beside Ground_Truth), or images (beside masks)",
+            )
+        })?;
+    list_files(&images, EXTENSIONS)?
         .into_iter()
-        .map(|path| (stem(&path), path))
-        .collect();
-    list_files(&root.join("Training_Images"), &PICTURES)?
-        .into_iter()
-        .map(|image| {
-            let name = stem(&image);
-            let labels = by_name
-                .get(&name)
-                .cloned()
-                .ok_or_else(|| failed(&image, format!("has no mask of its name in {}", truth.display())))?;
-            Ok(Sample {
-                name,
-                image,
-                labels,
-                encoding: LabelEncoding::Binary,
-                size_mismatch: SizeMismatch::ResizeLabels,
-            })
-        })
+        .map(|image| Pair::beside(image, &masks, EXTENSIONS))
         .collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn masks_pair_across_types_and_sizes() {
-        let dir = tempfile::tempdir().unwrap();
-        for folder in ["Training_Images", "Ground_Truth"] {
-            std::fs::create_dir_all(dir.path().join(folder)).unwrap();
-        }
-        let picture = dir.path().join("Training_Images/a.jpg");
-        image::RgbImage::from_pixel(4, 4, image::Rgb([10, 20, 30]))
-            .save(&picture)
-            .unwrap();
-        let message = masks(dir.path()).unwrap_err().to_string();
-        assert!(message.contains("Ground_Truth"), "{message}");
-        let mask = image::GrayImage::from_fn(2, 2, |x, _| image::Luma([if x == 0 { 127 } else { 128 }]));
-        mask.save(dir.path().join("Ground_Truth/a.png")).unwrap();
-        let samples = masks(dir.path()).unwrap();
-        let (_, labels) = samples[0].load().unwrap();
-        assert_eq!(labels.data[..4], [0, 0, 1, 1]);
-        assert_eq!((labels.width, labels.height), (4, 4));
+/// The pictures of `<split>.csv`, and true; without one all of `train.csv`, and false. `root` may be the file.
+pub(super) fn csv_pairs(root: &Path, split: &str) -> Result<(Vec<Pair>, bool)> {
+    if root.is_file() {
+        return Ok((read_csv(root)?, false));
     }
+    let own = root.join(format!("{split}.csv"));
+    // With a list for validation the lists are the splits; a train.csv alone is all there is.
+    if own.is_file() && (split != "train" || root.join("val.csv").is_file()) {
+        return Ok((read_csv(&own)?, true));
+    }
+    Ok((read_csv(&root.join("train.csv"))?, false))
+}
+
+fn read_csv(path: &Path) -> Result<Vec<Pair>> {
+    let mut reader = csv::ReaderBuilder::new()
+        .trim(csv::Trim::All)
+        .from_path(path)
+        .map_err(|error| failed(path, error))?;
+    let header = reader.headers().map_err(|error| failed(path, error))?.clone();
+    let column = |name: &str| {
+        header
+            .iter()
+            .position(|column| column.eq_ignore_ascii_case(name))
+            .ok_or_else(|| {
+                failed(
+                    path,
+                    format!(
+                        "has the columns {}, expected images,masks",
+                        header.iter().collect::<Vec<_>>().join(",")
+                    ),
+                )
+            })
+    };
+    let (images, masks) = (column("images")?, column("masks")?);
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut pairs: Vec<Pair> = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(|error| failed(path, error))?;
+        let line = record.position().map_or(0, csv::Position::line);
+        let file = |column: usize| {
+            let written = record.get(column).unwrap_or_default();
+            find(folder, written).ok_or_else(|| {
+                failed(
+                    path,
+                    format!(
+                        "line {line}: there is no file {written:?} in {} or above it",
+                        folder.display()
+                    ),
+                )
+            })
+        };
+        let (image, labels) = (file(images)?, file(masks)?);
+        pairs.push(Pair {
+            name: stem(&image),
+            image,
+            labels,
+        });
+    }
+    if pairs.is_empty() {
+        return Err(failed(path, "names no picture"));
+    }
+    Ok(pairs)
+}
+
+/// A file by its path from `folder` or from the one above; a first component that names neither is left out.
+fn find(folder: &Path, written: &str) -> Option<PathBuf> {
+    let written = Path::new(written);
+    let below_first: PathBuf = written.components().skip(1).collect();
+    let mut candidates = vec![folder.join(written), folder.join("..").join(written)];
+    if below_first.components().next().is_some() {
+        candidates.push(folder.join(below_first));
+    }
+    candidates.into_iter().find(|path| path.is_file())
 }

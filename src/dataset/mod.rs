@@ -1,77 +1,274 @@
 //! Labelled images on disk, as the trainer and `segd eval` read them.
 //!
-//! A loader lists [`Sample`]s; a sample reads its picture as RGB and its labels as one class number a pixel,
-//! with [`IGNORE`] where the labels say nothing.
+//! A [`Dataset`] knows its classes and lists the [`Sample`]s of its splits; a sample reads its picture as RGB and its
+//! labels as one class number a pixel, with [`IGNORE`] where the labels say nothing.
 
 mod camvid;
+mod cityscapes;
+mod folder;
+mod hold_out;
+mod labels;
 mod masks;
+mod pet;
 mod voc;
 
+use std::borrow::Cow;
 use std::fmt;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Seek};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
 
+use clap::ValueEnum;
 use image::RgbImage;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::picture;
 
-pub use camvid::{CAMVID_CLASSES, camvid};
-pub use masks::masks;
-pub use voc::{VOC_CLASSES, pseudo, voc};
+pub use camvid::CAMVID_CLASSES;
+pub use cityscapes::CITYSCAPES_CLASSES;
+pub use labels::{Codebook, LabelEncoding, Labels, decode_index_png, read_index_png};
+pub use masks::MASK_CLASSES;
+pub use pet::PET_CLASSES;
+pub use voc::{VOC_CLASSES, pseudo};
 
 /// The label of a pixel that is neither trained on nor scored.
 pub const IGNORE: u8 = 255;
 
 /// A class of a dataset: its name and its palette colour as RGB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DatasetClass {
     /// Name, in lower case.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Palette colour, RGB.
     pub color: [u8; 3],
 }
 
-/// Class numbers of a picture, row by row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Labels {
-    /// Width in pixels.
-    pub width: usize,
-    /// Height in pixels.
-    pub height: usize,
-    /// `[height * width]` class numbers, [`IGNORE`] where there is no label.
-    pub data: Vec<u8>,
+/// How a dataset lies in its folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// PASCAL VOC: JPEGImages, SegmentationClass, ImageSets/Segmentation/SPLIT.txt; 21 classes, 255 void
+    Voc,
+    /// CamVid as SegNet's authors split it: SPLIT/, SPLITannot/; 11 classes, void not scored
+    Camvid,
+    /// Pictures and masks of two tones: Training_Images/ and Ground_Truth/, or images/ and masks/
+    Masks,
+    /// A train.csv with the columns images,masks: pictures and masks of two tones
+    Csv,
+    /// Oxford-IIIT Pet: images/, annotations/trimaps/; pet and background, the border not scored
+    Pet,
+    /// Cityscapes: leftImg8bit/SPLIT/CITY/, gtFine/SPLIT/CITY/; 19 classes
+    Cityscapes,
+    /// images/ and labels/, with or without folders for splits, and a classes.toml
+    Folder,
 }
 
-impl Labels {
-    /// The labels at another size, each pixel taken from the nearest centre.
+impl Format {
+    /// As in `FORMAT:DIR`.
     #[must_use]
-    pub fn resize_nearest(&self, width: usize, height: usize) -> Self {
-        if (width, height) == (self.width, self.height) {
-            return self.clone();
+    pub fn name(self) -> String {
+        self.to_possible_value()
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default()
+    }
+
+    /// The classes that every dataset of this format has; `None` where the data names them.
+    #[must_use]
+    pub fn classes(self) -> Option<&'static [DatasetClass]> {
+        match self {
+            Self::Voc => Some(&VOC_CLASSES),
+            Self::Camvid => Some(&CAMVID_CLASSES),
+            Self::Masks | Self::Csv => Some(&MASK_CLASSES),
+            Self::Pet => Some(&PET_CLASSES),
+            Self::Cityscapes => Some(&CITYSCAPES_CLASSES),
+            Self::Folder => None,
         }
-        let columns: Vec<usize> = (0..width)
-            .map(|x| (2 * x + 1) * self.width / (2 * width))
-            .collect();
-        let mut data = Vec::with_capacity(width * height);
-        for y in 0..height {
-            let row = (2 * y + 1) * self.height / (2 * height) * self.width;
-            data.extend(columns.iter().map(|x| self.data[row + x]));
-        }
-        Self { width, height, data }
+    }
+
+    /// Whether the data itself says which pictures are for validation.
+    #[must_use]
+    pub fn has_splits(self) -> bool {
+        matches!(self, Self::Voc | Self::Camvid | Self::Cityscapes)
     }
 }
 
-/// How a label file stores classes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LabelEncoding {
-    /// The stored number is the class: palette index, or grey level. `void` is read as [`IGNORE`].
-    Index {
-        /// The number that means "no label", beside 255.
-        void: Option<u8>,
-    },
-    /// A picture of two tones: 1 where the grey level is 128 or more, else 0.
-    Binary,
+/// A dataset and where it is, as `FORMAT:DIR` names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// How it lies there.
+    pub format: Format,
+    /// Its folder.
+    pub root: PathBuf,
+}
+
+impl FromStr for Location {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let formats = || {
+            let names: Vec<String> = Format::value_variants()
+                .iter()
+                .map(|format| format.name())
+                .collect();
+            names.join(", ")
+        };
+        let Some((format, root)) = text.split_once(':') else {
+            return Err(format!("expected FORMAT:DIR, FORMAT being one of {}", formats()));
+        };
+        let format = Format::from_str(format, false)
+            .map_err(|_| format!("format {format:?}: expected one of {}", formats()))?;
+        if root.is_empty() {
+            return Err("expected FORMAT:DIR, the folder is missing".to_owned());
+        }
+        Ok(Self {
+            format,
+            root: root.into(),
+        })
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.format.name(), self.root.display())
+    }
+}
+
+/// A labelled dataset.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// Where it is.
+    pub location: Location,
+    /// Its classes in label order.
+    pub classes: Vec<DatasetClass>,
+    encoding: LabelEncoding,
+}
+
+impl Dataset {
+    /// Opens a dataset: reads its classes where the data names them.
+    ///
+    /// # Errors
+    /// The folder does not exist, or its classes can't be read.
+    pub fn open(format: Format, root: &Path) -> Result<Self> {
+        if !root.exists() {
+            return Err(failed(root, "does not exist"));
+        }
+        let palette = |classes: &[DatasetClass]| -> Vec<([u8; 3], u8)> {
+            classes.iter().map(|class| class.color).zip(0..).collect()
+        };
+        let numbers = |codebook| LabelEncoding::Classes(Arc::new(codebook));
+        let mut classes = format.classes().unwrap_or_default().to_vec();
+        let encoding = match format {
+            Format::Voc => {
+                let border = [([224, 224, 192], IGNORE)];
+                let codebook = Codebook::plain(21, &[]).with_colors(palette(&classes));
+                numbers(codebook.with_colors(border))
+            }
+            Format::Camvid => {
+                let void = [([0, 0, 0], IGNORE)];
+                let codebook = Codebook::plain(11, &[11]).with_colors(palette(&classes));
+                numbers(codebook.with_colors(void))
+            }
+            Format::Masks | Format::Csv => LabelEncoding::Binary,
+            Format::Pet => numbers(pet::codebook()),
+            Format::Cityscapes => numbers(cityscapes::codebook()),
+            Format::Folder => {
+                let codebook;
+                (classes, codebook) = folder::classes(root)?;
+                numbers(codebook)
+            }
+        };
+        Ok(Self {
+            location: Location {
+                format,
+                root: root.to_owned(),
+            },
+            classes,
+            encoding,
+        })
+    }
+
+    /// The pictures of a split, by name: one that the data has, or, where it has none, `train`, `val` (15 % of the
+    /// pictures, chosen by their names) or `all`.
+    ///
+    /// # Errors
+    /// There is no such split, it is empty, or a picture has no labels.
+    pub fn split(&self, split: &str) -> Result<Vec<Sample>> {
+        let root = &self.location.root;
+        let pairs = match self.location.format {
+            Format::Voc => voc::pairs(root, split)?,
+            Format::Camvid => camvid::pairs(root, split)?,
+            Format::Cityscapes => cityscapes::pairs(root, split)?,
+            Format::Masks => masks::pairs(root)?,
+            Format::Csv => match masks::csv_pairs(root, split)? {
+                (pairs, true) => return self.samples(pairs),
+                (pairs, false) => pairs,
+            },
+            Format::Pet => match pet::pairs(root, split)? {
+                (pairs, true) => return self.samples(pairs),
+                (pairs, false) => pairs,
+            },
+            Format::Folder => match folder::pairs(root, split)? {
+                (pairs, true) => return self.samples(pairs),
+                (pairs, false) => pairs,
+            },
+        };
+        let samples = self.samples(pairs)?;
+        if self.location.format.has_splits() {
+            return Ok(samples);
+        }
+        hold_out::hold_out(root, samples, split)
+    }
+
+    fn samples(&self, pairs: Vec<Pair>) -> Result<Vec<Sample>> {
+        if pairs.is_empty() {
+            return Err(failed(&self.location.root, "the split has no picture"));
+        }
+        let size_mismatch = match self.location.format {
+            Format::Masks | Format::Csv | Format::Folder => SizeMismatch::ResizeLabels,
+            _ => SizeMismatch::Refuse,
+        };
+        Ok(pairs
+            .into_iter()
+            .map(|Pair { name, image, labels }| Sample {
+                name,
+                image,
+                labels,
+                encoding: self.encoding.clone(),
+                size_mismatch,
+            })
+            .collect())
+    }
+}
+
+/// A picture and its label file.
+struct Pair {
+    name: String,
+    image: PathBuf,
+    labels: PathBuf,
+}
+
+impl Pair {
+    /// The picture with its labels in `folder`, called `<stem>.<one of extensions>`.
+    fn beside(image: PathBuf, folder: &Path, extensions: &[&str]) -> Result<Self> {
+        let name = stem(&image);
+        let found = extensions
+            .iter()
+            .map(|extension| folder.join(format!("{name}.{extension}")))
+            .find(|path| path.is_file());
+        match found {
+            Some(labels) => Ok(Self { name, image, labels }),
+            None => Err(failed(
+                &image,
+                format!(
+                    "has no labels: there is no {name}.{} in {}",
+                    extensions.join(" or ."),
+                    folder.display()
+                ),
+            )),
+        }
+    }
 }
 
 /// What to do where the label file's size differs from its picture's.
@@ -90,7 +287,7 @@ pub struct Sample {
     pub name: String,
     /// The picture.
     pub image: PathBuf,
-    /// The label file, PNG or a picture of two tones.
+    /// The label file.
     pub labels: PathBuf,
     /// How the label file stores classes.
     pub encoding: LabelEncoding,
@@ -99,27 +296,34 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Reads the picture, as RGB.
+    /// Reads the picture, as RGB, turned as its EXIF orientation says.
     ///
     /// # Errors
     /// The file can't be read or is no picture.
     pub fn load_image(&self) -> Result<RgbImage> {
-        read_rgb(&self.image)
+        picture::read_rgb(&self.image)
     }
 
     /// Reads the picture and its labels, which are of the same size.
     ///
+    /// A picture whose labels were drawn on it as it is stored, not as its EXIF orientation turns it, is left as stored.
+    ///
     /// # Errors
-    /// A file can't be read, or the two differ in size and [`SizeMismatch::Refuse`] holds.
+    /// A file can't be read, the labels hold what is no class, or the two differ in size and [`SizeMismatch::Refuse`]
+    /// holds.
     pub fn load(&self) -> Result<(RgbImage, Labels)> {
-        let image = self.load_image()?;
+        let mut image = self.load_image()?;
         let labels = self.load_labels()?;
-        let (width, height) = (image.width() as usize, image.height() as usize);
-        if (labels.width, labels.height) == (width, height) {
+        let size = (labels.width as u32, labels.height as u32);
+        if image.dimensions() != size && image.dimensions() == (size.1, size.0) {
+            image = picture::read_rgb_as_stored(&self.image)?;
+        }
+        if image.dimensions() == size {
             return Ok((image, labels));
         }
+        let (width, height) = image.dimensions();
         match self.size_mismatch {
-            SizeMismatch::ResizeLabels => Ok((image, labels.resize_nearest(width, height))),
+            SizeMismatch::ResizeLabels => Ok((image, labels.resize_nearest(width as usize, height as usize))),
             SizeMismatch::Refuse => Err(failed(
                 &self.labels,
                 format!(
@@ -137,33 +341,7 @@ impl Sample {
     /// # Errors
     /// The file can't be read, or does not store classes as [`Sample::encoding`] says.
     pub fn load_labels(&self) -> Result<Labels> {
-        match self.encoding {
-            LabelEncoding::Index { void } => {
-                let mut labels = read_index_png(&self.labels)?;
-                if let Some(void) = void {
-                    for label in &mut labels.data {
-                        if *label == void {
-                            *label = IGNORE;
-                        }
-                    }
-                }
-                Ok(labels)
-            }
-            LabelEncoding::Binary => {
-                let grey = image::open(&self.labels)
-                    .map_err(|error| failed(&self.labels, error))?
-                    .to_luma8();
-                Ok(Labels {
-                    width: grey.width() as usize,
-                    height: grey.height() as usize,
-                    data: grey
-                        .into_raw()
-                        .into_iter()
-                        .map(|level| u8::from(level >= 128))
-                        .collect(),
-                })
-            }
-        }
+        labels::read(&self.labels, &self.encoding)
     }
 }
 
@@ -172,66 +350,13 @@ fn failed(path: &Path, reason: impl fmt::Display) -> Error {
     Error::fatal(format!("{}: {reason}", path.display()))
 }
 
-fn read_rgb(path: &Path) -> Result<RgbImage> {
-    Ok(image::open(path).map_err(|error| failed(path, error))?.to_rgb8())
-}
-
-/// Reads a PNG's palette indices, or its grey levels, as they are stored: a palette is not applied.
-///
-/// # Errors
-/// The file is no PNG, or it stores colour rather than one number a pixel, or 16-bit numbers.
-pub fn read_index_png(path: &Path) -> Result<Labels> {
-    let file = File::open(path).map_err(|error| failed(path, error))?;
-    decode_index_png(BufReader::new(file), path)
-}
-
-/// Decodes a PNG as [`read_index_png`] does; `path` stands for it in errors.
-///
-/// # Errors
-/// As [`read_index_png`].
-pub fn decode_index_png(png: impl BufRead + Seek, path: &Path) -> Result<Labels> {
-    let mut decoder = png::Decoder::new(png);
-    decoder.set_transformations(png::Transformations::IDENTITY);
-    let mut reader = decoder.read_info().map_err(|error| failed(path, error))?;
-    let (color, depth) = reader.output_color_type();
-    if !matches!(color, png::ColorType::Indexed | png::ColorType::Grayscale)
-        || depth == png::BitDepth::Sixteen
-    {
-        return Err(failed(
-            path,
-            format!(
-                "stores {color:?} with {depth:?} bits, found where a palette or 8-bit grey PNG of class numbers was expected"
-            ),
-        ));
-    }
-    let (width, height) = (reader.info().width as usize, reader.info().height as usize);
-    let size = reader
-        .output_buffer_size()
-        .ok_or_else(|| failed(path, "is too large"))?;
-    let mut bytes = vec![0; size];
-    let info = reader
-        .next_frame(&mut bytes)
-        .map_err(|error| failed(path, error))?;
-    let bits = depth as usize;
-    let mut data = Vec::with_capacity(width * height);
-    for row in bytes.chunks_exact(info.line_size).take(height) {
-        if bits == 8 {
-            data.extend_from_slice(&row[..width]);
-        } else {
-            let mask = (1u8 << bits) - 1;
-            data.extend((0..width).map(|x| row[x * bits / 8] >> (8 - bits - x * bits % 8) & mask));
-        }
-    }
-    Ok(Labels { width, height, data })
-}
-
-/// Reads a list file: one name a line, blank lines skipped.
+/// Reads a list file: the first word of each line, blank lines and comments (`#`) skipped.
 fn read_names(path: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(|error| failed(path, error))?;
     let names: Vec<String> = text
         .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_whitespace().next())
         .map(str::to_owned)
         .collect();
     if names.is_empty() {
@@ -240,7 +365,7 @@ fn read_names(path: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Lists a folder's files with one of `extensions` (lower case), by name.
+/// Lists a folder's files with one of `extensions` (lower case), by name. Hidden files are left out.
 fn list_files(folder: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|error| failed(folder, error))? {
@@ -250,7 +375,7 @@ fn list_files(folder: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
             .and_then(|e| e.to_str())
             .unwrap_or_default()
             .to_ascii_lowercase();
-        if extensions.contains(&extension.as_str()) {
+        if extensions.contains(&extension.as_str()) && !stem(&path).starts_with('.') {
             files.push(path);
         }
     }
@@ -272,140 +397,4 @@ fn stem(path: &Path) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn write_png(path: &Path, color: png::ColorType, depth: png::BitDepth, size: (u32, u32), bytes: &[u8]) {
-        let mut encoder = png::Encoder::new(File::create(path).unwrap(), size.0, size.1);
-        encoder.set_color(color);
-        encoder.set_depth(depth);
-        if color == png::ColorType::Indexed {
-            // A palette that would change every number if it were applied.
-            encoder.set_palette((0..768).map(|i| (i % 251) as u8 ^ 0x5a).collect::<Vec<u8>>());
-        }
-        encoder.write_header().unwrap().write_image_data(bytes).unwrap();
-    }
-
-    #[test]
-    fn palette_indices_are_read_without_the_palette() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.png");
-        write_png(
-            &path,
-            png::ColorType::Indexed,
-            png::BitDepth::Eight,
-            (3, 2),
-            &[0, 15, 255, 1, 2, 20],
-        );
-        let labels = read_index_png(&path).unwrap();
-        assert_eq!((labels.width, labels.height), (3, 2));
-        assert_eq!(labels.data, [0, 15, 255, 1, 2, 20]);
-    }
-
-    #[test]
-    fn packed_indices_are_unpacked() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.png");
-        // Three pixels of four bits a row: the last half byte is padding.
-        write_png(
-            &path,
-            png::ColorType::Indexed,
-            png::BitDepth::Four,
-            (3, 2),
-            &[0x1f, 0x20, 0x03, 0x40],
-        );
-        assert_eq!(read_index_png(&path).unwrap().data, [1, 15, 2, 0, 3, 4]);
-        write_png(
-            &path,
-            png::ColorType::Grayscale,
-            png::BitDepth::One,
-            (9, 1),
-            &[0b1010_0001, 0b1000_0000],
-        );
-        assert_eq!(read_index_png(&path).unwrap().data, [1, 0, 1, 0, 0, 0, 0, 1, 1]);
-    }
-
-    #[test]
-    fn a_colour_png_is_refused_by_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("colour.png");
-        write_png(
-            &path,
-            png::ColorType::Rgb,
-            png::BitDepth::Eight,
-            (1, 1),
-            &[1, 2, 3],
-        );
-        let message = read_index_png(&path).unwrap_err().to_string();
-        assert!(
-            message.contains("colour.png") && message.contains("Rgb"),
-            "{message}"
-        );
-    }
-
-    #[test]
-    fn a_cut_png_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.png");
-        write_png(
-            &path,
-            png::ColorType::Grayscale,
-            png::BitDepth::Eight,
-            (64, 64),
-            &[7; 64 * 64],
-        );
-        let bytes = std::fs::read(&path).unwrap();
-        for length in [0, 8, 20, bytes.len() / 2, bytes.len() - 13] {
-            std::fs::write(&path, &bytes[..length]).unwrap();
-            assert!(read_index_png(&path).is_err(), "{length} bytes");
-        }
-    }
-
-    #[test]
-    fn nearest_takes_pixel_centres() {
-        let labels = Labels {
-            width: 2,
-            height: 2,
-            data: vec![1, 2, 3, 4],
-        };
-        assert_eq!(
-            labels.resize_nearest(4, 4).data,
-            [1, 1, 2, 2, 1, 1, 2, 2, 3, 3, 4, 4, 3, 3, 4, 4]
-        );
-        assert_eq!(labels.resize_nearest(4, 4).resize_nearest(2, 2), labels);
-        assert_eq!(labels.resize_nearest(1, 1).data, [4]);
-    }
-
-    #[test]
-    fn sizes_that_differ_are_refused_or_resized() {
-        let dir = tempfile::tempdir().unwrap();
-        let image = dir.path().join("p.png");
-        let labels = dir.path().join("l.png");
-        RgbImage::from_pixel(4, 2, image::Rgb([9, 8, 7]))
-            .save(&image)
-            .unwrap();
-        write_png(
-            &labels,
-            png::ColorType::Grayscale,
-            png::BitDepth::Eight,
-            (2, 1),
-            &[5, 11],
-        );
-        let mut sample = Sample {
-            name: "p".into(),
-            image,
-            labels,
-            encoding: LabelEncoding::Index { void: Some(11) },
-            size_mismatch: SizeMismatch::Refuse,
-        };
-        let message = sample.load().unwrap_err().to_string();
-        assert!(
-            message.contains("l.png") && message.contains("2x1") && message.contains("4x2"),
-            "{message}"
-        );
-        sample.size_mismatch = SizeMismatch::ResizeLabels;
-        let (picture, labels) = sample.load().unwrap();
-        assert_eq!(picture.get_pixel(3, 1).0, [9, 8, 7]);
-        assert_eq!(labels.data, [5, 5, 255, 255, 5, 5, 255, 255]);
-    }
-}
+mod tests;

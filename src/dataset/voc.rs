@@ -3,20 +3,23 @@
 //! Layout and label numbers: the VOC 2007 development kit, section 3.3.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::error::Result;
 
-use super::{DatasetClass, LabelEncoding, Sample, SizeMismatch, failed, list_files, read_names, stem};
+use super::{
+    Codebook, DatasetClass, LabelEncoding, Pair, Sample, SizeMismatch, failed, list_files, read_names, stem,
+};
 
 macro_rules! classes {
     ($($name:literal $r:literal $g:literal $b:literal),* $(,)?) => {
-        [$(DatasetClass { name: $name, color: [$r, $g, $b] }),*]
+        [$(DatasetClass { name: std::borrow::Cow::Borrowed($name), color: [$r, $g, $b] }),*]
     };
 }
 pub(super) use classes;
 
 /// VOC's classes in label order, with the colours of its palette.
-pub const VOC_CLASSES: [DatasetClass; 21] = classes![
+pub static VOC_CLASSES: [DatasetClass; 21] = classes![
     "background" 0 0 0, "aeroplane" 128 0 0, "bicycle" 0 128 0, "bird" 128 128 0, "boat" 0 0 128,
     "bottle" 128 0 128, "bus" 0 128 128, "car" 128 128 128, "cat" 64 0 0, "chair" 192 0 0,
     "cow" 64 128 0, "dining table" 192 128 0, "dog" 64 0 128, "horse" 192 0 128, "motorbike" 64 128 128,
@@ -25,21 +28,21 @@ pub const VOC_CLASSES: [DatasetClass; 21] = classes![
 ];
 
 /// The pictures of `split` (`train`, `val`, `trainval`, `test`) under `root`.
-///
-/// # Errors
-/// The split's list can't be read or is empty.
-pub fn voc(root: &Path, split: &str) -> Result<Vec<Sample>> {
-    let names = read_names(&root.join("ImageSets/Segmentation").join(format!("{split}.txt")))?;
-    Ok(names
+pub(super) fn pairs(root: &Path, split: &str) -> Result<Vec<Pair>> {
+    let labels = root.join("SegmentationClass");
+    read_names(&root.join("ImageSets/Segmentation").join(format!("{split}.txt")))?
         .into_iter()
-        .map(|name| Sample {
-            image: root.join("JPEGImages").join(format!("{name}.jpg")),
-            labels: root.join("SegmentationClass").join(format!("{name}.png")),
-            encoding: LabelEncoding::Index { void: None },
-            size_mismatch: SizeMismatch::Refuse,
-            name,
+        .map(|name| {
+            let image = root.join("JPEGImages").join(format!("{name}.jpg"));
+            if !image.is_file() {
+                return Err(failed(
+                    &image,
+                    format!("does not exist, and {split}.txt names it"),
+                ));
+            }
+            Pair::beside(image, &labels, &["png"])
         })
-        .collect())
+        .collect()
 }
 
 /// Pictures of `images` with machine-made labels of the same name in `labels`; those without labels are left out.
@@ -47,6 +50,7 @@ pub fn voc(root: &Path, split: &str) -> Result<Vec<Sample>> {
 /// # Errors
 /// A folder can't be listed, or no label file has a picture.
 pub fn pseudo(images: &Path, labels: &Path) -> Result<Vec<Sample>> {
+    let encoding = LabelEncoding::Classes(Arc::new(Codebook::plain(VOC_CLASSES.len(), &[])));
     let samples: Vec<Sample> = list_files(labels, &["png"])?
         .into_iter()
         .filter_map(|labels| {
@@ -56,7 +60,7 @@ pub fn pseudo(images: &Path, labels: &Path) -> Result<Vec<Sample>> {
                 name,
                 image,
                 labels,
-                encoding: LabelEncoding::Index { void: None },
+                encoding: encoding.clone(),
                 size_mismatch: SizeMismatch::Refuse,
             })
         })
@@ -86,22 +90,6 @@ mod tests {
             }
             assert_eq!(class.color, color, "{}", class.name);
         }
-    }
-
-    #[test]
-    fn a_split_lists_its_pictures() {
-        let dir = tempfile::tempdir().unwrap();
-        let lists = dir.path().join("ImageSets/Segmentation");
-        std::fs::create_dir_all(&lists).unwrap();
-        std::fs::write(lists.join("val.txt"), "000032\n\n 000061 \n").unwrap();
-        let samples = voc(dir.path(), "val").unwrap();
-        assert_eq!(
-            samples.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(),
-            ["000032", "000061"]
-        );
-        assert!(samples[1].labels.ends_with("SegmentationClass/000061.png"));
-        let message = voc(dir.path(), "train").unwrap_err().to_string();
-        assert!(message.contains("train.txt"), "{message}");
     }
 
     #[test]

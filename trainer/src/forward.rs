@@ -31,6 +31,21 @@ pub fn forward_each(
     kind: Kind,
     mut each: impl FnMut(NodeId, &Tensor),
 ) -> Tensor {
+    forward_mapped(graph, weights, input, mode, kind, |id, value| {
+        each(id, &value);
+        value
+    })
+}
+
+/// As [`forward`], every node's value being what `map` makes of it.
+pub fn forward_mapped(
+    graph: &Graph,
+    weights: &Weights,
+    input: &Tensor,
+    mode: Mode,
+    kind: Kind,
+    mut map: impl FnMut(NodeId, Tensor) -> Tensor,
+) -> Tensor {
     let last_uses = graph.last_uses();
     let mut readers = vec![0; graph.nodes.len()];
     for &input in graph.nodes.iter().flat_map(|node| &node.inputs) {
@@ -48,8 +63,7 @@ pub fn forward_each(
         } else {
             run_node(node, weights, input, &values, mode, kind, in_place)
         };
-        each(id, &value);
-        values.push(Some(value));
+        values.push(Some(map(id, value)));
         for &input in &node.inputs {
             if last_uses[input] == id {
                 values[input] = None;
@@ -94,7 +108,54 @@ fn run_node(
                 .reshape([n, 2 * h, 2 * w, c / 4])
                 .permute([0, 3, 1, 2])
         }
+        Op::MaxPool(pool) => x(0).max_pool2d([pool.kernel(); 2], [2, 2], [pool.padding(); 2], [1, 1], false),
+        Op::Unpool => unpool(x(0), x(1), x(2)),
+        Op::ConvTranspose(conv) => x(0).conv_transpose2d(
+            &weights.get(&format!("{}.weight", node.name)).to_kind(kind),
+            conv.bias
+                .then(|| weights.get(&format!("{}.bias", node.name)).to_kind(kind)),
+            [conv.stride; 2],
+            [conv.padding(); 2],
+            [0, 0],
+            1,
+            [1, 1],
+        ),
+        Op::BinPool { bins } => x(0).adaptive_avg_pool2d([*bins; 2]),
+        Op::ResizeLike => {
+            let (_, _, h, w) = x(1).size4().expect("values are [N, C, H, W]");
+            x(0).upsample_bilinear2d([h, w], false, None, None)
+        }
     }
+}
+
+/// Puts each value of `z` where `pooled` has it from in `x`: [`Op::Unpool`].
+///
+/// torch's `max_unpool2d` takes no bfloat16 on a CPU and needs indices of 8 bytes a value.
+fn unpool(z: &Tensor, x: &Tensor, pooled: &Tensor) -> Tensor {
+    let (n, c, h, w) = z.size4().expect("values are [N, C, H, W]");
+    let masks = tch::no_grad(|| {
+        // `[N, H, W, C]` for each of the four places of a cell.
+        let phase = |i: i64, j: i64| {
+            x.slice(2, i, 2 * h, 2)
+                .slice(3, j, 2 * w, 2)
+                .eq_tensor(pooled)
+                .permute([0, 2, 3, 1])
+        };
+        let mut rest = phase(0, 0).ones_like();
+        let mut masks = Vec::with_capacity(4);
+        for (i, j) in [(0, 0), (0, 1), (1, 0)] {
+            let here = phase(i, j).logical_and(&rest);
+            rest = rest.logical_and(&here.logical_not());
+            masks.push(here);
+        }
+        masks.push(rest);
+        // `[N, H, W, row, column, C]`
+        Tensor::stack(&masks, 3).reshape([n, h, w, 2, 2, c])
+    });
+    (z.permute([0, 2, 3, 1]).reshape([n, h, w, 1, 1, c]) * masks.to_kind(z.kind()))
+        .permute([0, 1, 3, 2, 4, 5])
+        .reshape([n, 2 * h, 2 * w, c])
+        .permute([0, 3, 1, 2])
 }
 
 fn run_conv(node: &Node, conv: &Conv, weights: &Weights, x: &Tensor, mode: Mode, kind: Kind) -> Tensor {

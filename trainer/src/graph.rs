@@ -35,6 +35,8 @@ pub struct Conv {
     pub bias: bool,
     /// The epsilon of the batch normalisation that follows.
     pub batch_norm: Option<f64>,
+    /// Factor on the deviation of random weights.
+    pub gain: f64,
 }
 
 impl Conv {
@@ -51,6 +53,7 @@ impl Conv {
             groups: 1,
             bias: false,
             batch_norm: Some(eps),
+            gain: 1.0,
         }
     }
 
@@ -68,6 +71,7 @@ impl Conv {
             groups: channels,
             bias: false,
             batch_norm: Some(eps),
+            gain: 1.0,
         }
     }
 
@@ -81,6 +85,66 @@ impl Conv {
     #[must_use]
     pub fn output_size(&self, input: i64) -> i64 {
         (input + self.padding[0] + self.padding[1] - self.dilation * (self.kernel - 1) - 1) / self.stride + 1
+    }
+}
+
+/// What a max-pooling looks at; the stride is 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    /// Cells of 2x2.
+    Cells,
+    /// 3x3 around every second cell, one beyond the picture on each side.
+    Overlapping,
+}
+
+impl Pool {
+    /// Side of the kernel.
+    #[must_use]
+    pub fn kernel(self) -> i64 {
+        match self {
+            Self::Cells => 2,
+            Self::Overlapping => 3,
+        }
+    }
+
+    /// Cells added on each side.
+    #[must_use]
+    pub fn padding(self) -> i64 {
+        match self {
+            Self::Cells => 0,
+            Self::Overlapping => 1,
+        }
+    }
+}
+
+/// A transposed convolution that multiplies height and width by its stride.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConvTranspose {
+    /// Input channels.
+    pub inputs: i64,
+    /// Output channels.
+    pub outputs: i64,
+    /// Side of the square kernel: the stride, or twice the stride.
+    pub kernel: i64,
+    /// What height and width are multiplied by.
+    pub stride: i64,
+    /// Adds a bias a channel.
+    pub bias: bool,
+    /// Starts as bilinear interpolation of each channel instead of at random.
+    pub bilinear: bool,
+}
+
+impl ConvTranspose {
+    /// Shape of the weights: `[inputs, outputs, kernel, kernel]`.
+    #[must_use]
+    pub fn weight_shape(&self) -> [i64; 4] {
+        [self.inputs, self.outputs, self.kernel, self.kernel]
+    }
+
+    /// Cells taken off each side of the full output, so that its sides are the input's times the stride.
+    #[must_use]
+    pub fn padding(&self) -> i64 {
+        (self.kernel - self.stride) / 2
     }
 }
 
@@ -107,6 +171,22 @@ pub enum Op {
     /// `[N, 4 C, H, W]` to `[N, C, 2 H, 2 W]`; input channel `(2 i + j) C + c` goes to row `2 y + i`, column
     /// `2 x + j` of channel `c`: ONNX's DepthToSpace with block 2 in DCR mode.
     DepthToSpace,
+    /// Largest value around every second cell; height and width are even.
+    MaxPool(Pool),
+    /// Undoes a [`Pool::Cells`]: inputs are the values `[N, C, H, W]`, what was pooled `[N, C, 2 H, 2 W]` and what the
+    /// pooling gave `[N, C, H, W]`. Each value goes to the place of the maximum of its cell, the first in row order
+    /// where several are equal, as torch's `max_unpool2d` has it; the rest is zero.
+    Unpool,
+    /// Transposed convolution.
+    ConvTranspose(ConvTranspose),
+    /// Means over `bins` x `bins` equal parts of the picture: `[N, C, bins, bins]`. Height and width are multiples of
+    /// `bins`.
+    BinPool {
+        /// Parts along each axis.
+        bins: i64,
+    },
+    /// The first input at the height and width of the second, bilinear between cell centres.
+    ResizeLike,
 }
 
 /// One operation of a network.
@@ -188,6 +268,14 @@ impl Graph {
         })
     }
 
+    /// Every transposed convolution with its node.
+    pub fn transposed(&self) -> impl Iterator<Item = (&Node, &ConvTranspose)> {
+        self.nodes.iter().filter_map(|node| match &node.op {
+            Op::ConvTranspose(conv) => Some((node, conv)),
+            _ => None,
+        })
+    }
+
     /// For every node, the last node that reads it (itself where none does).
     #[must_use]
     pub fn last_uses(&self) -> Vec<NodeId> {
@@ -236,20 +324,77 @@ impl Graph {
                     assert_eq!(channels % 4, 0, "{}: channels", node.name);
                     [channels / 4, 2 * h, 2 * w]
                 }
+                Op::MaxPool(_) => {
+                    let [channels, h, w] = input(0);
+                    assert!(h % 2 == 0 && w % 2 == 0, "{}: {h}x{w} is not even", node.name);
+                    [channels, h / 2, w / 2]
+                }
+                Op::Unpool => {
+                    let [channels, h, w] = input(0);
+                    assert_eq!(
+                        input(1),
+                        [channels, 2 * h, 2 * w],
+                        "{}: what was pooled",
+                        node.name
+                    );
+                    assert_eq!(input(2), input(0), "{}: what the pooling gave", node.name);
+                    input(1)
+                }
+                Op::ConvTranspose(conv) => {
+                    let [channels, h, w] = input(0);
+                    assert_eq!(channels, conv.inputs, "{}: input channels", node.name);
+                    [conv.outputs, conv.stride * h, conv.stride * w]
+                }
+                Op::BinPool { bins } => {
+                    let [channels, h, w] = input(0);
+                    assert!(
+                        h % bins == 0 && w % bins == 0,
+                        "{}: {h}x{w} is no multiple of {bins}",
+                        node.name
+                    );
+                    [channels, *bins, *bins]
+                }
+                Op::ResizeLike => [input(0)[0], input(1)[1], input(1)[2]],
             };
             shapes.push(shape);
         }
         shapes
     }
 
-    /// Multiply-accumulates of one forward pass at `height` by `width`.
+    /// Multiply-accumulates of one forward pass at `height` by `width`, of convolutions alone.
     #[must_use]
     pub fn macs(&self, height: i64, width: i64) -> i64 {
+        let shapes = self.shapes(height, width);
         self.nodes
             .iter()
-            .zip(self.shapes(height, width))
-            .map(|(node, [_, h, w])| match &node.op {
-                Op::Conv(conv) => conv.weight_shape().iter().product::<i64>() * h * w,
+            .enumerate()
+            .map(|(id, node)| match &node.op {
+                Op::Conv(conv) => {
+                    let [_, h, w] = shapes[id];
+                    conv.weight_shape().iter().product::<i64>() * h * w
+                }
+                Op::ConvTranspose(conv) => {
+                    let [_, h, w] = shapes[node.inputs[0]];
+                    conv.weight_shape().iter().product::<i64>() * h * w
+                }
+                _ => 0,
+            })
+            .sum()
+    }
+
+    /// Weights and biases that training finds; batch normalisation has two a channel, its statistics are not counted.
+    #[must_use]
+    pub fn parameters(&self) -> i64 {
+        self.nodes
+            .iter()
+            .map(|node| match &node.op {
+                Op::Conv(conv) => {
+                    let vectors = i64::from(conv.bias) + if conv.batch_norm.is_some() { 2 } else { 0 };
+                    conv.weight_shape().iter().product::<i64>() + vectors * conv.outputs
+                }
+                Op::ConvTranspose(conv) => {
+                    conv.weight_shape().iter().product::<i64>() + i64::from(conv.bias) * conv.outputs
+                }
                 _ => 0,
             })
             .sum()

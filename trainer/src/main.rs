@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use segd_train::command::{eval, export, plot, train};
+use segd_train::command::{archs, eval, export, import, plot, predict, quantize, report, train};
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -21,6 +21,16 @@ enum Command {
     Export(export::Arguments),
     /// Score a checkpoint, and draw its predictions beside the truth
     Eval(eval::Arguments),
+    /// List the networks
+    Archs(archs::Arguments),
+    /// Check published trunk weights and write them as segd-train names them
+    Import(import::Arguments),
+    /// Write a checkpoint in 8 bits for each backend, with a receipt of what that costs
+    Quantize(quantize::Arguments),
+    /// Label pictures with a checkpoint
+    Predict(predict::Arguments),
+    /// Write a run's report.html: curves, scores by class, confusion matrix, pictures
+    Report(report::Arguments),
     /// Draw a run's loss and scores as SVG
     Plot(plot::Arguments),
 }
@@ -35,10 +45,29 @@ fn main() -> Result<()> {
             .exec();
         return Err(error).context("starting again with OMP_WAIT_POLICY=passive");
     }
+    load_cuda();
     match Arguments::parse().command {
         Command::Train(arguments) => train::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
+        Command::Archs(arguments) => archs::run(&arguments),
+        Command::Import(arguments) => import::run(&arguments),
+        Command::Quantize(arguments) => quantize::run(&arguments),
+        Command::Predict(arguments) => predict::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::Plot(arguments) => plot::run(&arguments),
+    }
+}
+
+/// Loads libtorch's CUDA part where there is one, before any other call of libtorch, which looks for it then.
+///
+/// The program is not linked with it, so that one binary runs with either libtorch.
+fn load_cuda() {
+    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+    // SAFETY: libtorch_cuda.so is the library that the program's own libtorch belongs to, and running its initialisers
+    // on the main thread, before any other, is how torch itself loads it.
+    if let Ok(library) = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) } {
+        // It stays for as long as the program runs.
+        std::mem::forget(library);
     }
 }

@@ -2,47 +2,30 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use segd::dataset::{Dataset, DatasetClass, Format};
 use segd::model::contract::{ColorOrder, Input, InputType, Layout, Resize};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::data::Augment;
+use crate::augment::{Augment, Size};
 use crate::graph::Graph;
-use crate::nets::deeplabv3::{Head, deeplabv3};
-use crate::nets::{efficientnet_lite, mobilenet_v2};
-
-/// The trunks there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TrunkKind {
-    /// EfficientNet-Lite0.
-    EfficientnetLite0,
-    /// MobileNetV2.
-    MobilenetV2,
-}
-
-/// The datasets there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DatasetKind {
-    /// PASCAL VOC.
-    Voc,
-    /// CamVid.
-    Camvid,
-    /// Pictures and masks of two tones.
-    Masks,
-}
+use crate::loss::{self, Term};
+use crate::nets::{self, Architecture, Sizes, TrunkKind};
+use crate::optimizer::{Method, Schedule};
 
 /// A recipe, as its TOML file has it.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// The model's name.
     pub name: String,
     /// What the contract says about the model.
     pub about: About,
-    /// The form of the data.
-    pub dataset: DatasetKind,
+    /// How the data lies in its folder.
+    pub dataset: Format,
+    /// The classes in label order, where they are not those of the data's format.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<DatasetClass>,
     /// The network.
     pub network: Network,
     /// The random crops.
@@ -54,7 +37,7 @@ pub struct Recipe {
 }
 
 /// What the contract says about a model.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct About {
     /// One line for people.
@@ -69,41 +52,124 @@ pub struct About {
     pub recipe: String,
 }
 
+/// Channels of a decoder, from stride 8 on: a number, or a list with one for each step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Decoder {
+    /// One step.
+    One(i64),
+    /// Several.
+    Steps(Vec<i64>),
+}
+
+impl Decoder {
+    /// The channels of each step.
+    #[must_use]
+    pub fn steps(&self) -> &[i64] {
+        match self {
+            Self::One(channels) => std::slice::from_ref(channels),
+            Self::Steps(channels) => channels,
+        }
+    }
+}
+
 /// The network of a recipe.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
-    /// The trunk.
-    pub trunk: TrunkKind,
+    /// Its name, as [`nets::by_name`] knows it.
+    #[serde(default = "deeplabv3_light")]
+    pub arch: String,
+    /// The trunk, where the network can be put on several.
+    pub trunk: Option<TrunkKind>,
     /// The trunk starts from published weights: its first stages and its normalisation statistics stay as they are.
     /// Otherwise every layer is trained from random weights.
     pub pretrained: bool,
-    /// Channels of the pyramid's branches.
-    pub pyramid: i64,
-    /// Channels of the decoder.
-    pub decoder: i64,
-    /// Dilations of the pyramid's atrous branches.
-    pub rates: [i64; 3],
+    /// Channels of the pyramid's branches (DeepLabv3's light form).
+    pub pyramid: Option<i64>,
+    /// Channels of the decoder (light forms).
+    pub decoder: Option<Decoder>,
+    /// Dilations of the pyramid's atrous branches (DeepLabv3's light form).
+    pub rates: Option<[i64; 3]>,
     /// Classes.
     pub classes: i64,
 }
 
+fn deeplabv3_light() -> String {
+    "deeplabv3-light".to_owned()
+}
+
+impl Network {
+    /// The network that [`Network::arch`] names.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn architecture(&self) -> Result<&'static Architecture> {
+        nets::by_name(&self.arch).context("network.arch")
+    }
+
+    /// The trunk whose published weights the network can start from.
+    ///
+    /// # Errors
+    /// There is no network of that name.
+    pub fn trunk_kind(&self) -> Result<Option<TrunkKind>> {
+        Ok(self.trunk.or(self.architecture()?.trunk))
+    }
+
+    /// Builds the network.
+    ///
+    /// # Errors
+    /// There is no network of that name, or a size does not fit it.
+    pub fn graph(&self) -> Result<Graph> {
+        let sizes = Sizes {
+            trunk: self.trunk,
+            pyramid: self.pyramid,
+            decoder: self.decoder.as_ref().map(|decoder| decoder.steps().to_vec()),
+            rates: self.rates,
+        };
+        let graph = self.architecture()?.sized(self.classes, &sizes)?;
+        Ok(if self.pretrained {
+            graph
+        } else {
+            graph.from_scratch()
+        })
+    }
+}
+
 /// The training run of a recipe.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
     /// Steps of the whole run.
     pub steps: u64,
     /// Steps over which the learning rate rises.
     pub warm_up: u64,
-    /// Crops a step.
+    /// Crops that go through the network together.
     pub batch: usize,
+    /// Batches whose gradients are added up for one step.
+    #[serde(default = "one")]
+    pub accumulate: usize,
+    /// The terms whose sum is minimised.
+    #[serde(default = "loss::cross_entropy")]
+    pub loss: Vec<Term>,
+    /// How gradients change weights.
+    #[serde(default)]
+    pub optimizer: Method,
+    /// The momentum of `optimizer = "sgd"`.
+    #[serde(default = "nine_tenths")]
+    pub momentum: f64,
+    /// How learning rates fall after the warm-up.
+    #[serde(default)]
+    pub schedule: Schedule,
     /// Peak learning rate of the trunk.
     pub trunk_rate: f64,
     /// Peak learning rate of the head.
     pub head_rate: f64,
     /// Weight decay.
     pub weight_decay: f64,
+    /// Scores in a row without a better one after which the run ends early; 0 for never.
+    #[serde(default)]
+    pub patience: u64,
     /// Share that the running mean of the weights keeps at each step.
     pub ema: f64,
     /// How often a hand-labelled picture is seen in an epoch, where a machine-labelled one is seen once.
@@ -114,8 +180,16 @@ pub struct Train {
     pub seed: u64,
 }
 
+impl Train {
+    /// The factor on the learning rates at a step.
+    #[must_use]
+    pub fn factor(&self, step: u64) -> f64 {
+        self.schedule.factor(step, self.warm_up, self.steps)
+    }
+}
+
 /// How a recipe's network is scored while it trains.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Validate {
     /// Steps between two scores.
@@ -126,6 +200,71 @@ pub struct Validate {
     pub multiple: usize,
 }
 
+/// The recipes that the program holds, by name.
+const BUILT_IN: [(&str, &str); 4] = [
+    ("voc21", include_str!("../recipes/voc21.toml")),
+    ("camvid-deeplab", include_str!("../recipes/camvid-deeplab.toml")),
+    ("camvid-segnet", include_str!("../recipes/camvid-segnet.toml")),
+    ("human-unet", include_str!("../recipes/human-unet.toml")),
+];
+/// What a network is trained by that no built-in recipe is for.
+const DEFAULT: &str = include_str!("../recipes/default.toml");
+
+/// A built-in recipe, or one in a file.
+///
+/// # Errors
+/// There is none of that name, or the file can't be read.
+pub fn named(name: &str) -> Result<Recipe> {
+    if let Some((_, text)) = BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
+        return Recipe::parse(text).with_context(|| format!("built-in recipe {name}"));
+    }
+    let path = Path::new(name);
+    if !path.exists() {
+        let names = BUILT_IN.map(|(name, _)| name).join(", ");
+        bail!(
+            "there is no file {name}, and no built-in recipe of that name: expected a file, or one of {names}"
+        );
+    }
+    Recipe::read(path)
+}
+
+/// The recipe for a network by name: a built-in one for it, best for data of that format, or the default.
+///
+/// # Errors
+/// There is no network of that name.
+pub fn for_arch(arch: &str, format: Format) -> Result<Recipe> {
+    nets::by_name(arch)?;
+    let mut candidates = Vec::new();
+    for (name, text) in BUILT_IN {
+        let recipe = Recipe::parse(text).with_context(|| format!("built-in recipe {name}"))?;
+        if recipe.network.arch == arch {
+            candidates.push(recipe);
+        }
+    }
+    candidates.sort_by_key(|recipe| recipe.dataset != format);
+    if let Some(recipe) = candidates.into_iter().next() {
+        return Ok(recipe);
+    }
+    let mut recipe = Recipe::parse(DEFAULT).context("the default recipe")?;
+    recipe.network.arch = arch.to_owned();
+    let multiple = recipe.network.architecture()?.multiple as usize;
+    let whole = |side: usize| side.next_multiple_of(multiple);
+    recipe.augment.crop = Size {
+        width: whole(recipe.augment.crop.width),
+        height: whole(recipe.augment.crop.height),
+    };
+    recipe.validate.multiple = whole(recipe.validate.multiple);
+    Ok(recipe)
+}
+
+fn one() -> usize {
+    1
+}
+
+fn nine_tenths() -> f64 {
+    0.9
+}
+
 impl Recipe {
     /// Reads and checks a recipe.
     ///
@@ -133,25 +272,57 @@ impl Recipe {
     /// The file can't be read, has an unknown key, or a value that makes no sense.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        let recipe: Self = toml::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
-        recipe.check().with_context(|| path.display().to_string())?;
+        Self::parse(&text).with_context(|| path.display().to_string())
+    }
+
+    /// Reads and checks a recipe's text.
+    ///
+    /// # Errors
+    /// It has an unknown key, or a value that makes no sense.
+    pub fn parse(text: &str) -> Result<Self> {
+        let recipe: Self = toml::from_str(text)?;
+        recipe.check()?;
         Ok(recipe)
     }
 
-    fn check(&self) -> Result<()> {
+    /// Checks the recipe's values.
+    ///
+    /// # Errors
+    /// One makes no sense; the message names its key.
+    pub fn check(&self) -> Result<()> {
         let Augment {
-            crop,
+            crop: Size { width, height },
             label_stride,
             scale,
+            rotate,
+            blur,
             ..
         } = self.augment;
         ensure!(
-            crop > 0 && crop % 16 == 0,
-            "augment.crop is {crop}, expected a multiple of 16"
+            (2..=255).contains(&self.network.classes),
+            "network.classes is {}, expected 2 to 255",
+            self.network.classes
+        );
+        self.network.graph()?;
+        let multiple = self.network.architecture()?.multiple as usize;
+        for side in [width, height] {
+            ensure!(
+                side > 0 && side.is_multiple_of(multiple),
+                "augment.crop is [{width}, {height}], expected multiples of {multiple} for {}",
+                self.network.arch
+            );
+            ensure!(
+                label_stride > 0 && side % label_stride == 0,
+                "augment.label_stride is {label_stride}, expected a divisor of augment.crop, [{width}, {height}]"
+            );
+        }
+        ensure!(
+            (0.0..=180.0).contains(&rotate),
+            "augment.rotate is {rotate}, expected 0 to 180 degrees"
         );
         ensure!(
-            label_stride > 0 && crop % label_stride == 0,
-            "augment.label_stride is {label_stride}, expected a divisor of augment.crop ({crop})"
+            (0.0..=20.0).contains(&blur),
+            "augment.blur is {blur}, expected 0 to 20 pixels"
         );
         ensure!(
             0.0 < scale[0] && scale[0] <= scale[1],
@@ -163,8 +334,20 @@ impl Recipe {
             self.augment.aspect
         );
         ensure!(
-            self.train.steps > 0 && self.train.batch > 0,
-            "train.steps and train.batch must be 1 or more"
+            self.train.steps > 0 && self.train.batch > 0 && self.train.accumulate > 0,
+            "train.steps, train.batch and train.accumulate must be 1 or more"
+        );
+        ensure!(
+            !self.train.loss.is_empty(),
+            "train.loss is empty, expected one term or more"
+        );
+        for term in &self.train.loss {
+            term.check()?;
+        }
+        ensure!(
+            (0.0..1.0).contains(&self.train.momentum),
+            "train.momentum is {}, expected 0 to 1",
+            self.train.momentum
         );
         ensure!(
             (0.0..1.0).contains(&self.train.ema),
@@ -172,44 +355,82 @@ impl Recipe {
             self.train.ema
         );
         ensure!(self.validate.every > 0, "validate.every must be 1 or more");
+        let Validate {
+            longest,
+            multiple: rounded,
+            ..
+        } = self.validate;
         ensure!(
-            self.validate.multiple > 0 && self.validate.multiple.is_multiple_of(16),
-            "validate.multiple is {}, expected a multiple of 16",
-            self.validate.multiple
+            rounded > 0 && rounded.is_multiple_of(multiple),
+            "validate.multiple is {rounded}, expected a multiple of {multiple} for {}",
+            self.network.arch
         );
         ensure!(
-            (2..=255).contains(&self.network.classes),
-            "network.classes is {}",
-            self.network.classes
+            longest > 0 && longest.is_multiple_of(rounded),
+            "validate.longest is {longest}, expected a multiple of validate.multiple ({rounded})"
         );
         Ok(())
     }
 
+    /// The classes in label order.
+    #[must_use]
+    pub fn classes(&self) -> &[DatasetClass] {
+        if self.classes.is_empty() {
+            self.dataset.classes().unwrap_or_default()
+        } else {
+            &self.classes
+        }
+    }
+
+    /// Turns to another dataset: its classes, its name, and what is said about the model.
+    pub fn take_data(&mut self, dataset: &Dataset) {
+        let format = dataset.location.format;
+        let arch = &self.network.arch;
+        let count = dataset.classes.len();
+        self.name = format!("{}-{arch}", format.name());
+        self.about = About {
+            description: format!("{count} classes: {arch}"),
+            license: "not stated".to_owned(),
+            dataset: dataset.location.root.display().to_string(),
+            data: "not stated".to_owned(),
+            recipe: "recipe.toml of the run".to_owned(),
+        };
+        self.dataset = format;
+        self.classes = match format.classes() {
+            Some(_) => vec![],
+            None => dataset.classes.clone(),
+        };
+        self.network.classes = count as i64;
+        self.train.real_weight = 1;
+    }
+
+    /// Turns to another size of the network's input. Where the longest side changes, crops are two thirds of the size.
+    ///
+    /// # Errors
+    /// There is no network of the recipe's name.
+    pub fn take_size(&mut self, size: Size) -> Result<()> {
+        let longest = size.width.max(size.height);
+        if longest == self.validate.longest && self.augment.longest == longest as f32 {
+            return Ok(());
+        }
+        let multiple = self.network.architecture()?.multiple as usize;
+        let side = |side: usize| (side * 2 / 3 / multiple).max(1) * multiple;
+        self.augment.crop = Size {
+            width: side(size.width),
+            height: side(size.height),
+        };
+        self.augment.longest = longest as f32;
+        self.validate.longest = longest;
+        Ok(())
+    }
+
     /// Builds the network.
+    ///
+    /// # Panics
+    /// The recipe's network was not checked.
     #[must_use]
     pub fn graph(&self) -> Graph {
-        let trunk = match self.network.trunk {
-            TrunkKind::EfficientnetLite0 => efficientnet_lite::lite0(),
-            TrunkKind::MobilenetV2 => mobilenet_v2::mobilenet_v2(),
-        };
-        let Network {
-            pyramid,
-            decoder,
-            rates,
-            classes,
-            pretrained,
-            ..
-        } = self.network;
-        let graph = deeplabv3(
-            trunk,
-            Head {
-                pyramid,
-                decoder,
-                rates,
-                classes,
-            },
-        );
-        if pretrained { graph } else { graph.from_scratch() }
+        self.network.graph().expect("a recipe is checked when it is read")
     }
 
     /// The network's input as the contract has it.
@@ -234,9 +455,54 @@ impl Recipe {
     /// Mean and divisor of the input, on 0..255 RGB.
     #[must_use]
     pub fn normalisation(&self) -> ([f32; 3], [f32; 3]) {
-        match self.network.trunk {
-            TrunkKind::EfficientnetLite0 => (efficientnet_lite::MEAN, efficientnet_lite::STD),
-            TrunkKind::MobilenetV2 => (mobilenet_v2::MEAN, mobilenet_v2::STD),
+        let kind = self.network.trunk_kind().ok().flatten();
+        kind.unwrap_or(TrunkKind::Resnet18).normalisation()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn built_in_recipes_are_sound_and_survive_being_written() {
+        for (name, text) in BUILT_IN {
+            let recipe = Recipe::parse(text).unwrap();
+            assert_eq!(recipe.name, name);
+            assert_eq!(Recipe::parse(&toml::to_string(&recipe).unwrap()).unwrap(), recipe);
+            assert_eq!(named(name).unwrap(), recipe);
         }
+        Recipe::parse(DEFAULT).unwrap();
+        let message = named("voc22").unwrap_err().to_string();
+        assert!(
+            message.contains("voc22") && message.contains("camvid-segnet"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn every_network_has_a_recipe_for_data_of_any_kind() {
+        let dir = tempfile::tempdir().unwrap();
+        for arch in &nets::ARCHITECTURES {
+            for format in [Format::Camvid, Format::Pet] {
+                let mut recipe = for_arch(arch.name, format).unwrap();
+                recipe.take_data(&Dataset::open(format, dir.path()).unwrap());
+                recipe
+                    .take_size(Size {
+                        width: 480,
+                        height: 360,
+                    })
+                    .unwrap();
+                recipe.check().unwrap();
+                assert_eq!(recipe.network.arch, arch.name);
+                assert_eq!(recipe.validate.longest, 480);
+                assert_eq!(recipe.classes().len(), recipe.network.classes as usize);
+            }
+        }
+        assert_eq!(
+            for_arch("segnet-separable", Format::Camvid).unwrap().name,
+            "camvid-segnet"
+        );
+        assert!(for_arch("segnett", Format::Camvid).is_err());
     }
 }

@@ -1,22 +1,24 @@
 //! The training run: steps, scores, checkpoints.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use segd::dataset::Sample;
-use tch::{Device, Kind, Reduction, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::data::{self, Batch, Picture};
 use crate::forward::{Mode, forward};
 use crate::graph::Graph;
-use crate::optimizer::{AdamW, schedule};
+use crate::loss::Loss;
+use crate::optimizer::Optimizer;
 use crate::recipe::Recipe;
+use crate::run::Folder;
+use crate::tensorboard::EventWriter;
 use crate::validate;
 use crate::weights::Weights;
 
@@ -26,6 +28,8 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
 const BATCH_NORM_MOMENTUM: f64 = 0.03;
 /// Batches made ahead.
 const BATCHES_AHEAD: usize = 3;
+/// Steps between two lines of the log.
+const LOG_EVERY: u64 = 20;
 
 /// Where a run stands.
 pub struct Run {
@@ -36,11 +40,51 @@ pub struct Run {
     /// The running mean of the weights: what is scored and exported.
     pub ema: Weights,
     /// The optimizer.
-    pub optimizer: AdamW,
+    pub optimizer: Optimizer,
     /// Steps done.
     pub step: u64,
     /// The best score so far.
     pub best: f64,
+    /// What the log and the early stop go by.
+    pub progress: Progress,
+}
+
+/// What the log and the early stop go by.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Sum of the losses since the log's last line.
+    pub loss_sum: f64,
+    /// Steps since the log's last line.
+    pub loss_count: u64,
+    /// Scores since the best one.
+    pub stale: u64,
+    /// Seconds of training.
+    pub seconds: f64,
+}
+
+impl Progress {
+    fn tensor(&self) -> Tensor {
+        let Self {
+            loss_sum,
+            loss_count,
+            stale,
+            seconds,
+        } = *self;
+        Tensor::from_slice(&[loss_sum, loss_count as f64, stale as f64, seconds])
+    }
+
+    fn from_tensor(tensor: &Tensor) -> Result<Self> {
+        let values = Vec::<f64>::try_from(tensor)?;
+        let &[loss_sum, loss_count, stale, seconds] = values.as_slice() else {
+            bail!("progress holds {} numbers, expected 4", values.len());
+        };
+        Ok(Self {
+            loss_sum,
+            loss_count: loss_count as u64,
+            stale: stale as u64,
+            seconds,
+        })
+    }
 }
 
 impl Run {
@@ -48,7 +92,13 @@ impl Run {
     #[must_use]
     pub fn new(recipe: &Recipe, graph: Graph, weights: Weights) -> Self {
         let ema = weights.deep_copy();
-        let optimizer = AdamW::new(&weights, Weights::trainable(&graph), recipe.train.weight_decay);
+        let optimizer = Optimizer::new(
+            &weights,
+            Weights::trainable(&graph),
+            recipe.train.optimizer,
+            recipe.train.momentum,
+            recipe.train.weight_decay,
+        );
         Self {
             graph,
             weights,
@@ -56,47 +106,45 @@ impl Run {
             optimizer,
             step: 0,
             best: 0.0,
+            progress: Progress::default(),
         }
     }
 
-    /// One step on a batch; the loss.
-    pub fn train_step(&mut self, recipe: &Recipe, batch: &Batch, device: Device) -> f64 {
-        let size = recipe.train.batch as i64;
-        let (crop, side) = (
-            recipe.augment.crop as i64,
-            (recipe.augment.crop / recipe.augment.label_stride) as i64,
-        );
-        let rgb = Tensor::from_slice(&batch.rgb)
-            .reshape([size, crop, crop, 3])
-            .to_device(device);
-        let labels = Tensor::from_slice(&batch.labels)
-            .reshape([size, side, side])
-            .to_device(device);
-        let input = validate::normalise(&rgb, recipe.normalisation());
-        // Early on, the mean over all batches so far.
-        let momentum = BATCH_NORM_MOMENTUM.max(1.0 / (self.step + 1) as f64);
+    fn is_stale(&self, recipe: &Recipe) -> bool {
+        let patience = recipe.train.patience;
+        patience > 0 && self.progress.stale >= patience
+    }
+
+    /// One step on a batch of `batch * accumulate` crops; the loss, a mean over the parts.
+    pub fn train_step(&mut self, recipe: &Recipe, loss: &Loss, batch: &Batch, device: Device) -> f64 {
         let kind = if recipe.train.bf16 {
             Kind::BFloat16
         } else {
             Kind::Float
         };
-        let logits = forward(&self.graph, &self.weights, &input, Mode::Train { momentum }, kind);
-        let loss = logits
-            .upsample_bilinear2d([side, side], false, None, None)
-            .cross_entropy_loss::<Tensor>(
-                &labels.to_kind(Kind::Int64),
-                None,
-                Reduction::Mean,
-                i64::from(segd::dataset::IGNORE),
-                0.0,
-            );
-        loss.backward();
-        let factor = schedule(self.step, recipe.train.warm_up, recipe.train.steps);
+        let parts = recipe.train.accumulate;
+        // What draws random numbers draws the same ones when a run goes on from a checkpoint.
+        tch::manual_seed((recipe.train.seed ^ self.step.wrapping_mul(0x9e37_79b9_7f4a_7c15)) as i64);
+        let mut sum = 0.0;
+        for (part, (rgb, labels)) in batch.parts(recipe, device).enumerate() {
+            let grid = [labels.size()[1], labels.size()[2]];
+            let input = validate::normalise(&rgb, recipe.normalisation());
+            // Early on, the mean over all batches so far.
+            let batches = self.step * parts as u64 + part as u64 + 1;
+            let momentum = BATCH_NORM_MOMENTUM.max(1.0 / batches as f64);
+            let logits = forward(&self.graph, &self.weights, &input, Mode::Train { momentum }, kind);
+            let logits = logits.upsample_bilinear2d(grid, false, None, None);
+            let value = loss.value(&logits, &labels) / parts as f64;
+            value.backward();
+            sum += value.double_value(&[]);
+        }
+        let train = &recipe.train;
+        let factor = train.factor(self.step);
         self.optimizer
-            .step(factor * recipe.train.trunk_rate, factor * recipe.train.head_rate);
+            .step(factor * train.trunk_rate, factor * train.head_rate);
         self.step += 1;
-        self.follow(recipe.train.ema);
-        loss.double_value(&[])
+        self.follow(train.ema);
+        sum
     }
 
     /// Moves the running mean towards the weights; early on it follows faster.
@@ -117,6 +165,7 @@ impl Run {
         let mut tensors = vec![
             ("step".to_owned(), Tensor::from(self.step as i64)),
             ("best".to_owned(), Tensor::from(self.best)),
+            ("progress".to_owned(), self.progress.tensor()),
         ];
         tensors.extend(
             self.weights
@@ -154,6 +203,7 @@ impl Run {
             match name.as_str() {
                 "step" => self.step = u64::try_from(i64::try_from(&tensor)?)?,
                 "best" => self.best = f64::try_from(&tensor)?,
+                "progress" => self.progress = Progress::from_tensor(&tensor)?,
                 name => {
                     if let Some(name) = name.strip_prefix("optimizer/") {
                         state.insert(name.to_owned(), tensor);
@@ -165,53 +215,18 @@ impl Run {
     }
 }
 
-/// The files of a run's folder.
-pub struct Folder(PathBuf);
-
-impl Folder {
-    /// Makes the folder.
-    ///
-    /// # Errors
-    /// It can't be made.
-    pub fn create(path: &Path) -> Result<Self> {
-        std::fs::create_dir_all(path).with_context(|| format!("making {}", path.display()))?;
-        Ok(Self(path.to_owned()))
-    }
-
-    /// The newest checkpoint.
-    #[must_use]
-    pub fn last(&self) -> PathBuf {
-        self.0.join("last.safetensors")
-    }
-
-    /// The checkpoint with the best score.
-    #[must_use]
-    pub fn best(&self) -> PathBuf {
-        self.0.join("best.safetensors")
-    }
-
-    /// `step,seconds,loss,mean_iou`, a line every few steps; the last is empty where no score was taken.
-    #[must_use]
-    pub fn log(&self) -> PathBuf {
-        self.0.join("log.csv")
-    }
-
-    fn open_log(&self) -> Result<File> {
-        let path = self.log();
-        let is_new = !path.exists();
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .with_context(|| format!("opening {}", path.display()))?;
-        if is_new {
-            writeln!(file, "step,seconds,loss,mean_iou")?;
-        }
-        Ok(file)
-    }
+/// How a training ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// At the recipe's last step.
+    Done,
+    /// The score has not risen for as many scores as the recipe's `patience`.
+    Early,
+    /// It was asked to stop.
+    Stopped,
 }
 
-/// Trains until the recipe's last step, or until `stop` is set; either way a checkpoint is left.
+/// Trains until the recipe's last step, an early stop, or until `stop` is set; in each case a checkpoint is left.
 ///
 /// # Errors
 /// A file can't be read or written, or the loss is no longer a number.
@@ -223,22 +238,23 @@ pub fn train(
     validation: &[Sample],
     folder: &Folder,
     stop: &AtomicBool,
-) -> Result<()> {
-    let device = Device::cuda_if_available();
+) -> Result<End> {
+    let device = run.weights.device();
     let steps = recipe.train.steps;
     let progress = ProgressBar::new(steps).with_style(ProgressStyle::with_template(
         "{elapsed_precise} [{wide_bar}] {pos}/{len} {msg} {eta_precise} left",
     )?);
     progress.set_position(run.step);
     progress.reset_eta();
-    let mut log = folder.open_log()?;
+    let mut log = folder.open_log(run.step)?;
+    let mut events = EventWriter::create(folder.path())?;
+    let objective = data::loss(pictures, order, recipe, device);
     let (sender, batches) = crossbeam_channel::bounded(BATCHES_AHEAD);
     let first = run.step;
     std::thread::scope(|scope| {
         scope.spawn(move || {
             for step in first..steps {
-                let train = &recipe.train;
-                let batch = data::batch(pictures, order, &recipe.augment, train.batch, train.seed, step);
+                let batch = data::batch(pictures, order, recipe, step);
                 if sender.send(batch).is_err() {
                     break;
                 }
@@ -246,27 +262,32 @@ pub fn train(
         });
         let batches = batches;
         let mut saved = Instant::now();
-        let started = Instant::now();
-        let mut sum = 0.0;
-        let mut count = 0;
-        while run.step < steps && !stop.load(Ordering::Relaxed) {
+        let (started, before) = (Instant::now(), run.progress.seconds);
+        while run.step < steps && !stop.load(Ordering::Relaxed) && !run.is_stale(recipe) {
             let batch = batches.recv()?;
-            let loss = run.train_step(recipe, &batch, device);
+            let loss = run.train_step(recipe, &objective, &batch, device);
             ensure!(
                 loss.is_finite(),
                 "the loss is {loss} at step {}: lower the learning rates",
                 run.step
             );
-            sum += loss;
-            count += 1;
+            run.progress.loss_sum += loss;
+            run.progress.loss_count += 1;
+            run.progress.seconds = before + started.elapsed().as_secs_f64();
             progress.inc(1);
             let scored = run.step.is_multiple_of(recipe.validate.every) || run.step == steps;
-            if count == 20 || scored {
-                let mean = sum / f64::from(count);
-                progress.set_message(format!("loss {mean:.4} best {:.2}", 100.0 * run.best));
-                let seconds = started.elapsed().as_secs_f64();
+            if run.progress.loss_count == LOG_EVERY || scored {
+                let mean = run.progress.loss_sum / run.progress.loss_count as f64;
+                (run.progress.loss_sum, run.progress.loss_count) = (0.0, 0);
+                let rate = recipe.train.factor(run.step);
+                let mut values = vec![
+                    ("loss".to_owned(), mean),
+                    ("rate/trunk".to_owned(), rate * recipe.train.trunk_rate),
+                    ("rate/head".to_owned(), rate * recipe.train.head_rate),
+                ];
                 let mut score = String::new();
                 if scored {
+                    progress.set_message("scoring");
                     let matrix = validate::score(&run.graph, &run.ema, recipe, validation, |_, _, _, _| {})?;
                     let iou = matrix
                         .mean_iou()
@@ -277,19 +298,40 @@ pub fn train(
                         run.step,
                         100.0 * iou
                     ));
+                    values.push(("score/mean IoU".to_owned(), iou));
+                    values.extend(
+                        matrix
+                            .pixel_accuracy()
+                            .map(|value| ("score/pixel accuracy".to_owned(), value)),
+                    );
+                    for (index, class) in recipe.classes().iter().take(matrix.classes()).enumerate() {
+                        values.extend(matrix.iou(index).map(|iou| (format!("IoU/{}", class.name), iou)));
+                    }
                     if iou > run.best {
                         run.best = iou;
+                        run.progress.stale = 0;
                         run.save(&folder.best())?;
+                    } else {
+                        run.progress.stale += 1;
                     }
                 }
-                writeln!(log, "{},{seconds:.1},{mean:.5},{score}", run.step)?;
-                (sum, count) = (0.0, 0);
+                progress.set_message(format!("loss {mean:.4} best {:.2}", 100.0 * run.best));
+                writeln!(log, "{},{:.1},{mean:.5},{score}", run.step, run.progress.seconds)?;
+                events.scalars(run.step, &values)?;
             }
             if scored || saved.elapsed() > CHECKPOINT_EVERY {
                 run.save(&folder.last())?;
                 saved = Instant::now();
             }
         }
-        run.save(&folder.last())
+        run.save(&folder.last())?;
+        progress.finish();
+        Ok(if run.step >= steps {
+            End::Done
+        } else if run.is_stale(recipe) {
+            End::Early
+        } else {
+            End::Stopped
+        })
     })
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use tch::{Device, Kind, Tensor};
 
-use crate::graph::{Graph, Part};
+use crate::graph::{ConvTranspose, Graph, Part};
 
 /// Tensors by name, f32: `<node>.weight`, `<node>.bias`, `<node>.bn.{weight,bias,mean,var}`.
 #[derive(Debug, Default)]
@@ -25,7 +25,11 @@ impl Weights {
             let shape = conv.weight_shape();
             let fan_in = (conv.inputs / conv.groups * conv.kernel * conv.kernel) as f64;
             let is_output = graph.nodes[graph.output].name == node.name;
-            let deviation = if is_output { 0.01 } else { (2.0 / fan_in).sqrt() };
+            let deviation = if is_output {
+                0.01
+            } else {
+                conv.gain * (2.0 / fan_in).sqrt()
+            };
             let mut insert = |suffix: &str, tensor: Tensor| {
                 map.insert(format!("{}.{suffix}", node.name), tensor.to_device(device));
             };
@@ -41,6 +45,21 @@ impl Weights {
                 insert("bn.var", Tensor::ones(channels, options));
             }
         }
+        for (node, conv) in graph.transposed() {
+            let weight = if conv.bilinear {
+                bilinear_weight(conv)
+            } else {
+                // Each output cell is reached by `inputs * (kernel / stride)^2` weights.
+                let reach = (conv.kernel / conv.stride).max(1);
+                let deviation = (2.0 / (conv.inputs * reach * reach) as f64).sqrt();
+                Tensor::randn(conv.weight_shape(), options) * deviation
+            };
+            map.insert(format!("{}.weight", node.name), weight.to_device(device));
+            if conv.bias {
+                let bias = Tensor::zeros([conv.outputs], options);
+                map.insert(format!("{}.bias", node.name), bias.to_device(device));
+            }
+        }
         Self { map }
     }
 
@@ -52,6 +71,12 @@ impl Weights {
         self.map
             .get(name)
             .unwrap_or_else(|| panic!("the weights hold no {name}"))
+    }
+
+    /// Where the tensors are.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.map.values().next().map_or(Device::Cpu, Tensor::device)
     }
 
     /// Names and tensors, by name.
@@ -86,6 +111,29 @@ impl Weights {
         })
     }
 
+    /// The weights on another device.
+    #[must_use]
+    pub fn to_device(&self, device: Device) -> Self {
+        tch::no_grad(|| self.mapped(|_, tensor| tensor.detach().to_device(device)))
+    }
+
+    /// The tensors that `map` makes of these, by name.
+    #[must_use]
+    pub fn mapped(&self, mut map: impl FnMut(&str, &Tensor) -> Tensor) -> Self {
+        let map = self
+            .map
+            .iter()
+            .map(|(name, tensor)| (name.clone(), map(name, tensor)))
+            .collect();
+        Self { map }
+    }
+
+    /// Every tensor of a graph without batch normalisation, as [`Weights::trainable`] names them.
+    #[must_use]
+    pub fn all_trainable(graph: &Graph) -> Vec<(String, Part)> {
+        Self::trainable(&graph.clone().from_scratch())
+    }
+
     /// Names of the tensors that training changes by gradient, with the part each belongs to.
     ///
     /// A trunk's 5x5 depthwise convolutions keep their pretrained weights. They are 3 % of the trunk's weights, but
@@ -105,6 +153,12 @@ impl Weights {
             if conv.batch_norm.is_some() {
                 names.push((format!("{}.bn.weight", node.name), node.part));
                 names.push((format!("{}.bn.bias", node.name), node.part));
+            }
+        }
+        for (node, conv) in graph.transposed().filter(|(node, _)| node.part != Part::Stem) {
+            names.push((format!("{}.weight", node.name), node.part));
+            if conv.bias {
+                names.push((format!("{}.bias", node.name), node.part));
             }
         }
         names
@@ -132,10 +186,28 @@ impl Weights {
     }
 }
 
+/// Weights of a transposed convolution that interpolates each channel bilinearly (Long et al. 2015, section 3.3).
+fn bilinear_weight(conv: &ConvTranspose) -> Tensor {
+    let side = conv.kernel;
+    // The distance from a kernel's tap to its middle, in input cells.
+    let share = |tap: i64| {
+        let distance = (tap as f32 + 0.5 - side as f32 / 2.0).abs() / conv.stride as f32;
+        (1.0 - distance).max(0.0)
+    };
+    let mut values = vec![0f32; conv.weight_shape().iter().product::<i64>() as usize];
+    for channel in 0..conv.inputs.min(conv.outputs) {
+        for (y, x) in (0..side).flat_map(|y| (0..side).map(move |x| (y, x))) {
+            let at = ((channel * conv.outputs + channel) * side + y) * side + x;
+            values[at as usize] = share(y) * share(x);
+        }
+    }
+    Tensor::from_slice(&values).reshape(conv.weight_shape())
+}
+
 /// A convolution's weights with its batch normalisation folded in, as the exporters and the quantizer want them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FoldedConv {
-    /// `[outputs, inputs / groups, kernel, kernel]`, row-major.
+    /// `[outputs, inputs / groups, kernel, kernel]`, row-major; of a transposed one `[inputs, outputs, kernel, kernel]`.
     pub weight: Vec<f32>,
     /// `[outputs]`
     pub bias: Vec<f32>,
@@ -160,6 +232,16 @@ pub fn fold(graph: &Graph, weights: &Weights) -> Result<BTreeMap<String, FoldedC
             tensor.to_device(Device::Cpu).contiguous().view([-1]),
         )?)
     };
+    let transposed = graph.transposed().map(|(node, conv)| {
+        let name = &node.name;
+        let bias = if conv.bias {
+            values(weights.get(&format!("{name}.bias")))?
+        } else {
+            vec![0.0; conv.outputs as usize]
+        };
+        let weight = values(weights.get(&format!("{name}.weight")))?;
+        Ok((name.clone(), FoldedConv { weight, bias }))
+    });
     graph
         .convs()
         .map(|(node, conv)| {
@@ -184,5 +266,6 @@ pub fn fold(graph: &Graph, weights: &Weights) -> Result<BTreeMap<String, FoldedC
             };
             Ok((name.clone(), folded))
         })
+        .chain(transposed)
         .collect()
 }

@@ -5,16 +5,17 @@ mod common;
 use std::sync::atomic::AtomicBool;
 
 use indicatif::ProgressBar;
-use segd::dataset;
+use segd::dataset::{Dataset, Format};
 use segd::model::contract::Precision;
 use segd_train::export::model::{self, CONTRACT, FP32, INT8};
 use segd_train::export::{float, qlinear, score};
 use segd_train::forward::{Mode, forward};
 use segd_train::graph::Graph;
-use segd_train::nets::deeplabv3::{Head, deeplabv3};
+use segd_train::nets::deeplabv3_light::{Head, deeplabv3_light};
 use segd_train::nets::{efficientnet_lite, mobilenet_v2};
 use segd_train::quantize::calibrate;
-use segd_train::train::{Folder, Run, train};
+use segd_train::run::Folder;
+use segd_train::train::{Run, train};
 use segd_train::weights::{Weights, fold};
 use segd_train::{data, validate};
 use tch::{Device, Kind, Tensor};
@@ -46,13 +47,19 @@ fn lively(graph: &Graph) -> Weights {
 fn networks() -> Vec<(&'static str, Graph)> {
     let head = Head {
         pyramid: 24,
-        decoder: 16,
+        decoder: vec![16],
         rates: [2, 3, 5],
         classes: 6,
     };
     vec![
-        ("efficientnet-lite0", deeplabv3(efficientnet_lite::lite0(), head)),
-        ("mobilenet-v2", deeplabv3(mobilenet_v2::mobilenet_v2(), head)),
+        (
+            "efficientnet-lite0",
+            deeplabv3_light(efficientnet_lite::lite0(), &head),
+        ),
+        (
+            "mobilenet-v2",
+            deeplabv3_light(mobilenet_v2::mobilenet_v2(1.0), &head),
+        ),
     ]
 }
 
@@ -112,8 +119,11 @@ fn an_exported_folder_labels_as_the_trained_network_does() {
     tch::set_num_threads(1);
     let folder = tempfile::tempdir().unwrap();
     common::write_dataset(folder.path(), 6);
-    let samples = dataset::voc(folder.path(), "val").unwrap();
-    let pictures = data::load(&samples, 96, 1, &ProgressBar::hidden()).unwrap();
+    let samples = Dataset::open(Format::Voc, folder.path())
+        .unwrap()
+        .split("val")
+        .unwrap();
+    let pictures = data::load(&samples, 3, 96, 1, &ProgressBar::hidden()).unwrap();
     let mut recipe = common::recipe(240);
     recipe.network.pretrained = false;
     let graph = recipe.graph();

@@ -1,7 +1,7 @@
 //! The forward pass against plain torch operations, and the fast paths against the slow ones.
 
 use segd_train::forward::{Mode, forward};
-use segd_train::graph::{Conv, Graph, Op, Part};
+use segd_train::graph::{Conv, ConvTranspose, Graph, Op, Part, Pool};
 use segd_train::weights::Weights;
 use tch::{Device, Kind, Tensor};
 
@@ -118,4 +118,104 @@ fn an_activation_does_not_change_what_others_read() {
     let y = forward(&graph, &weights, &x, Mode::Eval, Kind::Float);
     assert_eq!(Vec::<f32>::try_from(y.view([-1])).unwrap(), [-1.0, 4.0]);
     assert_eq!(x.double_value(&[0, 0, 0, 0]), -1.0);
+}
+
+/// What torch's pooling with indices and its unpooling make of `x` and of values at the pooled places.
+fn torch_unpool(x: &Tensor, values: impl Fn(&Tensor) -> Tensor) -> Tensor {
+    let (pooled, indices) = x.max_pool2d_with_indices([2, 2], [2, 2], [0, 0], [1, 1], false);
+    let size = x.size();
+    values(&pooled).max_unpool2d(&indices, [size[2], size[3]])
+}
+
+/// A pooling whose values are changed and put back.
+fn pool_and_unpool(channels: i64) -> Graph {
+    let mut graph = Graph::new(channels);
+    let pooled = graph.push(Part::Head, "pool", Op::MaxPool(Pool::Cells), &[0]);
+    let conv = Conv {
+        batch_norm: None,
+        ..Conv::depthwise(channels, 1, 1, 1, 1e-5)
+    };
+    let values = graph.push(Part::Head, "values", Op::Conv(conv), &[pooled]);
+    graph.push(Part::Head, "unpool", Op::Unpool, &[values, 0, pooled]);
+    graph
+}
+
+/// Few levels, so that most cells have several largest values.
+fn with_ties(height: i64, width: i64) -> Tensor {
+    Tensor::randint(3, [2, 3, height, width], (Kind::Float, Device::Cpu)) - 1.0
+}
+
+#[test]
+fn unpooling_equals_torch_s_ties_included() {
+    tch::manual_seed(6);
+    let graph = pool_and_unpool(3);
+    let weights = Weights::random(&graph, 1, Device::Cpu);
+    for (height, width) in [(2, 2), (8, 6), (16, 32)] {
+        for x in [
+            with_ties(height, width),
+            Tensor::randn([1, 3, height, width], (Kind::Float, Device::Cpu)),
+        ] {
+            let expected = torch_unpool(&x, |pooled| {
+                pooled.conv2d::<Tensor>(weights.get("values.weight"), None, [1, 1], [0, 0], [1, 1], 3)
+            });
+            assert_eq!(forward(&graph, &weights, &x, Mode::Eval, Kind::Float), expected);
+        }
+    }
+}
+
+#[test]
+fn unpooling_s_gradient_equals_torch_s() {
+    tch::manual_seed(7);
+    let graph = pool_and_unpool(3);
+    let weights = Weights::random(&graph, 1, Device::Cpu);
+    let weight = weights.get("values.weight").set_requires_grad(true);
+    let x = with_ties(8, 6);
+    let push = Tensor::randn(x.size(), (Kind::Float, Device::Cpu));
+    let gradient = |y: Tensor| {
+        (y * &push).sum(None).backward();
+        let mut gradient = weight.grad();
+        let value = gradient.copy();
+        let _ = gradient.zero_();
+        value
+    };
+    let found = gradient(forward(&graph, &weights, &x, Mode::Eval, Kind::Float));
+    let expected = gradient(torch_unpool(&x, |pooled| {
+        pooled.conv2d::<Tensor>(&weight, None, [1, 1], [0, 0], [1, 1], 3)
+    }));
+    close(&found, &expected, 1e-5);
+}
+
+#[test]
+fn a_transposed_convolution_starts_as_bilinear_interpolation() {
+    let mut graph = Graph::new(2);
+    let conv = ConvTranspose {
+        inputs: 2,
+        outputs: 2,
+        kernel: 4,
+        stride: 2,
+        bias: false,
+        bilinear: true,
+    };
+    graph.push(Part::Head, "up", Op::ConvTranspose(conv), &[0]);
+    let weights = Weights::random(&graph, 0, Device::Cpu);
+    let x = Tensor::randn([1, 2, 6, 8], (Kind::Float, Device::Cpu));
+    let y = forward(&graph, &weights, &x, Mode::Eval, Kind::Float);
+    let expected = x.upsample_bilinear2d([12, 16], false, None, None);
+    // At the border, torch repeats the last cell where a transposed convolution has zeros.
+    let inner = |t: &Tensor| t.narrow(2, 1, 10).narrow(3, 1, 14);
+    close(&inner(&y), &inner(&expected), 1e-5);
+}
+
+#[test]
+fn part_means_and_resizing_equal_torch_s() {
+    let mut graph = Graph::new(2);
+    let means = graph.push(Part::Head, "means", Op::BinPool { bins: 3 }, &[0]);
+    graph.push(Part::Head, "resize", Op::ResizeLike, &[means, 0]);
+    let weights = Weights::random(&graph, 0, Device::Cpu);
+    let x = Tensor::randn([1, 2, 6, 12], (Kind::Float, Device::Cpu));
+    let y = forward(&graph, &weights, &x, Mode::Eval, Kind::Float);
+    let means = x
+        .reshape([1, 2, 3, 2, 3, 4])
+        .mean_dim([3i64, 5].as_slice(), false, None);
+    close(&y, &means.upsample_bilinear2d([6, 12], false, None, None), 1e-5);
 }

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 use image::RgbImage;
-use segd::dataset::{DatasetClass, IGNORE, Labels};
+use segd::dataset::DatasetClass;
 use segd::score::ConfusionMatrix;
 
-use super::{Checkpoint, samples};
-use crate::export::model::classes;
+use super::Checkpoint;
+use crate::report::sheet;
 use crate::validate;
 
 /// Arguments of `eval`.
@@ -20,7 +20,7 @@ pub struct Arguments {
     /// The split to score on.
     #[arg(long, default_value = "val")]
     split: String,
-    /// Draw each picture, its truth and its prediction side by side into this folder.
+    /// Draw each picture, its truth, its prediction and its errors side by side into this folder.
     #[arg(long)]
     draw: Option<PathBuf>,
     /// Score only the first pictures.
@@ -34,9 +34,9 @@ pub struct Arguments {
 /// A file can't be read or written.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let (recipe, graph, weights) = arguments.checkpoint.load()?;
-    let mut samples = samples(recipe.dataset, &arguments.checkpoint.data, &arguments.split)?;
+    let mut samples = arguments.checkpoint.samples(&recipe, &arguments.split)?;
     samples.truncate(arguments.limit.unwrap_or(samples.len()));
-    let classes = classes(recipe.dataset);
+    let classes = recipe.classes();
     let mut drawn = Ok(());
     let matrix = validate::score(
         &graph,
@@ -46,7 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         |sample, image, truth, predicted| {
             if let Some(folder) = &arguments.draw {
                 let path = folder.join(format!("{}.png", sample.name));
-                if let Err(error) = draw(&path, image, truth, predicted, classes) {
+                if let Err(error) = save(&path, &sheet::panels(image, truth, predicted, classes)) {
                     drawn = Err(error);
                 }
             }
@@ -72,32 +72,7 @@ fn print(matrix: &ConfusionMatrix, classes: &[DatasetClass]) {
     println!("pixel accuracy {}", percent(matrix.pixel_accuracy()));
 }
 
-/// Picture, truth and prediction side by side.
-fn draw(
-    path: &Path,
-    image: &RgbImage,
-    truth: &Labels,
-    predicted: &[u8],
-    classes: &[DatasetClass],
-) -> Result<()> {
-    let (width, height) = image.dimensions();
-    let color = |label: u8, at: [u8; 3]| match classes.get(usize::from(label)) {
-        Some(class) => {
-            std::array::from_fn(|c| ((u16::from(class.color[c]) * 3 + u16::from(at[c]) * 2) / 5) as u8)
-        }
-        None if label == IGNORE => [255; 3],
-        None => [255, 0, 255],
-    };
-    let sheet = RgbImage::from_fn(3 * width, height, |x, y| {
-        let (panel, x) = (x / width, x % width);
-        let at = image.get_pixel(x, y).0;
-        let index = (y * width + x) as usize;
-        image::Rgb(match panel {
-            0 => at,
-            1 => color(truth.data[index], at),
-            _ => color(predicted[index], at),
-        })
-    });
+fn save(path: &Path, sheet: &RgbImage) -> Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     }

@@ -7,7 +7,7 @@ use clap::Args;
 use segd::model::contract::Precision;
 use tch::{Device, Tensor};
 
-use super::{Checkpoint, samples};
+use super::Checkpoint;
 use crate::export::model::{self, CONTRACT, FP32, INT8};
 use crate::export::{card, float, qlinear, score};
 use crate::quantize::calibrate;
@@ -47,7 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let convs = fold(&graph, &weights)?;
     let fp32 = float::write(&recipe.name, &graph, &convs);
 
-    let train = samples(recipe.dataset, &arguments.checkpoint.data, "train")?;
+    let train = arguments.checkpoint.samples(&recipe, "train")?;
     let step = train.len().div_ceil(arguments.calibrate.max(1));
     let inputs = train
         .iter()
@@ -79,7 +79,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     model::write(&arguments.out, CONTRACT, contract.to_toml()?.as_bytes())?;
     let mut matrices = Vec::new();
     if let Some(split) = &arguments.score {
-        let samples = samples(recipe.dataset, &arguments.checkpoint.data, split)?;
+        let samples = arguments.checkpoint.samples(&recipe, split)?;
         let reference = samples
             .iter()
             .map(|sample| validate::predict(&graph, &weights, &recipe, &sample.load_image()?))
@@ -119,7 +119,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             matrices.push((precision, matrix));
         }
     }
-    let text = card::write(&contract, model::classes(recipe.dataset), &matrices);
+    let text = card::write(&contract, recipe.classes(), &matrices);
     model::write(&arguments.out, "card.md", text.as_bytes())?;
     model::write(&arguments.out, CONTRACT, contract.to_toml()?.as_bytes())
 }

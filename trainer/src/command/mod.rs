@@ -1,61 +1,125 @@
 //! The subcommands.
 
+pub mod archs;
 pub mod eval;
 pub mod export;
+pub mod import;
 pub mod plot;
+pub mod predict;
+pub mod quantize;
+pub mod report;
 pub mod train;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Result;
-use clap::Args;
-use segd::dataset::{self, Sample};
-use tch::Device;
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+use segd::dataset::{Dataset, Location, Sample};
+use tch::{Cuda, Device};
 
 use crate::graph::Graph;
-use crate::recipe::{DatasetKind, Recipe};
+use crate::recipe::Recipe;
+use crate::run::Folder;
 use crate::weights::Weights;
 
-/// What names a trained network.
+/// Where networks run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeviceName {
+    /// The processor
+    Cpu,
+    /// The first NVIDIA GPU
+    Cuda,
+}
+
+/// The device of that name, or the best there is.
+///
+/// # Errors
+/// There is no GPU, or libtorch has no CUDA.
+pub fn device(name: Option<DeviceName>) -> Result<Device> {
+    match name {
+        None => Ok(Device::cuda_if_available()),
+        Some(DeviceName::Cpu) => Ok(Device::Cpu),
+        Some(DeviceName::Cuda) => {
+            ensure!(
+                Cuda::is_available(),
+                "--device cuda: no GPU that libtorch can use was found; it needs NVIDIA's driver and \
+                 a libtorch with CUDA (trainer/libtorch.sh --cuda)"
+            );
+            Ok(Device::Cuda(0))
+        }
+    }
+}
+
+/// What names a trained network: a run's folder, or its parts.
 #[derive(Args)]
 pub struct Checkpoint {
-    /// The recipe it was trained by.
+    /// The run's folder
+    #[arg(required_unless_present_all = ["recipe", "checkpoint"])]
+    run: Option<PathBuf>,
+    /// The recipe it was trained by [default: RUN/recipe.toml]
     #[arg(long)]
-    pub recipe: PathBuf,
-    /// The checkpoint, such as best.safetensors.
+    recipe: Option<PathBuf>,
+    /// The checkpoint [default: RUN/best.safetensors]
     #[arg(long)]
-    pub checkpoint: PathBuf,
-    /// The dataset's folder.
+    checkpoint: Option<PathBuf>,
+    /// The dataset's folder [default: the run's]
     #[arg(long)]
-    pub data: PathBuf,
-    /// Threads of the network.
+    data: Option<PathBuf>,
+    /// Threads of the network
     #[arg(long, default_value_t = 2)]
     pub threads: i32,
+    /// Where the network runs [default: cuda where there is a GPU]
+    #[arg(long, value_enum)]
+    pub device: Option<DeviceName>,
 }
 
 impl Checkpoint {
+    /// The run's folder, where one was named.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn folder(&self) -> Result<Option<Folder>> {
+        self.run.as_deref().map(Folder::open).transpose()
+    }
+
     /// The recipe, the network and its averaged weights.
     ///
     /// # Errors
     /// A file can't be read, or the two don't belong together.
     pub fn load(&self) -> Result<(Recipe, Graph, Weights)> {
         tch::set_num_threads(self.threads);
-        let recipe = Recipe::read(&self.recipe)?;
+        let folder = self.folder()?;
+        let recipe = match (&self.recipe, &folder) {
+            (Some(path), _) => Recipe::read(path)?,
+            (None, Some(folder)) => folder.recipe()?,
+            (None, None) => unreachable!("the arguments name a run or a recipe"),
+        };
+        let checkpoint = match (&self.checkpoint, &folder) {
+            (Some(path), _) => path.clone(),
+            (None, Some(folder)) if folder.best().is_file() => folder.best(),
+            (None, Some(folder)) => folder.last(),
+            (None, None) => unreachable!("the arguments name a run or a checkpoint"),
+        };
         let graph = recipe.graph();
-        let mut weights = Weights::random(&graph, 0, Device::Cpu);
-        weights.load(&self.checkpoint, "ema/")?;
+        let mut weights = Weights::random(&graph, 0, device(self.device)?);
+        weights.load(&checkpoint, "ema/")?;
         Ok((recipe, graph, weights))
     }
-}
 
-/// The pictures of a dataset's split.
-///
-/// # Errors
-/// The split can't be read.
-pub fn samples(kind: DatasetKind, root: &Path, split: &str) -> Result<Vec<Sample>> {
-    Ok(match kind {
-        DatasetKind::Voc => dataset::voc(root, split)?,
-        DatasetKind::Camvid => dataset::camvid(root, split)?,
-        DatasetKind::Masks => dataset::masks(root)?,
-    })
+    /// The pictures of a split of the run's data.
+    ///
+    /// # Errors
+    /// No data is named, or the split can't be read.
+    pub fn samples(&self, recipe: &Recipe, split: &str) -> Result<Vec<Sample>> {
+        let location = match (&self.data, self.folder()?) {
+            (Some(root), _) => Location {
+                format: recipe.dataset,
+                root: root.clone(),
+            },
+            (None, Some(folder)) => folder.origin()?.location(),
+            (None, None) => anyhow::bail!("name the dataset's folder by --data"),
+        };
+        let dataset = Dataset::open(location.format, &location.root)?;
+        dataset.split(split).with_context(|| location.to_string())
+    }
 }

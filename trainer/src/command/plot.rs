@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use plotters::prelude::*;
+
+use crate::run::Log;
 
 /// Arguments of `plot`.
 #[derive(Args)]
@@ -17,41 +19,6 @@ pub struct Arguments {
     out: PathBuf,
 }
 
-struct Log {
-    /// Step and mean loss since the line before.
-    losses: Vec<(f64, f64)>,
-    /// Step and mean IoU in percent.
-    scores: Vec<(f64, f64)>,
-}
-
-fn read(text: &str) -> Result<Log> {
-    let mut log = Log {
-        losses: vec![],
-        scores: vec![],
-    };
-    for (number, line) in text.lines().enumerate().skip(1) {
-        let fields: Vec<&str> = line.split(',').collect();
-        let &[step, _, loss, score] = fields.as_slice() else {
-            return Err(anyhow!(
-                "line {}: {} fields, expected step,seconds,loss,mean_iou",
-                number + 1,
-                fields.len()
-            ));
-        };
-        let value = |text: &str| {
-            text.parse::<f64>()
-                .with_context(|| format!("line {}: {text:?}", number + 1))
-        };
-        let step = value(step)?;
-        log.losses.push((step, value(loss)?));
-        if !score.is_empty() {
-            log.scores.push((step, 100.0 * value(score)?));
-        }
-    }
-    ensure!(!log.losses.is_empty(), "holds no step");
-    Ok(log)
-}
-
 /// Runs the command.
 ///
 /// # Errors
@@ -59,15 +26,26 @@ fn read(text: &str) -> Result<Log> {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let text =
         std::fs::read_to_string(&arguments.log).with_context(|| arguments.log.display().to_string())?;
-    let log = read(&text).with_context(|| arguments.log.display().to_string())?;
-    draw(&arguments.out, &log).map_err(|why| anyhow!("writing {}: {why}", arguments.out.display()))
+    let log = Log::parse(&text).with_context(|| arguments.log.display().to_string())?;
+    let svg = svg(&log).map_err(|why| anyhow!("drawing {}: {why}", arguments.log.display()))?;
+    std::fs::write(&arguments.out, svg).with_context(|| format!("writing {}", arguments.out.display()))
 }
 
-fn draw(path: &std::path::Path, log: &Log) -> Result<(), Box<dyn std::error::Error>> {
+/// The curves of loss and score as SVG.
+///
+/// # Errors
+/// They can't be drawn.
+pub fn svg(log: &Log) -> Result<String, Box<dyn std::error::Error>> {
+    let mut svg = String::new();
+    draw(log, &mut svg)?;
+    Ok(svg)
+}
+
+fn draw(log: &Log, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
     let (loss_color, score_color) = (RGBColor(150, 150, 150), RGBColor(20, 110, 180));
     let steps = log.losses.iter().map(|(step, _)| *step).fold(1.0, f64::max);
     let highest = log.losses.iter().map(|(_, loss)| *loss).fold(0.1, f64::max);
-    let area = SVGBackend::new(path, (800, 420)).into_drawing_area();
+    let area = SVGBackend::with_string(svg, (800, 420)).into_drawing_area();
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&area)
         .margin(12)

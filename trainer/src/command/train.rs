@@ -1,49 +1,79 @@
 //! `segd-train train`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use indicatif::ProgressBar;
-use segd::dataset;
+use segd::dataset::{self, Dataset, Format, Location};
 use tch::Device;
 
-use super::samples;
-use crate::recipe::{DatasetKind, Recipe, TrunkKind};
-use crate::train::{Folder, Run, train};
+use super::{DeviceName, device};
+use crate::augment::Size;
+use crate::recipe::{self, Recipe};
+use crate::run::{Folder, Origin};
+use crate::train::{End, Run, train};
 use crate::weights::Weights;
 use crate::{data, import};
 
 /// Arguments of `train`.
 #[derive(Args)]
 pub struct Arguments {
-    /// The recipe.
-    #[arg(long)]
-    recipe: PathBuf,
-    /// The dataset's folder.
-    #[arg(long)]
-    data: PathBuf,
-    /// Where checkpoints and the log go.
-    #[arg(long)]
+    /// The network, by a name that `segd-train archs` lists; all else is as in the built-in recipe for it
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["recipe", "resume"])]
+    arch: Option<String>,
+    /// A recipe: a file, or the name of a built-in one
+    #[arg(long, value_name = "FILE", conflicts_with = "arch")]
+    recipe: Option<String>,
+    /// The data as FORMAT:DIR, such as camvid:data/CamVid; formats: voc, camvid, masks, csv, pet, cityscapes, folder
+    #[arg(long, value_name = "FORMAT:DIR", required_unless_present_any = ["data", "resume"])]
+    dataset: Option<Location>,
+    /// The data's folder, in the recipe's format
+    #[arg(long, value_name = "DIR", conflicts_with = "dataset")]
+    data: Option<PathBuf>,
+    /// The size of a picture at the network's input; another aspect is kept, with the same longest side
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse_size)]
+    size: Option<Size>,
+    /// The run's folder: recipe, checkpoints, log
+    #[arg(long, value_name = "RUN")]
     out: PathBuf,
-    /// The trunk's published weights.
-    #[arg(long)]
+    /// The trunk's published weights (.pth, .safetensors, .onnx); without them every layer starts from random weights
+    #[arg(long, value_name = "FILE")]
     trunk: Option<PathBuf>,
-    /// Start from the averaged weights of this checkpoint.
-    #[arg(long)]
+    /// Start from the averaged weights of this checkpoint
+    #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
-    /// Go on from the folder's last checkpoint.
+    /// Go on from the run's last checkpoint; needs no other option than --out
     #[arg(long)]
     resume: bool,
-    /// Threads of the network.
+    /// Steps, where not those of the recipe
+    #[arg(long)]
+    steps: Option<u64>,
+    /// Crops a batch, where not those of the recipe
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Where the network runs [default: cuda where there is a GPU]
+    #[arg(long, value_enum)]
+    device: Option<DeviceName>,
+    /// Threads of the network
     #[arg(long, default_value_t = 2)]
     threads: i32,
-    /// Time this many steps and stop, without scores or checkpoints.
+    /// Time this many steps and stop, without scores or checkpoints
     #[arg(long)]
     bench_steps: Option<u64>,
+}
+
+fn parse_size(text: &str) -> Result<Size, String> {
+    let parsed = text
+        .split_once('x')
+        .and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
+    match parsed {
+        Some((width, height)) if width > 0 && height > 0 => Ok(Size { width, height }),
+        _ => Err("expected WIDTHxHEIGHT in pixels, such as 480x360".to_owned()),
+    }
 }
 
 /// Runs the command.
@@ -52,39 +82,19 @@ pub struct Arguments {
 /// As [`train`].
 pub fn run(arguments: &Arguments) -> Result<()> {
     tch::set_num_threads(arguments.threads);
-    let recipe = Recipe::read(&arguments.recipe)?;
-    let graph = recipe.graph();
-    if recipe.network.pretrained && arguments.trunk.is_none() && arguments.init.is_none() && !arguments.resume
-    {
-        bail!(
-            "{}: network.pretrained is set: name the trunk's weights by --trunk (trainer/fetch-trunk.sh fetches them), \
-             or start from a checkpoint by --init or --resume",
-            arguments.recipe.display()
-        );
-    }
-    let device = Device::cuda_if_available();
-    let mut weights = Weights::random(&graph, recipe.train.seed as i64, device);
-    match (&arguments.trunk, &arguments.init) {
-        (_, Some(path)) => weights.load(path, "ema/")?,
-        (Some(path), None) => match recipe.network.trunk {
-            TrunkKind::EfficientnetLite0 => {
-                import::efficientnet_lite::load_trunk(path, &graph, &mut weights)?
-            }
-            TrunkKind::MobilenetV2 => bail!("--trunk: no published weights are known for mobilenet-v2"),
-        },
-        (None, None) => {}
-    }
-    let mut run = Run::new(&recipe, graph, weights);
     let folder = Folder::create(&arguments.out)?;
+    let (recipe, origin, dataset) = plan(arguments, &folder)?;
+    let device = device(arguments.device)?;
+    let mut run = start(&recipe, &origin, device, arguments.resume)?;
     if arguments.resume {
         run.restore(&folder.last())?;
     }
 
-    let real = samples(recipe.dataset, &arguments.data, "train")?;
-    let validation = samples(recipe.dataset, &arguments.data, "val")?;
-    let mut pseudo = match recipe.dataset {
-        DatasetKind::Voc if arguments.data.join("pseudo").is_dir() => {
-            dataset::pseudo(&arguments.data.join("unlabelled"), &arguments.data.join("pseudo"))?
+    let real = dataset.split("train")?;
+    let validation = dataset.split("val")?;
+    let mut pseudo = match origin.format {
+        Format::Voc if origin.data.join("pseudo").is_dir() => {
+            dataset::pseudo(&origin.data.join("unlabelled"), &origin.data.join("pseudo"))?
         }
         _ => vec![],
     };
@@ -92,10 +102,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         pseudo.truncate(200);
     }
     let longest = (recipe.augment.longest * 1.05) as usize;
+    let classes = recipe.network.classes as usize;
     let progress = ProgressBar::new((real.len() + pseudo.len()) as u64);
-    let mut pictures = data::load(&real, longest, 2, &progress)?;
+    let mut pictures = data::load(&real, classes, longest, 2, &progress)?;
     let real_count = pictures.len() as u32;
-    pictures.extend(data::load(&pseudo, longest, 2, &progress)?);
+    pictures.extend(data::load(&pseudo, classes, longest, 2, &progress)?);
     progress.finish();
     let mut order: Vec<u32> = (0..pictures.len() as u32).collect();
     for _ in 1..recipe.train.real_weight {
@@ -103,11 +114,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
 
     if let Some(steps) = arguments.bench_steps {
+        let loss = data::loss(&pictures, &order, &recipe, device);
         for step in 0..steps {
             let started = Instant::now();
-            let batch = data::batch(&pictures, &order, &recipe.augment, recipe.train.batch, 1, step);
+            let batch = data::batch(&pictures, &order, &recipe, step);
             let made = started.elapsed();
-            let loss = run.train_step(&recipe, &batch, device);
+            let loss = run.train_step(&recipe, &loss, &batch, device);
             println!(
                 "{step} batch {made:?} step {:?} loss {loss:.4}",
                 started.elapsed() - made
@@ -115,6 +127,18 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         return Ok(());
     }
+    if !arguments.resume {
+        folder.start(&recipe, &origin)?;
+    }
+    eprintln!(
+        "{}: {} pictures to train on, {} to score on, {} classes, {} steps of {} crops, on {device:?}",
+        recipe.name,
+        pictures.len(),
+        validation.len(),
+        classes,
+        recipe.train.steps,
+        recipe.train.batch * recipe.train.accumulate
+    );
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     ctrlc::set_handler(move || {
@@ -123,5 +147,216 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         eprintln!("saving a checkpoint; once more to exit at once");
     })?;
-    train(&mut run, &recipe, &pictures, &order, &validation, &folder, &stop)
+    let end = train(&mut run, &recipe, &pictures, &order, &validation, &folder, &stop)?;
+    match end {
+        End::Stopped => eprintln!(
+            "stopped at step {} of {}; to go on:\n    {}",
+            run.step,
+            recipe.train.steps,
+            resume_command(arguments)
+        ),
+        End::Early => eprintln!(
+            "ended early at step {}: no better score in {} scores; best mean IoU {:.2}",
+            run.step,
+            recipe.train.patience,
+            100.0 * run.best
+        ),
+        End::Done => eprintln!("done; best mean IoU {:.2}", 100.0 * run.best),
+    }
+    Ok(())
+}
+
+/// The command that goes on with the run.
+fn resume_command(arguments: &Arguments) -> String {
+    let program = std::env::args().next().unwrap_or_else(|| "segd-train".to_owned());
+    let mut command = format!(
+        "{} train --resume --out {}",
+        quoted(&program),
+        quoted(&arguments.out.to_string_lossy())
+    );
+    if let Some(device) = arguments.device {
+        let name = if device == DeviceName::Cpu { "cpu" } else { "cuda" };
+        command += &format!(" --device {name}");
+    }
+    if arguments.threads != 2 {
+        command += &format!(" --threads {}", arguments.threads);
+    }
+    command
+}
+
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:=".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// The recipe, what the run starts from, and its data.
+fn plan(arguments: &Arguments, folder: &Folder) -> Result<(Recipe, Origin, Dataset)> {
+    if arguments.resume && folder.recipe_file().is_file() {
+        for (option, is_given) in [
+            ("--arch", arguments.arch.is_some()),
+            ("--recipe", arguments.recipe.is_some()),
+            ("--size", arguments.size.is_some()),
+            ("--steps", arguments.steps.is_some()),
+            ("--batch", arguments.batch.is_some()),
+            ("--trunk", arguments.trunk.is_some()),
+            ("--init", arguments.init.is_some()),
+        ] {
+            ensure!(
+                !is_given,
+                "{option} can't change a run that goes on: {} decides",
+                folder.recipe_file().display()
+            );
+        }
+        let (recipe, mut origin) = (folder.recipe()?, folder.origin()?);
+        if let Some(data) = arguments
+            .data
+            .clone()
+            .or(arguments.dataset.clone().map(|dataset| dataset.root))
+        {
+            origin.data = data;
+        }
+        let dataset = Dataset::open(origin.format, &origin.data)?;
+        return Ok((recipe, origin, dataset));
+    }
+    if !arguments.resume && folder.last().exists() {
+        bail!(
+            "{} holds a run: go on with it by --resume, or name another folder by --out",
+            folder.path().display()
+        );
+    }
+    let named = match &arguments.recipe {
+        Some(name) => Some(recipe::named(name)?),
+        None => None,
+    };
+    let location = match (&arguments.dataset, &arguments.data, &named) {
+        (Some(location), _, _) => location.clone(),
+        (None, Some(root), Some(recipe)) => Location {
+            format: recipe.dataset,
+            root: root.clone(),
+        },
+        _ => bail!("name the data by --dataset FORMAT:DIR"),
+    };
+    let dataset = Dataset::open(location.format, &location.root)?;
+    let mut recipe = match (named, &arguments.arch) {
+        (Some(recipe), _) => recipe,
+        (None, Some(arch)) => recipe::for_arch(arch, location.format)?,
+        (None, None) => bail!("name a network by --arch, or a recipe by --recipe"),
+    };
+    if recipe.dataset != location.format || location.format.classes().is_none() {
+        recipe.take_data(&dataset);
+    }
+    ensure!(
+        recipe.network.classes as usize == dataset.classes.len(),
+        "{location} has {} classes, the recipe's network {}",
+        dataset.classes.len(),
+        recipe.network.classes
+    );
+    if arguments.arch.is_some() {
+        recipe.network.pretrained = arguments.trunk.is_some();
+    }
+    if let Some(size) = arguments.size {
+        recipe.take_size(size)?;
+    }
+    recipe.train.steps = arguments.steps.unwrap_or(recipe.train.steps);
+    recipe.train.batch = arguments.batch.unwrap_or(recipe.train.batch);
+    recipe.check()?;
+    let absolute = |path: &Path| std::path::absolute(path).with_context(|| path.display().to_string());
+    let origin = Origin {
+        format: location.format,
+        data: absolute(&location.root)?,
+        trunk: arguments.trunk.as_deref().map(absolute).transpose()?,
+        init: arguments.init.as_deref().map(absolute).transpose()?,
+    };
+    Ok((recipe, origin, dataset))
+}
+
+/// The run at its first step.
+fn start(recipe: &Recipe, origin: &Origin, device: Device, resume: bool) -> Result<Run> {
+    let graph = recipe.graph();
+    let mut weights = Weights::random(&graph, recipe.train.seed as i64, device);
+    match (&origin.trunk, &origin.init) {
+        // All is in the checkpoint.
+        _ if resume => {}
+        (_, Some(path)) => weights.load(path, "ema/")?,
+        (Some(path), None) => match recipe.network.trunk_kind()? {
+            Some(kind) => import::trunk::load(path, kind, &graph, &mut weights)?,
+            None => bail!(
+                "--trunk: {} has no trunk that starts from published weights",
+                recipe.network.arch
+            ),
+        },
+        (None, None) if recipe.network.pretrained => bail!(
+            "network.pretrained is set: name the trunk's weights by --trunk (trainer/fetch-trunk.sh fetches them), \
+             or start from a checkpoint by --init"
+        ),
+        (None, None) => {}
+    }
+    Ok(Run::new(recipe, graph, weights))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        train: Arguments,
+    }
+
+    fn parse(words: &str) -> Result<Arguments, clap::Error> {
+        let words = std::iter::once("x").chain(words.split_whitespace());
+        Program::try_parse_from(words).map(|program| program.train)
+    }
+
+    #[test]
+    fn sizes_are_width_by_height() {
+        assert_eq!(
+            parse_size("480x360"),
+            Ok(Size {
+                width: 480,
+                height: 360
+            })
+        );
+        for text in ["480", "480x", "0x4", "axb"] {
+            assert!(parse_size(text).unwrap_err().contains("480x360"));
+        }
+    }
+
+    #[test]
+    fn going_on_needs_only_the_folder() {
+        assert!(parse("--resume --out runs/x").is_ok());
+        assert!(parse("--arch unet --dataset camvid:d --size 480x360 --out runs/x --device cpu").is_ok());
+        assert!(parse("--recipe voc21 --data d --out runs/x").is_ok());
+        assert!(parse("--out runs/x").is_err());
+        assert!(parse("--arch unet --recipe voc21 --dataset camvid:d --out x").is_err());
+        let arguments = parse("--resume --out runs/my_run,1 --device cpu").unwrap();
+        let command = resume_command(&arguments);
+        assert!(
+            command.ends_with(" train --resume --out 'runs/my_run,1' --device cpu"),
+            "{command}"
+        );
+        // The command is one that is understood.
+        let words = command.split_once("train ").unwrap().1.replace('\'', "");
+        assert!(parse(&words).unwrap().resume);
+    }
+
+    #[test]
+    fn a_folder_that_holds_a_run_is_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::create(dir.path()).unwrap();
+        std::fs::write(folder.last(), "").unwrap();
+        let arguments = parse(&format!(
+            "--arch unet --dataset camvid:d --out {}",
+            dir.path().display()
+        ))
+        .unwrap();
+        let message = plan(&arguments, &folder).unwrap_err().to_string();
+        assert!(message.contains("--resume"), "{message}");
+    }
 }

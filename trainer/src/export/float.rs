@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::builder::{Builder, INPUT, OUTPUT, conv_attributes, depth_to_space_attributes};
+use super::builder::{
+    Builder, INPUT, OUTPUT, SIDE, conv_attributes, depth_to_space_attributes, max_pool_attributes,
+};
 use crate::graph::{Graph, Op};
 use crate::weights::FoldedConv;
 
@@ -18,10 +20,11 @@ pub fn write(name: &str, graph: &Graph, convs: &BTreeMap<String, FoldedConv>) ->
         id if id == graph.output => OUTPUT.to_owned(),
         id => graph.nodes[id].name.clone(),
     };
+    builder.floats("zero", &[], &[0.0]);
     if graph.nodes.iter().any(|node| node.op == Op::Relu6) {
-        builder.floats("zero", &[], &[0.0]);
         builder.floats("six", &[], &[6.0]);
     }
+    let shapes = graph.shapes(SIDE, SIDE);
     for (id, node) in graph.nodes.iter().enumerate() {
         let inputs: Vec<String> = node.inputs.iter().map(|&input| value(input)).collect();
         let mut inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
@@ -49,6 +52,12 @@ pub fn write(name: &str, graph: &Graph, convs: &BTreeMap<String, FoldedConv>) ->
             Op::Concat => builder.node("Concat", &inputs, &output, vec![super::builder::int("axis", 1)]),
             Op::GlobalAvgPool => builder.node("GlobalAveragePool", &inputs, &output, vec![]),
             Op::DepthToSpace => builder.node("DepthToSpace", &inputs, &output, depth_to_space_attributes()),
+            Op::MaxPool(pool) => builder.node("MaxPool", &inputs, &output, max_pool_attributes(*pool)),
+            Op::Unpool => builder.unpool([inputs[0], inputs[1], inputs[2]], "zero", &output),
+            Op::ConvTranspose(_) | Op::BinPool { .. } | Op::ResizeLike => {
+                let channels = shapes[node.inputs[0]][0];
+                builder.float_only(&node.op, channels, &inputs, &output, convs.get(&node.name));
+            }
         }
     }
     builder.finish(name, graph)

@@ -4,5 +4,7 @@ pub mod builder;
 pub mod card;
 pub mod float;
 pub mod model;
+pub mod qdq;
 pub mod qlinear;
+pub mod receipt;
 pub mod score;

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use segd::dataset::{CAMVID_CLASSES, DatasetClass, VOC_CLASSES};
 use segd::model::contract::{
     Class, Contract, Layout, ModelFile, OutputContract, OutputKind, OutputType, Precision, Score, SelfTest,
     Training,
@@ -12,7 +11,7 @@ use segd::model::load::sha256_hex;
 use segd::score::ConfusionMatrix;
 
 use crate::graph::Graph;
-use crate::recipe::{DatasetKind, Recipe};
+use crate::recipe::Recipe;
 use crate::validate::{GRID, predict};
 use crate::weights::Weights;
 
@@ -22,31 +21,11 @@ pub const CONTRACT: &str = "contract.toml";
 pub const FP32: &str = "fp32.onnx";
 /// The int8 file's name.
 pub const INT8: &str = "int8.onnx";
+/// The name of the int8 file for TensorRT.
+pub const INT8_TENSORRT: &str = "int8-tensorrt.onnx";
 
 /// The share of pixels on which a backend must agree; an int8 file gives a few pixels at borders another label.
 const SELFTEST_AGREEMENT: f64 = 0.95;
-
-/// The two classes of a folder of pictures and masks.
-const MASK_CLASSES: [DatasetClass; 2] = [
-    DatasetClass {
-        name: "background",
-        color: [0, 0, 0],
-    },
-    DatasetClass {
-        name: "foreground",
-        color: [192, 128, 128],
-    },
-];
-
-/// The classes of a recipe's dataset in label order.
-#[must_use]
-pub fn classes(dataset: DatasetKind) -> &'static [DatasetClass] {
-    match dataset {
-        DatasetKind::Voc => &VOC_CLASSES,
-        DatasetKind::Camvid => &CAMVID_CLASSES,
-        DatasetKind::Masks => &MASK_CLASSES,
-    }
-}
 
 /// The contract of a network trained by `recipe` with the given files: name, precision, backends, bytes.
 #[must_use]
@@ -71,11 +50,12 @@ pub fn contract(
             grid: GRID,
             name: None,
         },
-        classes: classes(recipe.dataset)
+        classes: recipe
+            .classes()
             .iter()
             .enumerate()
             .map(|(index, class)| Class {
-                name: class.name.to_owned(),
+                name: class.name.clone().into_owned(),
                 color: class.color,
                 background: index == 0 && class.name == "background",
             })
@@ -155,7 +135,8 @@ pub fn write_selftest(
     encoder.set_color(png::ColorType::Indexed);
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_palette(
-        classes(recipe.dataset)
+        recipe
+            .classes()
             .iter()
             .flat_map(|class| class.color)
             .collect::<Vec<u8>>(),

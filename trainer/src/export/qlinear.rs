@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use super::builder::{Builder, INPUT, MICROSOFT, OUTPUT, conv_attributes, depth_to_space_attributes, int};
+use super::builder::{
+    Builder, INPUT, MICROSOFT, OUTPUT, SIDE, conv_attributes, depth_to_space_attributes, int,
+    max_pool_attributes,
+};
 use crate::graph::{Graph, NodeId, Op};
 use crate::quantize::{Calibration, Params, Plan, correct_bias, quantize_conv};
 use crate::weights::FoldedConv;
@@ -21,24 +24,13 @@ pub fn write(
     calibration: &Calibration,
 ) -> Vec<u8> {
     let plan = Plan::new(graph);
-    let mut ranges = calibration.ranges.clone();
-    for union in &plan.unions {
-        let range = union
-            .iter()
-            .map(|&id| calibration.ranges[id])
-            .reduce(|a, b| a.union(b));
-        ranges[plan.storage[union[0]]] = range.expect("a concatenation has inputs");
-    }
     let mut writer = Writer {
         builder: Builder::default(),
         graph,
         plan: &plan,
-        params: vec![],
+        params: plan.params(calibration),
     };
-    writer.params = (0..graph.nodes.len())
-        .map(|id| Params::of(ranges[plan.storage[id]]))
-        .collect();
-
+    let shapes = graph.shapes(SIDE, SIDE);
     for (id, node) in graph.nodes.iter().enumerate() {
         let output = node.name.clone();
         let inputs: Vec<String> = node.inputs.iter().map(|&input| writer.value(input)).collect();
@@ -73,9 +65,12 @@ pub fn write(
                 let from = node.inputs[0];
                 let folded = &convs[&node.name];
                 let quantized = quantize_conv(conv, folded, writer.params[from]);
-                let means = &calibration.means[from];
-                let corrected = correct_bias(conv, folded, &quantized, means);
-                let quantized = quantize_conv(conv, &corrected, writer.params[from]);
+                let quantized = if calibration.correct_bias {
+                    let corrected = correct_bias(conv, folded, &quantized, &calibration.means[from]);
+                    quantize_conv(conv, &corrected, writer.params[from])
+                } else {
+                    quantized
+                };
                 let [x_scale, x_zero] = writer.storage(from);
                 let [y_scale, y_zero] = writer.storage(id);
                 let part = |suffix: &str| format!("{}.{suffix}", node.name);
@@ -107,6 +102,33 @@ pub fn write(
                 );
             }
             Op::Relu6 | Op::Relu => {}
+            // ONNX Runtime has no 8-bit form of these: in and out of f32 around them. A sum of logits keeps its fine steps.
+            op if is_float(op) || id == graph.output && *op == Op::Add => {
+                let channels = shapes[node.inputs[0]][0];
+                let mut floats = Vec::new();
+                for (place, input) in inputs.iter().enumerate() {
+                    let [scale, zero] = writer.storage(node.inputs[place]);
+                    let float = format!("{output}.input{place}");
+                    writer
+                        .builder
+                        .node("DequantizeLinear", &[input, &scale, &zero], &float, vec![]);
+                    floats.push(float);
+                }
+                let floats: Vec<&str> = floats.iter().map(String::as_str).collect();
+                let folded = convs.get(&node.name);
+                let real = if id == graph.output {
+                    OUTPUT.to_owned()
+                } else {
+                    format!("{output}.real")
+                };
+                writer.builder.float_only(op, channels, &floats, &real, folded);
+                if id != graph.output {
+                    let [scale, zero] = writer.storage(id);
+                    writer
+                        .builder
+                        .node("QuantizeLinear", &[&real, &scale, &zero], &output, vec![]);
+                }
+            }
             Op::Add => {
                 let [a_scale, a_zero] = writer.storage(node.inputs[0]);
                 let [b_scale, b_zero] = writer.storage(node.inputs[1]);
@@ -139,9 +161,25 @@ pub fn write(
                     .builder
                     .node("DepthToSpace", &inputs, &output, depth_to_space_attributes())
             }
+            Op::MaxPool(pool) => writer
+                .builder
+                .node("MaxPool", &inputs, &output, max_pool_attributes(*pool)),
+            Op::ConvTranspose(_) | Op::BinPool { .. } | Op::ResizeLike => unreachable!("f32 alone"),
+            Op::Unpool => {
+                // A value and its zero are stored alike, and so are what was pooled and the maxima.
+                let [_, zero] = writer.storage(id);
+                writer
+                    .builder
+                    .unpool([inputs[0], inputs[1], inputs[2]], &zero, &output);
+            }
         }
     }
     writer.builder.finish(name, graph)
+}
+
+/// Whether an operation has no 8-bit form.
+fn is_float(op: &Op) -> bool {
+    matches!(op, Op::ConvTranspose(_) | Op::BinPool { .. } | Op::ResizeLike)
 }
 
 struct Writer<'a> {

@@ -1,6 +1,6 @@
 //! Scores a model's folder as segd runs it: its files, its backends, its stages.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -9,10 +9,10 @@ use segd::frame::Mask;
 use segd::infer::Backend;
 use segd::infer::ort::{OrtBackend, OrtOptions};
 use segd::infer::tract::TractBackend;
-use segd::metrics::Metrics;
+use segd::metrics::{Metrics, Stage};
 use segd::model::Model;
 use segd::model::contract::Precision;
-use segd::picture::image_ref;
+use segd::picture::{self, image_ref};
 use segd::score::ConfusionMatrix;
 use segd::segment::Engine;
 
@@ -34,6 +34,14 @@ pub fn backend(name: &str, precision: Precision) -> Result<Arc<dyn Backend>> {
     })
 }
 
+/// A score, and what it took.
+pub struct Measured {
+    /// Pixels by true and predicted class.
+    pub matrix: ConfusionMatrix,
+    /// CPU time of the network alone, in ms a picture.
+    pub cpu_ms: f64,
+}
+
 /// Scores the model in `folder` on `samples`, calling `each` with every picture's number and predicted labels.
 ///
 /// # Errors
@@ -42,11 +50,25 @@ pub fn score(
     folder: &Path,
     backend: Arc<dyn Backend>,
     samples: &[Sample],
-    mut each: impl FnMut(usize, &[u8]),
+    each: impl FnMut(usize, &[u8]),
 ) -> Result<ConfusionMatrix> {
+    Ok(measure(folder, backend, samples, each)?.matrix)
+}
+
+/// As [`score`], with the CPU time.
+///
+/// # Errors
+/// As [`score`].
+pub fn measure(
+    folder: &Path,
+    backend: Arc<dyn Backend>,
+    samples: &[Sample],
+    mut each: impl FnMut(usize, &[u8]),
+) -> Result<Measured> {
     let model = Model::open(folder)?;
     let mut matrix = ConfusionMatrix::new(model.contract.classes.len());
-    let mut engine = Engine::new(Arc::new(model), backend, None, Arc::new(Metrics::default()));
+    let metrics = Metrics::shared();
+    let mut engine = Engine::new(Arc::new(model), backend, None, metrics.clone());
     for (index, sample) in samples.iter().enumerate() {
         let (image, truth) = sample.load()?;
         let mut mask = Mask::zeros(truth.width, truth.height);
@@ -56,5 +78,28 @@ pub fn score(
         matrix.add(&truth.data, &mask.labels);
         each(index, &mask.labels);
     }
-    Ok(matrix)
+    let snapshot = metrics.snapshot();
+    let infer = snapshot.stages.iter().filter(|(stage, _)| *stage == Stage::Infer);
+    let cpu_ms = infer.map(|(_, stage)| stage.cpu_ms).sum::<f64>() / samples.len().max(1) as f64;
+    Ok(Measured { matrix, cpu_ms })
+}
+
+/// The share of the pixels of `images` to which the model in `folder` gives the labels beside them.
+///
+/// # Errors
+/// As [`score`].
+pub fn agreement(folder: &Path, backend: Arc<dyn Backend>, images: &[(PathBuf, Vec<u8>)]) -> Result<f64> {
+    let model = Model::open(folder)?;
+    let mut engine = Engine::new(Arc::new(model), backend, None, Metrics::shared());
+    let mut mask = Mask::zeros(0, 0);
+    let (mut same, mut pixels) = (0, 0);
+    for (path, labels) in images {
+        let image = picture::read_rgb(path)?;
+        engine
+            .segment(&image_ref(&image)?, &mut mask)
+            .with_context(|| path.display().to_string())?;
+        same += mask.labels.iter().zip(labels).filter(|(a, b)| a == b).count();
+        pixels += labels.len();
+    }
+    Ok(same as f64 / pixels.max(1) as f64)
 }

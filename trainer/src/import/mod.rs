@@ -1,4 +1,5 @@
 //! Weights published by others.
 
-pub mod efficientnet_lite;
+pub mod file;
 pub mod pth;
+pub mod trunk;

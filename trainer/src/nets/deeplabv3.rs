@@ -1,128 +1,97 @@
-//! DeepLabv3's head with a light decoder: logits at an eighth of the input's size.
+//! DeepLabv3 as its paper has it (Chen et al. 2017, section 3.3): atrous spatial pyramid pooling with dense 3x3
+//! convolutions of rates 6, 12 and 18 at stride 16, image pooling, 256 channels, and no decoder.
 //!
-//! Atrous spatial pyramid pooling (Chen et al. 2017) with depthwise-separable convolutions. The image-pooling branch
-//! is projected on its own and added, which broadcasts, so the graph needs no Resize and runs at any size; the
-//! decoder doubles the resolution by DepthToSpace and adds the features of stride 8.
+//! The paper resizes the pooled image features, which are constant over the picture, and concatenates them with the
+//! branches before a 1x1 projection. The projection of a concatenation is a sum of projections, so the pooled part is
+//! projected by itself and broadcast in an Add. It has as many weights.
 
-use super::Trunk;
+use super::{BATCH_NORM_EPS, Features, Trunk, classifier, conv_relu};
 use crate::graph::{Conv, Graph, Op, Part};
 
-/// The epsilon of the head's batch normalisation.
-const BATCH_NORM_EPS: f64 = 1e-5;
+/// Channels of the pyramid.
+const PYRAMID: i64 = 256;
+/// Dilations at output stride 16.
+const RATES: [i64; 3] = [6, 12, 18];
 
-/// Sizes of the head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// Channels of each pyramid branch and of their projection.
-    pub pyramid: i64,
-    /// Channels of the decoder.
-    pub decoder: i64,
-    /// Dilations of the atrous branches.
-    pub rates: [i64; 3],
-    /// Classes.
-    pub classes: i64,
-}
-
-/// Puts the head on a trunk; the output is `[N, classes, H / 8, W / 8]`.
+/// Puts the head on a trunk; the output is `[N, classes, H / 16, W / 16]`. The head's channels are divided by `divide`.
 #[must_use]
-pub fn deeplabv3(trunk: Trunk, head: Head) -> Graph {
-    let Trunk {
-        mut graph,
-        stride8: (skip, skip_channels),
-        stride16: (deep, channels),
-    } = trunk;
+pub fn deeplabv3(trunk: Trunk, classes: i64, divide: i64) -> Graph {
+    let mut graph = trunk.graph;
+    let pyramid = PYRAMID / divide;
+    let (deep, channels) = trunk.stride16;
     let part = Part::Head;
-    let eps = BATCH_NORM_EPS;
-    let conv_relu6 = |graph: &mut Graph, name: &str, conv: Conv, input| {
-        let x = graph.push(part, name, Op::Conv(conv), &[input]);
-        graph.push(part, format!("{name}.relu6"), Op::Relu6, &[x])
-    };
-
-    let mut branches = vec![conv_relu6(
-        &mut graph,
-        "aspp.0",
-        Conv::pointwise(channels, head.pyramid, eps),
-        deep,
-    )];
-    for (index, rate) in head.rates.into_iter().enumerate() {
-        let name = format!("aspp.{}", index + 1);
-        let x = conv_relu6(
+    let pointwise = |inputs: i64| Conv::pointwise(inputs, pyramid, BATCH_NORM_EPS);
+    let mut branches = vec![conv_relu(&mut graph, part, "aspp.0", pointwise(channels), deep)];
+    for (index, rate) in RATES.into_iter().enumerate() {
+        let conv = Conv {
+            kernel: 3,
+            padding: [rate; 2],
+            dilation: rate,
+            ..pointwise(channels)
+        };
+        branches.push(conv_relu(
             &mut graph,
-            &format!("{name}.depthwise"),
-            Conv::depthwise(channels, 3, 1, rate, eps),
+            part,
+            &format!("aspp.{}", index + 1),
+            conv,
             deep,
-        );
-        branches.push(conv_relu6(
-            &mut graph,
-            &name,
-            Conv::pointwise(channels, head.pyramid, eps),
-            x,
         ));
     }
     let spatial = graph.push(part, "aspp.concat", Op::Concat, &branches);
-    let project = Conv::pointwise(4 * head.pyramid, head.pyramid, eps);
-    let spatial = graph.push(part, "aspp.project", Op::Conv(project), &[spatial]);
+    let project = Op::Conv(pointwise(4 * pyramid));
+    let spatial = graph.push(part, "aspp.project", project, &[spatial]);
     let pooled = graph.push(part, "aspp.pool", Op::GlobalAvgPool, &[deep]);
-    let pooled = conv_relu6(
-        &mut graph,
-        "aspp.pool.conv",
-        Conv::pointwise(channels, head.pyramid, eps),
-        pooled,
-    );
+    let pooled = conv_relu(&mut graph, part, "aspp.pool.conv", pointwise(channels), pooled);
     let project = Conv {
-        bias: true,
         batch_norm: None,
-        ..Conv::pointwise(head.pyramid, head.pyramid, eps)
+        ..pointwise(pyramid)
     };
     let pooled = graph.push(part, "aspp.pool.project", Op::Conv(project), &[pooled]);
     let x = graph.push(part, "aspp.add", Op::Add, &[spatial, pooled]);
-    let x = graph.push(part, "aspp.relu6", Op::Relu6, &[x]);
-
-    let up = Conv::pointwise(head.pyramid, 4 * head.decoder, eps);
-    let x = graph.push(part, "decoder.up", Op::Conv(up), &[x]);
-    let x = graph.push(part, "decoder.depth_to_space", Op::DepthToSpace, &[x]);
-    let project = Conv::pointwise(skip_channels, head.decoder, eps);
-    let skip = graph.push(part, "decoder.skip", Op::Conv(project), &[skip]);
-    let x = graph.push(part, "decoder.add", Op::Add, &[x, skip]);
-    let x = graph.push(part, "decoder.relu6", Op::Relu6, &[x]);
-    let x = conv_relu6(
-        &mut graph,
-        "decoder.depthwise",
-        Conv::depthwise(head.decoder, 3, 1, 1, eps),
-        x,
-    );
-    let x = conv_relu6(
-        &mut graph,
-        "decoder.pointwise",
-        Conv::pointwise(head.decoder, head.decoder, eps),
-        x,
-    );
-    let classify = Conv {
-        bias: true,
-        batch_norm: None,
-        ..Conv::pointwise(head.decoder, head.classes, eps)
+    let x = graph.push(part, "aspp.relu", Op::Relu, &[x]);
+    let conv = Conv {
+        kernel: 3,
+        padding: [1, 1],
+        ..pointwise(pyramid)
     };
-    graph.push(part, "classifier", Op::Conv(classify), &[x]);
+    let x: Features = (conv_relu(&mut graph, part, "head", conv, x), pyramid);
+    classifier(&mut graph, x, classes);
     graph
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nets::{efficientnet_lite::lite0, mobilenet_v2::mobilenet_v2};
+    use crate::nets::{mobilenet_v2::mobilenet_v2, resnet::resnet18};
 
     #[test]
-    fn both_trunks_give_logits_at_stride_8() {
-        let head = Head {
-            pyramid: 32,
-            decoder: 16,
-            rates: [2, 4, 6],
-            classes: 21,
+    fn the_head_has_the_published_parameters() {
+        // torchvision's deeplabv3_resnet50 has 42,004,074: 23,508,032 in the trunk, 2,365,205 in the auxiliary head, and
+        // this head on 2048 channels.
+        let graph = Graph::new(2048);
+        let input = (0, 2048);
+        let trunk = Trunk {
+            graph,
+            stride2: input,
+            stride4: input,
+            stride8: input,
+            stride16: input,
         };
-        for trunk in [lite0(), mobilenet_v2()] {
-            let graph = deeplabv3(trunk, head);
-            assert_eq!(graph.shapes(288, 384)[graph.output], [21, 36, 48]);
-            assert_eq!(graph.shapes(16, 48)[graph.output], [21, 2, 6]);
+        let head = deeplabv3(trunk, 21, 1);
+        assert_eq!(head.parameters(), 42_004_074 - 23_508_032 - 2_365_205);
+    }
+
+    #[test]
+    fn rates_and_stride() {
+        for trunk in [resnet18(16, 1), mobilenet_v2(1.0)] {
+            let graph = deeplabv3(trunk, 21, 1);
+            assert_eq!(graph.shapes(96, 160)[graph.output], [21, 6, 10]);
+            let rates: Vec<i64> = graph
+                .convs()
+                .filter(|(node, conv)| node.name.starts_with("aspp") && conv.kernel == 3)
+                .map(|(_, conv)| conv.dilation)
+                .collect();
+            assert_eq!(rates, [6, 12, 18]);
         }
     }
 }

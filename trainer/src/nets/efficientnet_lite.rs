@@ -4,8 +4,9 @@
 //! EfficientNet-B0; ReLU6 instead of swish and no squeeze-and-excitation make it fit for 8-bit integers.
 //! The published weights were trained on `(x - 127) / 128`.
 
-use super::Trunk;
-use crate::graph::{Conv, Graph, Op, Part};
+use super::inverted_residual::{self, Block, Layer, Strides};
+use super::{Features, Trunk};
+use crate::graph::{Conv, Graph, NodeId, Op, Part};
 
 /// The epsilon of its batch normalisation.
 pub const BATCH_NORM_EPS: f64 = 1e-3;
@@ -33,6 +34,13 @@ const STAGES: [(i64, i64, i64, i64, i64); 7] = [
 /// moves cancel to half a pixel at stride 8 and 3.5 pixels at stride 16. The features are the same either way.
 #[must_use]
 pub fn lite0() -> Trunk {
+    lite0_with(|_, _, _, x| x)
+}
+
+/// As [`lite0`], with `at_end` called at the end of the layers of each stride (2, 4, 8, 16): graph, stride, the
+/// features, with their channels, of the stride before (`None` at stride 2), and its own features. What it gives goes
+/// on in their place; it must have as many channels.
+pub fn lite0_with(mut at_end: impl FnMut(&mut Graph, i64, Option<Features>, Features) -> Features) -> Trunk {
     let mut graph = Graph::new(3);
     let conv = Conv {
         kernel: 3,
@@ -44,56 +52,66 @@ pub fn lite0() -> Trunk {
     x = graph.push(Part::Stem, "_conv_stem.relu6", Op::Relu6, &[x]);
 
     let mut channels = 32;
-    let mut block = 0;
-    let mut total_stride = 2;
-    let mut dilation = 1;
-    let mut stride8 = (0, 0);
-    for (repeats, kernel, stride, expansion, outputs) in STAGES {
-        for repeat in 0..repeats {
-            let mut stride = if repeat == 0 { stride } else { 1 };
-            // The block that would go on to stride 32 itself sees cells of stride 16; those after it are atrous.
-            let own_dilation = dilation;
-            if total_stride * stride > 16 {
-                stride = 1;
-                dilation = 2;
-            }
-            total_stride *= stride;
-            let part = if total_stride <= 4 {
-                Part::Stem
-            } else {
-                Part::Trunk
-            };
-            let name = |layer: &str| format!("_blocks.{block}.{layer}");
-            let entry = x;
-            let wide = channels * expansion;
-            if expansion != 1 {
-                let conv = Conv::pointwise(channels, wide, BATCH_NORM_EPS);
-                x = graph.push(part, name("_expand_conv"), Op::Conv(conv), &[x]);
-                x = graph.push(part, name("_expand_conv.relu6"), Op::Relu6, &[x]);
-            }
-            let mut conv = Conv::depthwise(wide, kernel, stride, own_dilation, BATCH_NORM_EPS);
-            if stride == 2 && total_stride == 8 {
-                conv.padding = [kernel / 2 - 1, kernel / 2];
-            }
-            x = graph.push(part, name("_depthwise_conv"), Op::Conv(conv), &[x]);
-            x = graph.push(part, name("_depthwise_conv.relu6"), Op::Relu6, &[x]);
-            let conv = Conv::pointwise(wide, outputs, BATCH_NORM_EPS);
-            x = graph.push(part, name("_project_conv"), Op::Conv(conv), &[x]);
-            if stride == 1 && repeat > 0 {
-                x = graph.push(part, name("add"), Op::Add, &[x, entry]);
-            }
-            channels = outputs;
-            block += 1;
-            if total_stride == 8 {
-                stride8 = (x, channels);
-            }
+    let mut index = 0;
+    let mut strides = Strides::after_stem();
+    let mut features: Vec<Features> = Vec::new();
+    let blocks: Vec<_> = STAGES
+        .iter()
+        .flat_map(|&(repeats, kernel, stride, expansion, outputs)| {
+            (0..repeats).map(move |repeat| (repeat, kernel, stride, expansion, outputs))
+        })
+        .collect();
+    for &(repeat, kernel, stride, expansion, outputs) in &blocks {
+        let before = strides.total;
+        let (stride, dilation) = strides.next(if repeat == 0 { stride } else { 1 });
+        if strides.total != before {
+            x = end(&mut graph, &mut features, before, (x, channels), &mut at_end);
         }
+        let block = Block {
+            part: strides.part(),
+            inputs: channels,
+            wide: channels * expansion,
+            outputs,
+            kernel,
+            stride,
+            dilation,
+            pad_after: stride == 2 && strides.total == 8,
+            residual: stride == 1 && repeat > 0,
+            eps: BATCH_NORM_EPS,
+        };
+        x = inverted_residual::push(&mut graph, x, block, |layer| {
+            let name = |layer: &str| format!("_blocks.{index}.{layer}");
+            match layer {
+                Layer::Expand => (name("_expand_conv"), Some(name("_expand_conv.relu6"))),
+                Layer::Depthwise => (name("_depthwise_conv"), Some(name("_depthwise_conv.relu6"))),
+                Layer::Project => (name("_project_conv"), None),
+                Layer::Add => (name("add"), None),
+            }
+        });
+        channels = outputs;
+        index += 1;
     }
+    end(&mut graph, &mut features, 16, (x, channels), &mut at_end);
     Trunk {
         graph,
-        stride8,
-        stride16: (x, channels),
+        stride2: features[0],
+        stride4: features[1],
+        stride8: features[2],
+        stride16: features[3],
     }
+}
+
+/// Ends the layers of a stride: `at_end` has its say.
+fn end(
+    graph: &mut Graph,
+    features: &mut Vec<Features>,
+    stride: i64,
+    own: Features,
+    at_end: &mut impl FnMut(&mut Graph, i64, Option<Features>, Features) -> Features,
+) -> NodeId {
+    let last = at_end(graph, stride, features.last().copied(), own);
+    features.push(last);
+    last.0
 }
 
 /// The names that the published weights give to a convolution's batch normalisation.
@@ -124,6 +142,8 @@ mod tests {
         let trunk = lite0();
         for side in [32, 64, 224, 384] {
             let shapes = trunk.graph.shapes(side, 2 * side);
+            assert_eq!(shapes[trunk.stride2.0], [16, side / 2, side]);
+            assert_eq!(shapes[trunk.stride4.0], [24, side / 4, side / 2]);
             assert_eq!(shapes[trunk.stride8.0], [40, side / 8, side / 4]);
             assert_eq!(shapes[trunk.stride16.0], [320, side / 16, side / 8]);
         }

@@ -3,7 +3,8 @@
 //! Sandler et al. 2018, table 2; torchvision's `mobilenet_v2`, whose weights were trained on ImageNet's mean and
 //! standard deviation and padded evenly.
 
-use super::Trunk;
+use super::inverted_residual::{self, Block, Layer, Strides};
+use super::{Features, Trunk};
 use crate::graph::{Conv, Graph, Op, Part};
 
 /// The epsilon of its batch normalisation.
@@ -24,67 +25,78 @@ const STAGES: [(i64, i64, i64, i64); 7] = [
     (6, 320, 1, 1),
 ];
 
-/// Builds the trunk.
+/// Builds the trunk with `width` times the paper's channels.
 #[must_use]
-pub fn mobilenet_v2() -> Trunk {
+pub fn mobilenet_v2(width: f64) -> Trunk {
     let mut graph = Graph::new(3);
+    let mut channels = scaled(32, width);
     let conv = Conv {
         kernel: 3,
         stride: 2,
         padding: [1, 1],
-        ..Conv::pointwise(3, 32, BATCH_NORM_EPS)
+        ..Conv::pointwise(3, channels, BATCH_NORM_EPS)
     };
     let mut x = graph.push(Part::Stem, "features.0.0", Op::Conv(conv), &[0]);
     x = graph.push(Part::Stem, "features.0.2", Op::Relu6, &[x]);
 
-    let mut channels = 32;
     let mut feature = 1;
-    let mut total_stride = 2;
-    let mut dilation = 1;
-    let mut stride8 = (0, 0);
+    let mut strides = Strides::after_stem();
+    let mut features: Vec<Features> = Vec::new();
     for (expansion, outputs, repeats, stride) in STAGES {
+        let outputs = scaled(outputs, width);
         for repeat in 0..repeats {
-            let mut stride = if repeat == 0 { stride } else { 1 };
-            let own_dilation = dilation;
-            if total_stride * stride > 16 {
-                stride = 1;
-                dilation = 2;
+            let before = strides.total;
+            let (stride, dilation) = strides.next(if repeat == 0 { stride } else { 1 });
+            if strides.total != before {
+                features.push((x, channels));
             }
-            total_stride *= stride;
-            let part = if total_stride <= 4 {
-                Part::Stem
-            } else {
-                Part::Trunk
+            let block = Block {
+                part: strides.part(),
+                inputs: channels,
+                wide: channels * expansion,
+                outputs,
+                kernel: 3,
+                stride,
+                dilation,
+                pad_after: false,
+                residual: stride == 1 && channels == outputs,
+                eps: BATCH_NORM_EPS,
             };
-            let name = |layer: &str| format!("features.{feature}.conv.{layer}");
-            let entry = x;
-            let wide = channels * expansion;
-            let mut layer = 0;
-            if expansion != 1 {
-                let conv = Conv::pointwise(channels, wide, BATCH_NORM_EPS);
-                x = graph.push(part, name("0.0"), Op::Conv(conv), &[x]);
-                x = graph.push(part, name("0.2"), Op::Relu6, &[x]);
-                layer += 1;
-            }
-            let conv = Conv::depthwise(wide, 3, stride, own_dilation, BATCH_NORM_EPS);
-            x = graph.push(part, name(&format!("{layer}.0")), Op::Conv(conv), &[x]);
-            x = graph.push(part, name(&format!("{layer}.2")), Op::Relu6, &[x]);
-            let conv = Conv::pointwise(wide, outputs, BATCH_NORM_EPS);
-            x = graph.push(part, name(&format!("{}", layer + 1)), Op::Conv(conv), &[x]);
-            if stride == 1 && channels == outputs {
-                x = graph.push(part, name("add"), Op::Add, &[x, entry]);
-            }
+            x = inverted_residual::push(&mut graph, x, block, |layer| {
+                let name = |layer: &str| format!("features.{feature}.conv.{layer}");
+                let depthwise = usize::from(expansion != 1);
+                match layer {
+                    Layer::Expand => (name("0.0"), Some(name("0.2"))),
+                    Layer::Depthwise => (
+                        name(&format!("{depthwise}.0")),
+                        Some(name(&format!("{depthwise}.2"))),
+                    ),
+                    Layer::Project => (name(&format!("{}", depthwise + 1)), None),
+                    Layer::Add => (name("add"), None),
+                }
+            });
             channels = outputs;
             feature += 1;
-            if total_stride == 8 {
-                stride8 = (x, channels);
-            }
         }
     }
     Trunk {
         graph,
-        stride8,
+        stride2: features[0],
+        stride4: features[1],
+        stride8: features[2],
         stride16: (x, channels),
+    }
+}
+
+/// `channels` times `width`, to the nearest multiple of 8 that loses no more than a tenth, as the published networks
+/// round.
+fn scaled(channels: i64, width: f64) -> i64 {
+    let exact = channels as f64 * width;
+    let rounded = (((exact + 4.0) as i64) / 8 * 8).max(8);
+    if (rounded as f64) < 0.9 * exact {
+        rounded + 8
+    } else {
+        rounded
     }
 }
 
@@ -94,7 +106,7 @@ mod tests {
 
     #[test]
     fn strides_channels_and_size() {
-        let trunk = mobilenet_v2();
+        let trunk = mobilenet_v2(1.0);
         let shapes = trunk.graph.shapes(224, 288);
         assert_eq!(shapes[trunk.stride8.0], [32, 28, 36]);
         assert_eq!(shapes[trunk.stride16.0], [320, 14, 18]);

@@ -4,12 +4,46 @@
 //! point 0, biases i32: what 8-bit dot-product instructions (VNNI, NEON's sdot and udot) want.
 
 mod calibrate;
+mod equalise;
+mod fine_tune;
 mod weights;
 
-pub use calibrate::{Calibration, Range, calibrate};
+pub use calibrate::{Calibration, Method, Observations, Range, calibrate, observe};
+pub use equalise::equalise;
+pub use fine_tune::{FineTune, fine_tune, quantized_forward};
 pub use weights::{QuantizedConv, correct_bias, quantize_conv};
 
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use tch::{Device, Tensor};
+
 use crate::graph::{Graph, NodeId, Op};
+use crate::weights::{FoldedConv, Weights};
+
+/// The network with batch normalisation folded: a graph whose convolutions have biases and no normalisation, and weights
+/// from `convs`.
+///
+/// # Errors
+/// `convs` belongs to another graph.
+pub fn folded(graph: &Graph, convs: &BTreeMap<String, FoldedConv>) -> Result<(Graph, Weights)> {
+    let mut graph = graph.clone();
+    for node in &mut graph.nodes {
+        match &mut node.op {
+            Op::Conv(conv) => (conv.bias, conv.batch_norm) = (true, None),
+            Op::ConvTranspose(conv) => conv.bias = true,
+            _ => {}
+        }
+    }
+    let mut weights = Weights::random(&graph, 0, Device::Cpu);
+    for (name, folded) in convs {
+        let weight = format!("{name}.weight");
+        let shape = weights.get(&weight).size();
+        weights.set(&weight, &Tensor::from_slice(&folded.weight).reshape(shape))?;
+        weights.set(&format!("{name}.bias"), &Tensor::from_slice(&folded.bias))?;
+    }
+    Ok((graph, weights))
+}
 
 /// How a value is stored in u8: `real = scale * (stored - zero_point)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,7 +83,8 @@ impl Params {
 /// Where the values of a graph are quantized.
 ///
 /// An activation is absorbed by the node before it: that node's value is stored in the activation's range, and the
-/// store saturates. Concatenation and depth-to-space move stored values, so inputs and outputs share their storage.
+/// store saturates. Concatenation, depth-to-space, pooling and unpooling move stored values, so inputs and outputs share
+/// their storage.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// For every node, the node whose calibrated range its stored value has; several share a storage.
@@ -61,6 +96,37 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether the node after `id` is an activation that `id` absorbs: its own value is never stored.
+    #[must_use]
+    pub fn absorbs(&self, graph: &Graph, id: NodeId) -> bool {
+        graph
+            .nodes
+            .iter()
+            .enumerate()
+            .any(|(reader, node)| self.absorbed[reader] && node.inputs[0] == id)
+    }
+
+    /// How each node's value is stored.
+    #[must_use]
+    pub fn params(&self, calibration: &Calibration) -> Vec<Params> {
+        self.ranges(calibration).into_iter().map(Params::of).collect()
+    }
+
+    /// The range of each node's storage.
+    #[must_use]
+    pub fn ranges(&self, calibration: &Calibration) -> Vec<Range> {
+        let mut ranges = calibration.ranges.clone();
+        for union in &self.unions {
+            let range = union
+                .iter()
+                .map(|&id| calibration.ranges[id])
+                .reduce(Range::union)
+                .expect("a concatenation has inputs");
+            ranges[self.storage[union[0]]] = range;
+        }
+        self.storage.iter().map(|&owner| ranges[owner]).collect()
+    }
+
     /// Plans a graph.
     ///
     /// # Panics
@@ -87,7 +153,7 @@ impl Plan {
                     absorbed[id] = true;
                     storage[input] = id;
                 }
-                Op::DepthToSpace => storage[id] = storage[node.inputs[0]],
+                Op::DepthToSpace | Op::MaxPool(_) | Op::Unpool => storage[id] = storage[node.inputs[0]],
                 Op::Concat => {
                     let members: Vec<NodeId> = node.inputs.iter().map(|&input| storage[input]).collect();
                     for &member in &members {
@@ -118,7 +184,7 @@ impl Plan {
 mod tests {
     use super::*;
     use crate::graph::{Conv, Part};
-    use crate::nets::{deeplabv3, efficientnet_lite};
+    use crate::nets::{deeplabv3_light as deeplabv3, efficientnet_lite};
 
     #[test]
     fn zero_is_stored_exactly_and_the_range_is_covered() {
@@ -176,11 +242,11 @@ mod tests {
     fn a_real_network_can_be_planned() {
         let head = deeplabv3::Head {
             pyramid: 32,
-            decoder: 16,
+            decoder: vec![16],
             rates: [2, 4, 6],
             classes: 5,
         };
-        let graph = deeplabv3::deeplabv3(efficientnet_lite::lite0(), head);
+        let graph = deeplabv3::deeplabv3_light(efficientnet_lite::lite0(), &head);
         let plan = Plan::new(&graph);
         for (id, node) in graph.nodes.iter().enumerate() {
             if matches!(node.op, Op::Relu6) {

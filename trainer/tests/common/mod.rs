@@ -57,6 +57,7 @@ pub fn recipe(steps: u64) -> Recipe {
 }
 
 /// Writes `count` pictures of 96x64 with a red and a blue box each on a green ground; the left column is ignored.
+#[allow(dead_code, reason = "not every test needs pictures")]
 pub fn write_dataset(root: &Path, count: usize) {
     for folder in ["ImageSets/Segmentation", "JPEGImages", "SegmentationClass"] {
         fs::create_dir_all(root.join(folder)).expect("a folder");

@@ -1,0 +1,334 @@
+//! `segd-train quantize`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use indicatif::ProgressBar;
+use segd::model::contract::Precision;
+use segd::picture;
+use tch::{Device, Tensor};
+
+use super::{Checkpoint, predict};
+use crate::export::model::{self, CONTRACT, FP32, INT8, INT8_TENSORRT};
+use crate::export::receipt::{Candidate, ClassScore, Receipt, Speed};
+use crate::export::{card, float, qdq, qlinear, score};
+use crate::graph::Graph;
+use crate::quantize::{Calibration, FineTune, Method, Observations, equalise, fine_tune, folded, observe};
+use crate::recipe::Recipe;
+use crate::weights::{FoldedConv, Weights, fold};
+use crate::{data, validate};
+
+/// Pictures that candidates are compared on.
+const PROBE: usize = 24;
+
+/// Arguments of `quantize`.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    checkpoint: Checkpoint,
+    /// The model's folder
+    #[arg(long)]
+    out: PathBuf,
+    /// Pictures, or folders of pictures, that ranges are found on [default: those the network was trained on]
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    images: Vec<PathBuf>,
+    /// At most so many of them
+    #[arg(long, default_value_t = 128)]
+    count: usize,
+    /// How ranges are chosen [default: the one whose labels agree best with those of f32]
+    #[arg(long, value_enum)]
+    method: Option<Method>,
+    /// Steps of quantization-aware fine-tuning
+    #[arg(long, default_value_t = 0)]
+    fine_tune: u64,
+    /// The split that both precisions are scored on
+    #[arg(long, default_value = "val")]
+    split: String,
+    /// The largest loss of mean IoU, in points, with which the 8-bit file is called good
+    #[arg(long, default_value_t = 1.0)]
+    limit: f64,
+    /// A picture to test backends with; it is put into the folder with the labels that the network gives it
+    #[arg(long)]
+    selftest: Option<PathBuf>,
+}
+
+/// Weights and ranges to write.
+struct Quantized {
+    convs: BTreeMap<String, FoldedConv>,
+    calibration: Calibration,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A file can't be read or written, or the 8-bit file loses more than the limit.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let (recipe, graph, weights) = arguments.checkpoint.load()?;
+    let device = weights.device();
+    let weights = weights.to_device(Device::Cpu);
+    let convs = fold(&graph, &weights)?;
+    let images = images(arguments, &recipe)?;
+    let inputs = images
+        .iter()
+        .map(|path| validate::input(&picture::read_rgb(path)?, &recipe, Device::Cpu))
+        .collect::<Result<Vec<Tensor>>>()?;
+
+    let probe = Probe::new(&recipe, &graph, &weights, &images)?;
+    let (mut quantized, mut candidates) = best(arguments.method, &graph, &convs, &inputs, &probe)?;
+    if arguments.fine_tune > 0 {
+        let samples = arguments.checkpoint.samples(&recipe, "train")?;
+        let longest = (recipe.augment.longest * 1.05) as usize;
+        let classes = recipe.network.classes as usize;
+        let pictures = data::load(&samples, classes, longest, 2, &ProgressBar::hidden())?;
+        let task = FineTune {
+            recipe: &recipe,
+            pictures: &pictures,
+            steps: arguments.fine_tune,
+            device,
+        };
+        quantized.convs = fine_tune(&graph, &quantized.convs, &quantized.calibration, &task)?;
+        quantized.calibration.correct_bias = false;
+        candidates.push(Candidate {
+            fine_tune: arguments.fine_tune,
+            agreement: probe.agreement(&graph, &quantized)?,
+            ..candidates[0].clone()
+        });
+    }
+
+    let fp32 = float::write(&recipe.name, &graph, &convs);
+    let int8 = qlinear::write(&recipe.name, &graph, &quantized.convs, &quantized.calibration);
+    let tensorrt = qdq::write(&recipe.name, &graph, &quantized.convs, &quantized.calibration)?;
+    let files: [(&str, Precision, &[&str], &[u8]); 3] = [
+        (INT8, Precision::Int8, &["ort"], &int8),
+        (FP32, Precision::Fp32, &["tract", "ort"], &fp32),
+        (INT8_TENSORRT, Precision::Int8, &["tensorrt"], &tensorrt),
+    ];
+    for (name, _, _, bytes) in files {
+        model::write(&arguments.out, name, bytes)?;
+    }
+    let selftest = match &arguments.selftest {
+        Some(path) => Some(model::write_selftest(
+            &arguments.out,
+            path,
+            &graph,
+            &weights,
+            &recipe,
+        )?),
+        None => None,
+    };
+    let mut contract = model::contract(&recipe, &graph, &files, selftest);
+    model::write(&arguments.out, CONTRACT, contract.to_toml()?.as_bytes())?;
+
+    let samples = arguments.checkpoint.samples(&recipe, &arguments.split)?;
+    let mut predictions: Vec<Vec<u8>> = Vec::with_capacity(samples.len());
+    let real = score::measure(
+        &arguments.out,
+        score::backend("ort", Precision::Fp32)?,
+        &samples,
+        |_, labels| {
+            predictions.push(labels.to_vec());
+        },
+    )?;
+    let (mut same, mut pixels) = (0u64, 0u64);
+    let small = score::measure(
+        &arguments.out,
+        score::backend("ort", Precision::Int8)?,
+        &samples,
+        |index, labels| {
+            same += labels
+                .iter()
+                .zip(&predictions[index])
+                .filter(|(a, b)| a == b)
+                .count() as u64;
+            pixels += labels.len() as u64;
+        },
+    )?;
+    let ious = [&real, &small].map(|measured| measured.matrix.mean_iou());
+    let [Some(fp32_iou), Some(int8_iou)] = ious.map(|iou| iou.map(|iou| 100.0 * iou)) else {
+        bail!("the pictures of {} hold no label", arguments.split);
+    };
+    let receipt = Receipt {
+        model: recipe.name.clone(),
+        split: arguments.split.clone(),
+        images: samples.len(),
+        calibrated_on: images.len(),
+        candidates,
+        mean_iou_fp32: fp32_iou,
+        mean_iou_int8: int8_iou,
+        loss: fp32_iou - int8_iou,
+        limit: arguments.limit,
+        good: fp32_iou - int8_iou <= arguments.limit,
+        agreement: same as f64 / pixels.max(1) as f64,
+        classes: recipe
+            .classes()
+            .iter()
+            .take(recipe.network.classes as usize)
+            .enumerate()
+            .map(|(index, class)| ClassScore {
+                name: class.name.clone().into_owned(),
+                iou_fp32: real.matrix.iou(index).map(|iou| 100.0 * iou),
+                iou_int8: small.matrix.iou(index).map(|iou| 100.0 * iou),
+            })
+            .collect(),
+        bytes_fp32: fp32.len(),
+        bytes_int8: int8.len(),
+        speed: vec![
+            Speed {
+                file: FP32.to_owned(),
+                backend: "ort".to_owned(),
+                cpu_ms: real.cpu_ms,
+            },
+            Speed {
+                file: INT8.to_owned(),
+                backend: "ort".to_owned(),
+                cpu_ms: small.cpu_ms,
+            },
+            Speed {
+                file: FP32.to_owned(),
+                backend: "tract".to_owned(),
+                cpu_ms: score::measure(
+                    &arguments.out,
+                    score::backend("tract", Precision::Fp32)?,
+                    &samples[..samples.len().min(8)],
+                    |_, _| {},
+                )?
+                .cpu_ms,
+            },
+        ],
+    };
+    model::write(
+        &arguments.out,
+        "receipt.toml",
+        toml::to_string(&receipt)?.as_bytes(),
+    )?;
+    println!("{receipt}");
+
+    let matrices = [(Precision::Int8, small.matrix), (Precision::Fp32, real.matrix)];
+    for (precision, matrix) in &matrices {
+        contract.scores.push(model::score(
+            &recipe,
+            &arguments.split,
+            samples.len(),
+            *precision,
+            matrix,
+        ));
+    }
+    if !receipt.good {
+        // The folder stays usable: in f32.
+        contract.files.retain(|file| file.precision == Precision::Fp32);
+        contract.scores.retain(|score| score.precision == Precision::Fp32);
+    }
+    let text = card::write(&contract, recipe.classes(), &matrices);
+    model::write(&arguments.out, "card.md", text.as_bytes())?;
+    model::write(&arguments.out, CONTRACT, contract.to_toml()?.as_bytes())?;
+    ensure!(
+        receipt.good,
+        "the 8-bit file loses {:.2} points of mean IoU, more than {}: the contract in {} names the f32 file alone; more \
+         --images, --fine-tune STEPS, or a higher --limit may help",
+        receipt.loss,
+        receipt.limit,
+        arguments.out.display()
+    );
+    Ok(())
+}
+
+/// The pictures to calibrate on, evenly spread over those there are.
+fn images(arguments: &Arguments, recipe: &Recipe) -> Result<Vec<PathBuf>> {
+    let all = if arguments.images.is_empty() {
+        let samples = arguments.checkpoint.samples(recipe, "train")?;
+        samples.into_iter().map(|sample| sample.image).collect()
+    } else {
+        predict::files(&arguments.images)?
+    };
+    let step = all.len().div_ceil(arguments.count.max(1));
+    Ok(all.into_iter().step_by(step.max(1)).collect())
+}
+
+/// Pictures with the labels that the f32 network gives them.
+struct Probe<'a> {
+    recipe: &'a Recipe,
+    folder: tempfile::TempDir,
+    images: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl<'a> Probe<'a> {
+    fn new(recipe: &'a Recipe, graph: &Graph, weights: &Weights, images: &[PathBuf]) -> Result<Self> {
+        let step = images.len().div_ceil(PROBE).max(1);
+        let images = images
+            .iter()
+            .step_by(step)
+            .map(|path| {
+                let labels = validate::predict(graph, weights, recipe, &picture::read_rgb(path)?)?;
+                Ok((path.clone(), labels))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            recipe,
+            folder: tempfile::tempdir().context("making a temporary folder")?,
+            images,
+        })
+    }
+
+    /// The share of pixels to which the 8-bit file, run by ONNX Runtime, gives the f32 network's label.
+    fn agreement(&self, graph: &Graph, quantized: &Quantized) -> Result<f64> {
+        let int8 = qlinear::write(&self.recipe.name, graph, &quantized.convs, &quantized.calibration);
+        let folder: &Path = self.folder.path();
+        let files: [(&str, Precision, &[&str], &[u8]); 1] = [(INT8, Precision::Int8, &["ort"], &int8)];
+        model::write(folder, INT8, &int8)?;
+        let contract = model::contract(self.recipe, graph, &files, None);
+        model::write(folder, CONTRACT, contract.to_toml()?.as_bytes())?;
+        score::agreement(folder, score::backend("ort", Precision::Int8)?, &self.images)
+    }
+}
+
+/// The candidate that agrees best with f32, and all that were tried, the best first.
+fn best(
+    method: Option<Method>,
+    graph: &Graph,
+    convs: &BTreeMap<String, FoldedConv>,
+    inputs: &[Tensor],
+    probe: &Probe,
+) -> Result<(Quantized, Vec<Candidate>)> {
+    let methods = match method {
+        Some(method) => vec![method],
+        None => vec![Method::Mse, Method::Percentile, Method::Entropy, Method::MinMax],
+    };
+    let mut equalised = convs.clone();
+    let pairs = equalise(graph, &mut equalised);
+    let mut weights = vec![(false, convs.clone())];
+    if pairs > 0 {
+        weights.push((true, equalised));
+    }
+    let mut tried: Vec<(Candidate, Quantized)> = Vec::new();
+    let bar = ProgressBar::new((weights.len() * methods.len() * 2) as u64);
+    for (is_equalised, convs) in weights {
+        let (plain, values) = folded(graph, &convs)?;
+        let seen: Observations = observe(&plain, &values, inputs);
+        for &method in &methods {
+            for correct_bias in [true, false] {
+                let quantized = Quantized {
+                    convs: convs.clone(),
+                    calibration: Calibration {
+                        correct_bias,
+                        ..seen.calibration(method)
+                    },
+                };
+                let candidate = Candidate {
+                    method,
+                    equalised: is_equalised,
+                    bias_corrected: correct_bias,
+                    fine_tune: 0,
+                    agreement: probe.agreement(graph, &quantized)?,
+                };
+                tried.push((candidate, quantized));
+                bar.inc(1);
+            }
+        }
+    }
+    bar.finish_and_clear();
+    tried.sort_by(|(a, _), (b, _)| b.agreement.total_cmp(&a.agreement));
+    let (candidates, mut quantized): (Vec<_>, Vec<_>) = tried.into_iter().unzip();
+    Ok((quantized.swap_remove(0), candidates))
+}
