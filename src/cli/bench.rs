@@ -1,6 +1,7 @@
 //! `segd bench`: what each stage costs on this machine.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::run::{RunArgs, build, read_config};
-use crate::cli::status;
+use crate::cli::{propagation, status};
 use crate::error::{Error, Result};
 use crate::metrics::{Metrics, Snapshot, process_cpu_ns, resident_bytes};
 use crate::pipeline;
@@ -27,6 +28,10 @@ pub struct BenchArgs {
     /// mask as fast as possible
     #[arg(long)]
     pub live: bool,
+    /// In place of speed, measure what moving masks costs in quality: on a VOC data set's folder, from which pans and
+    /// zooms with known labels are made, or on a video, against inferring every frame
+    #[arg(long, value_name = "DIR|FILE")]
+    pub propagation: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -54,6 +59,10 @@ struct Report {
 /// # Errors
 /// As `segd run`.
 pub fn run(mut args: BenchArgs) -> Result<()> {
+    if let Some(path) = &args.propagation {
+        let limit = args.run.frames.map(|n| n as usize);
+        return propagation::run(path, &args.run.model, limit, args.json);
+    }
     let has_source = args.run.source.camera.is_some() || !args.run.source.input.is_empty();
     if !has_source && args.run.config.is_none() {
         args.run.source.input.push("test://".into());

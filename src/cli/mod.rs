@@ -15,6 +15,7 @@ pub mod hash_password;
 pub mod image;
 pub mod models;
 pub mod probe;
+pub mod propagation;
 pub mod run;
 mod status;
 
