@@ -39,6 +39,7 @@ pub mod schedule;
 pub mod pipeline;
 pub mod supervise;
 pub mod metrics;
+pub mod stamp;
 pub mod vitals;
 pub mod snapshot;
 pub mod health;

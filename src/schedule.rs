@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::clock::TimeNs;
-use crate::propagate::Fit;
+use crate::propagate::{Fit, Smoothing};
 
 /// What decides which frames are segmented.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,8 +35,8 @@ pub struct ScheduleOptions {
     pub wait: Duration,
     /// Move masks with the picture between inferences.
     pub propagate: bool,
-    /// Weight of the key before in a key's logits, 0 to below 1.
-    pub smooth: f32,
+    /// How much the key before counts in a key's labels. Only where masks are moved.
+    pub smooth: Smoothing,
 }
 
 impl Default for ScheduleOptions {
@@ -49,7 +49,7 @@ impl Default for ScheduleOptions {
             min_interval: Duration::ZERO,
             wait: Duration::from_millis(30),
             propagate: true,
-            smooth: 0.5,
+            smooth: Smoothing::default(),
         }
     }
 }
@@ -61,7 +61,7 @@ impl ScheduleOptions {
             every: Some(1),
             wait: Duration::ZERO,
             propagate: false,
-            smooth: 0.0,
+            smooth: Smoothing::OFF,
             hide_after: Duration::MAX,
             ..Self::default()
         }
@@ -116,10 +116,6 @@ const CHANGED: f32 = 0.25;
 const CHANGED_IN_BUDGET: f32 = 0.08;
 /// Frames at least between keys for a change.
 const CHANGED_DISTANCE: u32 = 2;
-/// A picture of which less has changed ...
-const STILL_CHANGED: f32 = 0.004;
-/// ... and that moves less, in pixels on average, stands still.
-const STILL_MOTION: f32 = 0.15;
 /// A still scene is looked at again after this time.
 const REFRESH_NS: u64 = 1_000_000_000;
 /// Inferences that may be saved up in a CPU budget.
@@ -192,6 +188,11 @@ impl Scheduler {
         self.cost_ns = follow(self.cost_ns, cpu_ns, 0.2);
     }
 
+    /// Changes the least time between two inferences.
+    pub fn set_min_interval(&mut self, interval: Duration) {
+        self.options.min_interval = interval;
+    }
+
     /// Tells how many cores the process uses besides inference.
     pub fn others_use(&mut self, cores: f64) {
         self.other_cores = cores;
@@ -234,7 +235,7 @@ impl Scheduler {
 
     fn reason(&mut self, seen: &Seen) -> Option<Reason> {
         let fit = seen.fit.filter(|_| !seen.cut);
-        let stands = fit.is_some_and(|f| f.still || (f.changed < STILL_CHANGED && f.motion < STILL_MOTION));
+        let stands = fit.is_some_and(|fit| fit.stands());
         if stands {
             self.fresh_ns = seen.now_ns;
         }
@@ -268,6 +269,7 @@ impl Scheduler {
         }
         let age = seen.now_ns.saturating_sub(self.fresh_ns) as f64;
         let limit = self.options.max_mask_age.as_nanos() as f64 + self.interval_ns / 4.0;
+        let limit = limit.min(self.options.hide_after.as_nanos() as f64);
         (age + self.lead_ns() > limit).then_some(Reason::Age)
     }
 
@@ -431,7 +433,7 @@ mod tests {
     fn a_cut_while_the_network_is_busy_is_segmented_next() {
         // The key at frame 4 is in flight for 3 frames; the cut before frame 5 is seen until it has a key.
         let keys = run(ScheduleOptions::default(), 9, 3, 20, |n| {
-            (moving(n).0, n >= 5 && n < 8)
+            (moving(n).0, (5..8).contains(&n))
         });
         assert_eq!(&keys[1..3], [(4, Reason::Age), (7, Reason::Cut)]);
     }

@@ -19,7 +19,7 @@ use crate::frame::{Colorimetry, FrameFormat, ImageRef, Mask, PixelFormat};
 use crate::infer::Output;
 use crate::metrics::{Metrics, thread_cpu_ns};
 use crate::pool::FramePool;
-use crate::propagate::{Keys, LogitSmoother, Luma, MotionField, Tiles, warp_labels};
+use crate::propagate::{Keys, LogitSmoother, Luma, MotionField, Smoothing, Tiles, warp_labels};
 use crate::score::ConfusionMatrix;
 use crate::segment::Engine;
 
@@ -44,6 +44,8 @@ pub struct Way {
     propagate: bool,
     /// Weight of the key before in a key's logits.
     smooth: f32,
+    /// What its labels have ahead, in logits.
+    hold: f32,
     /// Keys are also made where this share of the picture is not explained by the last, and `every` is the longest
     /// distance.
     changed: Option<f32>,
@@ -54,18 +56,17 @@ const EVERY_FRAME: Way = Way {
     late: 0,
     propagate: false,
     smooth: 0.0,
+    hold: 0.0,
     changed: None,
 };
+
+/// Weight and hold of the key before.
+const SMOOTHINGS: [(f32, f32); 4] = [(0.5, 0.0), (0.5, 1.0), (0.5, 2.0), (0.7, 2.0)];
 
 /// The ways that are compared.
 fn ways() -> Vec<Way> {
     let mut ways = vec![EVERY_FRAME];
-    ways.push(Way {
-        smooth: 0.5,
-        propagate: true,
-        ..EVERY_FRAME
-    });
-    for (every, late) in [(4, 1), (4, 0), (8, 1), (2, 0)] {
+    for (every, late) in [(1, 0), (4, 1), (4, 0), (8, 1), (2, 0)] {
         let hold = Way {
             every,
             late,
@@ -75,20 +76,21 @@ fn ways() -> Vec<Way> {
             propagate: true,
             ..hold
         };
-        ways.push(hold);
-        ways.push(propagate);
-        for smooth in [0.3, 0.5, 0.7] {
-            ways.push(Way { smooth, ..propagate });
+        if every > 1 {
+            ways.extend([hold, propagate]);
         }
+        ways.extend(SMOOTHINGS.map(|(smooth, hold)| Way {
+            smooth,
+            hold,
+            ..propagate
+        }));
     }
-    for changed in [0.05, 0.08, 0.12] {
-        ways.push(Way {
-            every: 8,
-            propagate: true,
-            changed: Some(changed),
-            ..EVERY_FRAME
-        });
-    }
+    ways.extend([0.04, 0.06, 0.08].map(|changed| Way {
+        every: 8,
+        propagate: true,
+        changed: Some(changed),
+        ..EVERY_FRAME
+    }));
     ways
 }
 
@@ -124,9 +126,13 @@ fn masks_of(
     let mut waiting: Vec<(usize, u64, Mask)> = Vec::new();
     let mut moved = Mask::zeros(0, 0);
     let mut last_key = 0;
+    let smoothing = Smoothing {
+        strength: way.smooth,
+        hold: way.hold,
+    };
     for (t, frame) in frames.iter().enumerate() {
         let start = thread_cpu_ns();
-        let cut = way.propagate && keys.advance(&frame.image()?);
+        let cut = way.propagate && keys.advance(&frame.image()?, t as u64);
         *propagation_ns += thread_cpu_ns() - start;
         let surprising = way
             .changed
@@ -134,15 +140,15 @@ fn masks_of(
         let is_key = t == 0 || t - last_key >= way.every || surprising;
         if is_key {
             last_key = t;
-            let before = keys.newest().filter(|k| way.smooth > 0.0 && !k.before_cut);
+            let before = keys.newest().filter(|k| smoothing.is_on() && !k.before_cut);
             let known = before.map(|before| field.copy_from(before.field())).is_some();
             let mut output = frame.output.clone();
             if let (Some(grid), Output::Logits { values, .. }) = (engine.cells(&output), &mut output) {
-                smoother.mix(values, &grid, known.then_some(&field), way.smooth);
+                smoother.mix(values, &grid, known.then_some(&field), smoothing);
             }
             let mut mask = Mask::zeros(0, 0);
             engine.label(&output, &mut mask);
-            keys.start(t as u64);
+            keys.start(t as u64, t as u64);
             waiting.push((t + way.late, t as u64, mask));
         }
         while waiting.first().is_some_and(|(due, ..)| *due <= t) {
@@ -289,8 +295,26 @@ struct Sums {
     ns: u64,
 }
 
-/// Pixels whose luma changes by less than this from frame to frame are at rest.
-const AT_REST: u8 = 3;
+/// A square of so many pixels is at rest ...
+const SQUARE: usize = 16;
+/// ... if its luma changes by less than this a pixel from frame to frame, on average.
+const AT_REST: f32 = 2.0;
+
+/// For each square of a frame, row by row, whether it is at rest. Squares cut off by the edge are not counted.
+fn squares_at_rest(now: &[u8], before: &[u8], width: usize) -> Vec<bool> {
+    let (columns, rows) = (width / SQUARE, now.len() / width / SQUARE);
+    let squares = (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
+    squares
+        .map(|(row, column)| {
+            let lines = (row * SQUARE..(row + 1) * SQUARE).map(|y| y * width + column * SQUARE);
+            let sum: u32 = lines
+                .flat_map(|at| now[at..at + SQUARE].iter().zip(&before[at..at + SQUARE]))
+                .map(|(a, b)| u32::from(a.abs_diff(*b)))
+                .sum();
+            (sum as f32) < AT_REST * (SQUARE * SQUARE) as f32
+        })
+        .collect()
+}
 
 /// Runs the comparison and prints it.
 ///
@@ -325,7 +349,7 @@ pub fn run(path: &Path, model: &ModelArgs, limit: Option<usize>, json: bool) -> 
 
 fn print(rows: &[Row]) {
     println!(
-        "{:<38} {:>28} {:>9} {:>8} {:>9} {:>8}",
+        "{:<46} {:>28} {:>9} {:>8} {:>9} {:>8}",
         "", "mIoU at 2, 4, 8 px, all", "agree %", "flicker", "inferred", "ms"
     );
     for row in rows {
@@ -334,6 +358,7 @@ fn print(rows: &[Row]) {
             late,
             propagate,
             smooth,
+            hold,
             changed,
         } = row.way;
         let mut name = match every {
@@ -346,12 +371,12 @@ fn print(rows: &[Row]) {
         if every > 1 {
             name += if propagate { ", propagated" } else { ", held" };
         }
-        if smooth > 0.0 {
-            name += &format!(", smoothed {smooth}");
+        if smooth > 0.0 || hold > 0.0 {
+            name += &format!(", smoothed {smooth} {hold}");
         }
         let scores: Vec<String> = row.mean_iou.iter().map(|s| format!("{s:6.2}")).collect();
         println!(
-            "{name:<38} {:>28} {:>9.2} {:>8.2} {:>8.1}% {:>8.3}",
+            "{name:<46} {:>28} {:>9.2} {:>8.2} {:>8.1}% {:>8.3}",
             scores.join(" "),
             row.agreement,
             row.flicker,
@@ -477,6 +502,11 @@ fn on_clip(path: &Path, engine: &mut Engine, ways: &[Way], limit: Option<usize>)
         Ok(rows.collect())
     };
     let lumas = frames.iter().map(luma).collect::<Result<Vec<_>>>()?;
+    let width = frames.first().map_or(1, |f| f.format.width);
+    let at_rest: Vec<Vec<bool>> = lumas
+        .windows(2)
+        .map(|two| squares_at_rest(&two[1], &two[0], width))
+        .collect();
     let mut truth: Vec<Mask> = Vec::new();
     let mut ns = 0;
     masks_of(engine, &frames, EVERY_FRAME, &mut ns, |_, mask, _| {
@@ -494,12 +524,16 @@ fn on_clip(path: &Path, engine: &mut Engine, ways: &[Way], limit: Option<usize>)
             s.agree += pairs.filter(|(a, b)| a == b).count() as u64;
             s.compared += mask.labels.len() as u64;
             if let Some(before) = &before {
-                let pixels = lumas[t].iter().zip(&lumas[t - 1]);
-                let labels = mask.labels.iter().zip(&before.labels);
-                for ((a, b), (now, then)) in pixels.zip(labels) {
-                    if a.abs_diff(*b) < AT_REST {
-                        s.at_rest += 1;
-                        s.flicker += u64::from(now != then);
+                let columns = mask.width / SQUARE;
+                for (square, _) in at_rest[t - 1].iter().enumerate().filter(|(_, rest)| **rest) {
+                    let (row, column) = (square / columns, square % columns);
+                    for y in row * SQUARE..(row + 1) * SQUARE {
+                        let at = y * mask.width + column * SQUARE;
+                        let labels = mask.labels[at..at + SQUARE]
+                            .iter()
+                            .zip(&before.labels[at..at + SQUARE]);
+                        s.at_rest += SQUARE as u64;
+                        s.flicker += labels.filter(|(a, b)| a != b).count() as u64;
                     }
                 }
             }

@@ -93,7 +93,15 @@ mod tests {
 
     #[test]
     fn a_shift_is_no_cut_and_another_scene_is_one() {
-        let stripes = |shift: usize| luma(move |x, _| if (x + shift) / 8 % 2 == 0 { 30 } else { 200 });
+        let stripes = |shift: usize| {
+            luma(move |x, _| {
+                if ((x + shift) / 8).is_multiple_of(2) {
+                    30
+                } else {
+                    200
+                }
+            })
+        };
         let (a, b) = (stripes(0), stripes(8));
         assert!(
             !is_cut(&a, &b),

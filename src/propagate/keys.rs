@@ -15,6 +15,8 @@ pub struct Key<M> {
     pub mask: Option<M>,
     /// How well it explains the current frame.
     pub fit: Fit,
+    /// When the picture was last seen to be the key's.
+    pub fresh_ns: u64,
     /// Whether a scene cut lies between it and the current frame.
     pub before_cut: bool,
     track: Track,
@@ -52,11 +54,11 @@ impl<M> Keys<M> {
         }
     }
 
-    /// Goes on to the next frame: follows every key into it. True if a scene cut lies before it.
+    /// Goes on to the next frame: of time `now_ns`: follows every key into it. True if a scene cut lies before it.
     ///
     /// # Panics
     /// If the frame has another size than given to [`new`](Self::new).
-    pub fn advance(&mut self, image: &ImageRef<'_>) -> bool {
+    pub fn advance(&mut self, image: &ImageRef<'_>, now_ns: u64) -> bool {
         self.current.read(image);
         let cut = self.cuts.next(&self.current);
         if cut {
@@ -70,13 +72,16 @@ impl<M> Keys<M> {
         let mut learn = true;
         for key in self.keys.iter_mut().filter(|k| !k.before_cut) {
             key.fit = key.track.follow(&self.current, &mut self.velocity, learn);
+            if key.fit.stands() {
+                key.fresh_ns = now_ns;
+            }
             learn = false;
         }
         cut
     }
 
-    /// Makes the current frame a key. Where there is no room the oldest key goes, be it shown or not.
-    pub fn start(&mut self, id: u64) {
+    /// Makes the current frame, of time `now_ns`, a key. Where there is no room the oldest key goes, be it shown or not.
+    pub fn start(&mut self, id: u64, now_ns: u64) {
         let mut track = match self.free.pop() {
             Some(track) => track,
             None => self.keys.remove(0).track,
@@ -89,6 +94,7 @@ impl<M> Keys<M> {
                 still: true,
                 ..Fit::default()
             },
+            fresh_ns: now_ns,
             before_cut: false,
             track,
         });
@@ -151,7 +157,7 @@ mod tests {
     }
 
     fn advance(keys: &mut Keys<u32>, (format, data): &(FrameFormat, Vec<u8>)) -> bool {
-        keys.advance(&ImageRef::packed(*format, data).unwrap())
+        keys.advance(&ImageRef::packed(*format, data).unwrap(), 0)
     }
 
     #[test]
@@ -159,21 +165,21 @@ mod tests {
         let mut keys = Keys::new(96, 64, 3);
         let scene = frame(|x, y| (x * 2 + y) as u8);
         assert!(!advance(&mut keys, &scene));
-        keys.start(1);
+        keys.start(1, 0);
         assert!(keys.shown().is_none());
         advance(&mut keys, &scene);
-        keys.start(2);
+        keys.start(2, 0);
         assert!(keys.deliver(1, 100));
         assert_eq!((keys.shown().unwrap().id, keys.newest().unwrap().id), (1, 2));
         assert!(keys.deliver(2, 200));
         assert_eq!(keys.shown().unwrap().mask, Some(200));
         assert!(!keys.deliver(1, 300), "key 1 is done with");
-        keys.start(3);
+        keys.start(3, 0);
         keys.abandon(3);
         assert_eq!(keys.newest().unwrap().id, 2);
         // More keys than there is room for: the oldest go.
         for id in 4..9 {
-            keys.start(id);
+            keys.start(id, 0);
         }
         assert!(keys.get(2).is_none() && keys.get(8).is_some());
     }
@@ -182,11 +188,11 @@ mod tests {
     fn keys_before_a_cut_are_marked() {
         let mut keys = Keys::new(96, 64, 3);
         advance(&mut keys, &frame(|x, _| (x * 2) as u8));
-        keys.start(1);
+        keys.start(1, 0);
         keys.deliver(1, 100);
         assert!(advance(&mut keys, &frame(|_, y| 255 - (y / 16 * 8) as u8)));
         assert!(keys.shown().unwrap().before_cut);
-        keys.start(2);
+        keys.start(2, 0);
         assert!(!keys.newest().unwrap().before_cut);
     }
 }

@@ -28,6 +28,6 @@ pub use cut::{CutDetector, is_cut};
 pub use field::{BLOCK, MotionField, UNITS, Vector};
 pub use keys::{Key, Keys};
 pub use luma::{Luma, PAD};
-pub use smooth::{CellGrid, LogitSmoother};
+pub use smooth::{CellGrid, LogitSmoother, Smoothing};
 pub use track::{Fit, Track};
 pub use warp::{Tiles, warp_labels, warp_labels_reference};

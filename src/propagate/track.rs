@@ -29,6 +29,18 @@ pub struct Fit {
     pub still: bool,
 }
 
+/// A picture of which less has changed ...
+const STILL_CHANGED: f32 = 0.004;
+/// ... and that moves less, in pixels on average, stands still.
+const STILL_MOTION: f32 = 0.15;
+
+impl Fit {
+    /// Whether the picture is the key's, but for noise.
+    pub fn stands(&self) -> bool {
+        self.still || (self.changed < STILL_CHANGED && self.motion < STILL_MOTION)
+    }
+}
+
 /// A key's luma, and where the current picture's blocks lie in it.
 #[derive(Debug, Clone)]
 pub struct Track {
@@ -314,30 +326,41 @@ impl Search<'_> {
         }
     }
 
-    /// Squares of 2x2 pixels of a block that differ in their mean by more than [`CHANGED`], of 16.
+    /// Squares of 2x2 pixels of a block that differ in their mean by more than [`CHANGED`], of 16. The key is read
+    /// between its pixels, at the nearest half.
     fn changed(&self, column: usize, row: usize, vector: Vector) -> u32 {
         let place = self.place(column, row);
         let stride = self.key.stride();
-        let (dx, dy) = vector.rounded();
-        let (dx, dy) = if self.is_inside(&place, dx, dy) {
-            (dx, dy)
-        } else {
-            (self.best.dx, self.best.dy)
-        };
-        let moved = (place.at as i32 + dy * stride as i32 + dx) as usize;
-        let (a, b) = (&self.current.data()[place.at..], &self.key.data()[moved..]);
+        // In half pixels, rounded; the lower whole pixel, and whether the half after it is meant.
+        let half = |v: i16| (i32::from(v) + UNITS / 4).div_euclid(UNITS / 2);
+        let (half_x, half_y) = (half(vector.dx), half(vector.dy));
+        let (dx, dy) = (half_x.div_euclid(2), half_y.div_euclid(2));
+        let (mut next, mut below) = (half_x.rem_euclid(2), half_y.rem_euclid(2) * stride as i32);
+        let mut moved = place.at as i32 + dy * stride as i32 + dx;
+        if !self.is_inside(&place, dx, dy) || !self.is_inside(&place, dx + 1, dy + 1) {
+            moved = place.at as i32 + self.best.dy * stride as i32 + self.best.dx;
+            (next, below) = (0, 0);
+        }
+        let (next, below) = (next as usize, below as usize);
+        let (a, b) = (
+            &self.current.data()[place.at..],
+            &self.key.data()[moved as usize..],
+        );
         let mut count = 0;
         for pair in 0..BLOCK / 2 {
-            let (upper, lower) = (2 * pair * stride, (2 * pair + 1) * stride);
-            let mut sums = [0_i32; BLOCK];
-            for rows in [upper, lower] {
-                let (a, b) = (&a[rows..rows + BLOCK], &b[rows..rows + BLOCK]);
-                for (sum, (&a, &b)) in sums.iter_mut().zip(a.iter().zip(b)) {
-                    *sum += i32::from(a) - i32::from(b);
+            let mut sums = [0_i16; BLOCK];
+            for at in [2 * pair * stride, (2 * pair + 1) * stride] {
+                let row = |from: usize| &b[from..from + BLOCK];
+                let taps = row(at)
+                    .iter()
+                    .zip(row(at + next))
+                    .zip(row(at + below).iter().zip(row(at + below + next)));
+                for ((sum, &a), ((&k, &l), (&m, &n))) in sums.iter_mut().zip(&a[at..at + BLOCK]).zip(taps) {
+                    *sum += 4 * i16::from(a) - i16::from(k) - i16::from(l) - i16::from(m) - i16::from(n);
                 }
             }
             for two in sums.chunks_exact(2) {
-                count += u32::from((two[0] + two[1]).abs() > 4 * CHANGED);
+                count += u32::from((i32::from(two[0]) + i32::from(two[1])).abs() > 16 * CHANGED);
             }
         }
         count
@@ -361,13 +384,20 @@ mod tests {
     const WIDTH: usize = 640;
     const HEIGHT: usize = 240;
 
-    /// Smooth structure at several scales, without period inside the picture.
+    /// Brightness of random points 14 pixels apart, interpolated: structure without a period.
     fn texture(x: f32, y: f32) -> u8 {
-        let v = (x * 0.031 + 1.3 * (y * 0.023).sin()).sin() * 25.0
-            + (y * 0.047 + 1.7 * (x * 0.019).cos()).sin() * 25.0
-            + (x * 0.31 + y * 0.07).sin() * 30.0
-            + (y * 0.27 - x * 0.05).sin() * 30.0;
-        (128.0 + v) as u8
+        let point = |x: i32, y: i32| {
+            let mixed = ((x * 7919) ^ (y * 104_729)) as u32;
+            let mixed = (mixed ^ (mixed >> 13)).wrapping_mul(2_654_435_761);
+            ((mixed ^ (mixed >> 16)) % 200) as f32 + 28.0
+        };
+        let (u, v) = (x / 14.0, y / 14.0);
+        let (x0, y0) = (u.floor(), v.floor());
+        let (fx, fy) = (u - x0, v - y0);
+        let (x0, y0) = (x0 as i32, y0 as i32);
+        let upper = point(x0, y0) * (1.0 - fx) + point(x0 + 1, y0) * fx;
+        let lower = point(x0, y0 + 1) * (1.0 - fx) + point(x0 + 1, y0 + 1) * fx;
+        (upper * (1.0 - fy) + lower * fy) as u8
     }
 
     fn luma(value: impl Fn(f32, f32) -> u8) -> Luma {
