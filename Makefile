@@ -1,8 +1,9 @@
 # make run     camera (or a street clip) -> annotated video at rtsp://127.0.0.1:8554/segd
 # make test    all checks and tests
 # make build   target/release/segd
+# make bench-peers   segd beside other software, same clip and network
 # Each target installs what it needs and says so. ARGS="..." is passed on to segd by `make run`.
-.PHONY: run build test deps test-deps libtorch onnxruntime bench clean
+.PHONY: run build test deps test-deps libtorch onnxruntime bench bench-peers clean
 
 CARGO_DENY_VERSION = 0.20.2
 
@@ -32,6 +33,14 @@ libtorch: deps
 
 bench: deps onnxruntime
 	cargo bench --locked --bench kernels
+
+# segd beside a Python loop with the same network and clip; PEERS="--rounds 5" is passed on.
+bench-peers: build onnxruntime
+	@scripts/deps.sh test
+	@scripts/fetch.sh clip
+	@test -x .cache/peers/venv/bin/python || python3 -m venv .cache/peers/venv
+	.cache/peers/venv/bin/pip install --quiet --disable-pip-version-check -r benches/peers/requirements.txt
+	.cache/peers/venv/bin/python benches/peers/compare.py $(PEERS)
 
 clean:
 	cargo clean

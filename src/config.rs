@@ -23,6 +23,8 @@ pub struct FileConfig {
     pub capture: CaptureFile,
     /// `[model]`
     pub model: ModelFile,
+    /// `[masks]`
+    pub masks: MasksFile,
     /// `[overlay]`
     pub overlay: OverlayFile,
     /// `[privacy]`
@@ -111,6 +113,24 @@ section! {
 }
 
 section! {
+    /// `[masks]`: how often masks are made, and what happens between.
+    MasksFile {
+        /// Cores that segd may use in all.
+        cpu_budget: f64,
+        /// Age in milliseconds that masks should not exceed, and from which they are not shown.
+        max_mask_age_ms: f64,
+        /// Segment every n-th frame.
+        every: u32,
+        /// How many milliseconds a frame may wait for its own mask.
+        wait_ms: f64,
+        /// Move masks with the picture.
+        propagate: bool,
+        /// Weight of the mask before, 0 to 0.95.
+        smooth: f64,
+    }
+}
+
+section! {
     /// `[overlay]`: how masks are drawn.
     OverlayFile {
         /// `overlay`, `mask`, `labels`, `contour` or `side-by-side`.
@@ -192,6 +212,8 @@ pub struct CameraFile {
     pub capture: CaptureFile,
     /// `[camera.model]`
     pub model: ModelFile,
+    /// `[camera.masks]`
+    pub masks: MasksFile,
     /// `[camera.overlay]`
     pub overlay: OverlayFile,
     /// `[camera.privacy]`
@@ -207,6 +229,7 @@ impl FileConfig {
         Self {
             capture: self.capture.over_source(&below.capture),
             model: self.model.over(&below.model),
+            masks: self.masks.over(&below.masks),
             overlay: self.overlay.over(&below.overlay),
             privacy: self.privacy.over(&below.privacy),
             stream: self.stream.over(&below.stream),
@@ -363,7 +386,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_text_is_read_or_refused_in_one_line(text in "(\\[(capture|model|overlay|stream|access|privacy)\\]\n)?.{0,40}(\n.{0,40}){0,3}") {
+        fn any_text_is_read_or_refused_in_one_line(text in "(\\[(capture|model|masks|overlay|stream|access|privacy)\\]\n)?.{0,40}(\n.{0,40}){0,3}") {
             if let Err(error) = FileConfig::parse(&text, "segd.toml") {
                 proptest::prop_assert_eq!(error.exit_code(), 2);
                 proptest::prop_assert!(!error.to_string().contains('\n'), "{}", error);
@@ -415,6 +438,7 @@ mod tests {
         for section in [
             format!("{:?}", all.capture),
             format!("{:?}", all.model),
+            format!("{:?}", all.masks),
             format!("{:?}", all.overlay),
             format!("{:?}", all.privacy),
             format!("{:?}", all.stream),

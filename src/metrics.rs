@@ -9,6 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use crate::mailbox::MailboxStats;
+use crate::schedule::Reason;
 use crate::vitals::Vitals;
 
 /// The stages, in the order in which a frame meets them.
@@ -23,6 +24,8 @@ pub enum Stage {
     Infer,
     /// Logits to mask.
     Postprocess,
+    /// Motion of the picture, and the mask moved along it.
+    Propagate,
     /// Mask onto the picture.
     Overlay,
     /// Handing the frame to the outputs (encoding runs on threads of GStreamer's own).
@@ -31,11 +34,12 @@ pub enum Stage {
 
 impl Stage {
     /// All stages in order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Capture,
         Self::Preprocess,
         Self::Infer,
         Self::Postprocess,
+        Self::Propagate,
         Self::Overlay,
         Self::Stream,
     ];
@@ -47,6 +51,7 @@ impl Stage {
             Self::Preprocess => "preprocess",
             Self::Infer => "infer",
             Self::Postprocess => "postprocess",
+            Self::Propagate => "propagate",
             Self::Overlay => "overlay",
             Self::Stream => "stream",
         }
@@ -160,7 +165,7 @@ pub fn process_cpu_ns() -> u64 {
 /// All that is counted while a pipeline runs. Shared by its threads.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    stages: [StageMetrics; 6],
+    stages: [StageMetrics; 7],
     /// Frames captured.
     pub captured: AtomicU64,
     /// Frames of the source that were lost because no buffer was free.
@@ -173,6 +178,16 @@ pub struct Metrics {
     pub without_mask: AtomicU64,
     /// Inferences.
     pub inferences: AtomicU64,
+    /// Inferences asked for by the schedule, by [`Reason`].
+    pub asked: [AtomicU64; Reason::ALL.len()],
+    /// Frames composed with a mask that was moved with the picture.
+    pub propagated: AtomicU64,
+    /// Frames composed without a mask because the newest was too old, or from before a scene cut.
+    pub blanked: AtomicU64,
+    /// Frames that waited for their own mask and got it.
+    pub waited: AtomicU64,
+    /// Frames that waited for their own mask in vain.
+    pub waited_in_vain: AtomicU64,
     /// How often the source was opened again.
     pub reconnects: AtomicU64,
     /// Age of the mask on each composed frame: the frame's capture time less that of the mask's frame.
@@ -243,6 +258,15 @@ impl Metrics {
             captured: get(&self.captured),
             composed: get(&self.composed),
             inferences: get(&self.inferences),
+            asked: Reason::ALL
+                .iter()
+                .zip(&self.asked)
+                .map(|(&reason, n)| (reason, get(n)))
+                .collect(),
+            propagated: get(&self.propagated),
+            blanked: get(&self.blanked),
+            waited: get(&self.waited),
+            waited_in_vain: get(&self.waited_in_vain),
             without_mask: get(&self.without_mask),
             reconnects: get(&self.reconnects),
             dropped_capture: get(&self.dropped_capture),
@@ -285,6 +309,16 @@ pub struct Snapshot {
     pub composed: u64,
     /// Inferences.
     pub inferences: u64,
+    /// Inferences asked for by the schedule, by reason.
+    pub asked: Vec<(Reason, u64)>,
+    /// Frames composed with a mask that was moved with the picture.
+    pub propagated: u64,
+    /// Frames composed without a mask because the newest was too old, or from before a scene cut.
+    pub blanked: u64,
+    /// Frames that waited for their own mask and got it.
+    pub waited: u64,
+    /// Frames that waited for their own mask in vain.
+    pub waited_in_vain: u64,
     /// Frames composed without any mask.
     pub without_mask: u64,
     /// Times the source was opened again.

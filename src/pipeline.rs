@@ -3,30 +3,34 @@
 //! ```text
 //!                      Newest                                       Lockstep
 //!
-//!   [capture] --infer: 1, drop oldest--> [infer]         [capture] --infer: 2, block--> [infer]
-//!       |                                   |                                              |
-//!       |                              newest mask                          frame and its own mask
-//!       |                                   v                                              v
-//!       +---compose: 2, drop oldest--> [compose]                          compose: 2, block--> [compose]
-//!                                           |                                              |
-//!                                           v                                              v
-//!                                        outputs                                        outputs
+//!   [capture]                       [infer]                [capture] --infer: 2, block--> [infer]
+//!       |                            |   ^                                                   |
+//!       |                         masks   keys                                 frame and its own mask
+//!       |                            v   |                                                   v
+//!       +--compose: 2, drop oldest--> [compose]                         compose: 2, block--> [compose]
+//!                                        |                                                   |
+//!                                        v                                                   v
+//!                                     outputs                                             outputs
 //! ```
 //!
-//! To follow one frame: `CaptureStage` reads it into a pooled buffer; `InferStage` gives it to the
-//! [`Engine`]; `ComposeStage` paints a mask onto it into a second pool's buffer and pushes that to the
-//! outputs. This file wires; each thread has a file in `pipeline/`, and what is done to pixels is in the stages.
+//! To follow one frame: `CaptureStage` reads it into a pooled buffer. `ComposeStage` gets it and lets `Masks` find
+//! its mask: the newest one, moved along the motion of the picture; where the schedule says so the frame becomes a
+//! key, `InferStage` gives it to the [`Engine`], and the mask comes back when it is ready. Then the mask is painted onto
+//! the frame into a second pool's buffer, which goes to the outputs. In lockstep every frame goes through
+//! `InferStage` and waits for its own mask. This file wires; each thread has a file in `pipeline/`, and what is
+//! done to pixels is in the stages.
 
 mod capture;
 mod compose;
 pub mod control;
 mod infer;
 mod lost;
+mod masks;
 mod outputs;
 mod painting;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -37,21 +41,25 @@ use crate::error::Result;
 use crate::frame::{Mask, SharedFrame};
 use crate::mailbox::{WhenFull, mailbox};
 use crate::metrics::Metrics;
+use crate::propagate::{MotionField, Smoothing, Tiles};
+use crate::schedule::ScheduleOptions;
 use crate::segment::Engine;
 use crate::stream::SinkOpener;
 use crate::supervise::{Backoff, Ended, OnEnd, OnTransient, Supervisor};
 
-use capture::CaptureStage;
+use capture::{CaptureStage, CaptureTo};
 use compose::ComposeStage;
 use control::{Control, Looks};
-use infer::InferStage;
+use infer::{InferStage, InferTo};
+use masks::Masks;
 
 pub use lost::LostPicture;
 
 /// Which mask a frame goes out with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaskPolicy {
-    /// The newest that exists: the video keeps the source's rate whatever the network's speed.
+    /// The newest that exists, moved with the picture, made as often as [`PipelineOptions::schedule`] says. A live
+    /// video keeps the source's rate whatever the network's speed; otherwise every key waits for its own mask.
     Newest,
     /// Its own: every frame waits for the network, and none is dropped. For files and tests.
     Lockstep,
@@ -62,6 +70,8 @@ pub enum MaskPolicy {
 pub struct PipelineOptions {
     /// Which mask a frame goes out with.
     pub masks: MaskPolicy,
+    /// Which frames are segmented, and what is done between. Not for lockstep.
+    pub schedule: ScheduleOptions,
     /// Whether frames may be dropped when a stage is slow. `false` for files that are taken as fast as possible.
     pub live: bool,
     /// What a transient error of the source leads to.
@@ -70,6 +80,8 @@ pub struct PipelineOptions {
     pub read_timeout: Duration,
     /// A live source that gives no frame for this long is opened again.
     pub stall_timeout: Duration,
+    /// Write each frame's capture time onto its outgoing picture ([`crate::stamp`]), for measuring.
+    pub stamp: bool,
     /// Ends after this many composed frames.
     pub max_frames: Option<u64>,
     /// What goes out while a live source is away; `None` for nothing.
@@ -102,12 +114,16 @@ const OUTPUT_BUFFERS: usize = 12;
 const MASKS: usize = 6;
 /// Frames that wait for compose.
 const COMPOSE_QUEUE: usize = 2;
+/// Frames that wait for inference.
+const INFER_QUEUE: usize = 2;
 
 /// A mask and the frame it was made from.
 #[derive(Debug)]
 struct TimedMask {
     captured_at_ns: TimeNs,
     mask: Mask,
+    /// Which parts of it have one label; read where masks are moved.
+    tiles: Tiles,
     /// How masks of its model were shown when it was made.
     looks: Arc<Looks>,
 }
@@ -123,20 +139,29 @@ struct ToCompose {
 struct ToInfer {
     frame: SharedFrame,
     frame_rate: Option<f64>,
+    /// What compose wants to know; `None` in lockstep.
+    key: Option<AskedMask>,
 }
 
-/// The newest mask. Held only to clone or replace the `Arc`.
-#[derive(Debug, Default)]
-struct NewestMask(Mutex<Option<Arc<TimedMask>>>);
+/// A mask that compose asks for.
+struct AskedMask {
+    /// Its number; later ones have larger ones.
+    id: u64,
+    /// The key before, and where this frame's blocks lie in it.
+    along: Option<(u64, MotionField)>,
+    /// How much that key counts.
+    smooth: Smoothing,
+}
 
-impl NewestMask {
-    fn get(&self) -> Option<Arc<TimedMask>> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).clone()
-    }
-
-    fn set(&self, mask: Arc<TimedMask>) {
-        *self.0.lock().unwrap_or_else(|e| e.into_inner()) = Some(mask);
-    }
+/// A mask that was asked for.
+struct Done {
+    id: u64,
+    /// `None` if the frame could not be segmented.
+    mask: Option<Arc<TimedMask>>,
+    /// The field that came with the request, to be used again.
+    field: Option<MotionField>,
+    at_ns: TimeNs,
+    cpu_ns: u64,
 }
 
 /// Runs until the source ends, `options.max_frames` are out, a thread fails, or `asked_to_stop` fires.
@@ -165,31 +190,31 @@ pub fn run(parts: Parts, options: PipelineOptions, asked_to_stop: &Receiver<()>)
     };
     let lockstep = options.masks == MaskPolicy::Lockstep;
 
-    let (infer_tx, infer_rx) = if lockstep {
-        mailbox(2, when_full(options.live), &stop)
-    } else {
-        // Skipping frames is what keeps masks fresh, however fast the source is read.
-        mailbox(1, WhenFull::DropOldest, &stop)
-    };
     let (compose_tx, compose_rx) = mailbox(COMPOSE_QUEUE, when_full(options.live), &stop);
-    if lockstep {
-        metrics.add_mailbox("infer", infer_tx.stats());
-    }
     metrics.add_mailbox("compose", compose_tx.stats());
-    let newest = Arc::new(NewestMask::default());
-
-    let (capture_compose, infer_compose) = if lockstep {
-        (None, Some(compose_tx))
+    let shared = (clock.clone(), metrics.clone(), control.clone());
+    let (to, from, to_compose, masks) = if lockstep {
+        let (tx, rx) = mailbox(INFER_QUEUE, when_full(options.live), &stop);
+        metrics.add_mailbox("infer", tx.stats());
+        (CaptureTo::Infer(tx), rx, InferTo::Frames(compose_tx), None)
     } else {
-        (Some(compose_tx), None)
+        // Compose asks for no more than there is room for, so neither side ever waits to send.
+        let (tx, rx) = mailbox(INFER_QUEUE, WhenFull::Block, &stop);
+        let (done_tx, done_rx) = mailbox(INFER_QUEUE + 1, WhenFull::Block, &stop);
+        let masks = Masks::new(options.schedule, tx, done_rx, options.live, shared);
+        (
+            CaptureTo::Compose(compose_tx),
+            rx,
+            InferTo::Masks(done_tx),
+            Some(masks),
+        )
     };
     {
         let (clock, metrics, stop, options) = (clock.clone(), metrics.clone(), stop.clone(), options.clone());
         supervisor.spawn("capture", OnEnd::GoOn, move || {
             CaptureStage {
                 source,
-                to_infer: infer_tx,
-                to_compose: capture_compose,
+                to,
                 clock,
                 metrics,
                 stop,
@@ -199,14 +224,12 @@ pub fn run(parts: Parts, options: PipelineOptions, asked_to_stop: &Receiver<()>)
         })?;
     }
     {
-        let (clock, metrics, stop) = (clock.clone(), metrics.clone(), stop.clone());
-        let (newest, control) = (newest.clone(), control.clone());
+        let (clock, metrics, stop, control) = (clock.clone(), metrics.clone(), stop.clone(), control.clone());
         supervisor.spawn("infer", OnEnd::GoOn, move || {
             InferStage {
                 engine,
-                from: infer_rx,
-                to_compose: infer_compose,
-                newest,
+                from,
+                to: to_compose,
                 looks: control.looks(),
                 control,
                 clock,
@@ -221,7 +244,7 @@ pub fn run(parts: Parts, options: PipelineOptions, asked_to_stop: &Receiver<()>)
             from: compose_rx,
             sinks,
             control,
-            newest,
+            masks,
             clock,
             metrics,
             stop,

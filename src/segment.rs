@@ -12,6 +12,7 @@ use crate::metrics::{Metrics, Stage};
 use crate::model::Model;
 use crate::postprocess::Postprocessor;
 use crate::preprocess::Preprocessor;
+use crate::propagate::CellGrid;
 
 /// Tables and buffers for one frame format.
 struct Prepared {
@@ -112,20 +113,55 @@ impl Engine {
     /// Labels every pixel of `image`; `mask` gets the image's size.
     ///
     /// # Errors
-    /// As [`Backend::prepare`] for a new format, and [`Segmenter::run`].
+    /// As [`infer`](Self::infer).
     pub fn segment(&mut self, image: &ImageRef<'_>, mask: &mut Mask) -> Result<()> {
+        let mut output = std::mem::replace(&mut self.output, Output::empty());
+        let inferred = self.infer(image, &mut output);
+        if inferred.is_ok() {
+            self.label(&output, mask);
+        }
+        self.output = output;
+        inferred
+    }
+
+    /// Runs the network on `image`; `output` is overwritten, its buffers reused.
+    ///
+    /// # Errors
+    /// As [`Backend::prepare`] for a new format, and [`Segmenter::run`].
+    pub fn infer(&mut self, image: &ImageRef<'_>, output: &mut Output) -> Result<()> {
         if self.prepared.as_ref().is_none_or(|p| p.format != image.format) {
             self.prepare(image.format)?;
         }
         let (Some(prepared), Some(segmenter)) = (&mut self.prepared, self.segmenters.last_mut()) else {
             return Err(Error::fatal("no network was prepared; please report this"));
         };
-        let (input, output) = (&mut self.input, &mut self.output);
+        let input = &mut self.input;
         self.metrics
             .time(Stage::Preprocess, || prepared.preprocessor.run(image, input));
-        self.metrics.time(Stage::Infer, || segmenter.run(input, output))?;
-        self.metrics
-            .time(Stage::Postprocess, || prepared.postprocessor.run(output, mask));
-        Ok(())
+        self.metrics.time(Stage::Infer, || segmenter.run(input, output))
+    }
+
+    /// Turns an output of the last [`infer`](Self::infer) into the mask of its picture. Leaves `mask` alone before
+    /// the first.
+    pub fn label(&mut self, output: &Output, mask: &mut Mask) {
+        if let Some(prepared) = &mut self.prepared {
+            self.metrics
+                .time(Stage::Postprocess, || prepared.postprocessor.run(output, mask));
+        }
+    }
+
+    /// Where the cells of `output`, one of the last [`infer`](Self::infer), lie in its picture. `None` for labels,
+    /// and before the first.
+    pub fn cells(&self, output: &Output) -> Option<CellGrid> {
+        let (Some(prepared), Output::Logits { height, width, .. }) = (&self.prepared, output) else {
+            return None;
+        };
+        Some(CellGrid::new(
+            self.model.contract.output.grid,
+            prepared.size,
+            prepared.preprocessor.placement(),
+            (prepared.format.width, prepared.format.height),
+            (*width, *height),
+        ))
     }
 }

@@ -16,6 +16,7 @@ use segd::overlay::{OverlayOptions, Visualize};
 use segd::pipeline::control::{Control, Looks};
 use segd::pipeline::{MaskPolicy, Parts, PipelineOptions, run};
 use segd::pool::FramePool;
+use segd::schedule::{Reason, ScheduleOptions};
 use segd::segment::Engine;
 use segd::stream::{FrameSink, SinkOpener};
 use segd::supervise::{Backoff, Ended, OnTransient};
@@ -326,10 +327,12 @@ fn rig(source: Box<MadeSource>, gate: Option<Receiver<()>>) -> Rig {
     };
     let options = PipelineOptions {
         masks: MaskPolicy::Lockstep,
+        schedule: ScheduleOptions::hold(),
         live: false,
         on_source_error: OnTransient::GiveUp,
         read_timeout: Duration::from_millis(100),
         stall_timeout: Duration::from_secs(5),
+        stamp: false,
         max_frames: None,
         lost_picture: None,
     };
@@ -538,4 +541,122 @@ fn two_outputs_get_the_same_frames() {
     result.unwrap();
     assert_eq!(frames.len(), 20);
     assert_eq!(frames, *second.frames.lock().unwrap());
+}
+
+/// Runs frames with the newest mask, each key waiting for its own: the same in each run.
+fn scheduled(steps: Vec<Step>, schedule: ScheduleOptions) -> (Pushed, Arc<Metrics>) {
+    let mut rig = rig(MadeSource::new(vec![steps], Duration::ZERO), None);
+    rig.options.masks = MaskPolicy::Newest;
+    rig.options.schedule = schedule;
+    let (result, frames, metrics, _) = rig.run();
+    assert_eq!(result.unwrap(), Ended::Finished);
+    (frames, metrics)
+}
+
+fn asked(metrics: &Metrics) -> Vec<(Reason, u64)> {
+    let asked = metrics.snapshot().asked;
+    asked.into_iter().filter(|(_, n)| *n > 0).collect()
+}
+
+#[test]
+fn every_fourth_frame_is_segmented_and_the_others_keep_its_mask() {
+    let schedule = ScheduleOptions {
+        every: Some(4),
+        ..ScheduleOptions::hold()
+    };
+    let steps = (0..12)
+        .map(|n| Step::Frame(if n < 6 { 30 } else { 220 }))
+        .collect();
+    let (frames, metrics) = scheduled(steps, schedule);
+    // Frames 6 and 7 still have the mask of frame 4: without propagation nobody looks for cuts.
+    let expected: Vec<(u64, u8)> = (0..12).map(|n| (n, u8::from(n >= 8))).collect();
+    assert_eq!(frames, expected);
+    assert_eq!(asked(&metrics), [(Reason::First, 1), (Reason::Every, 2)]);
+    assert_eq!(metrics.snapshot().inferences, 3);
+}
+
+#[test]
+fn a_scene_cut_is_segmented_at_once() {
+    let schedule = ScheduleOptions {
+        every: Some(100),
+        ..ScheduleOptions::default()
+    };
+    let steps = (0..12)
+        .map(|n| Step::Frame(if n < 6 { 30 } else { 220 }))
+        .collect();
+    let (frames, metrics) = scheduled(steps, schedule);
+    let expected: Vec<(u64, u8)> = (0..12).map(|n| (n, u8::from(n >= 6))).collect();
+    assert_eq!(frames, expected);
+    assert_eq!(asked(&metrics), [(Reason::First, 1), (Reason::Cut, 1)]);
+}
+
+#[test]
+fn a_still_scene_is_segmented_once_a_second() {
+    let steps = vec![Step::Frame(220); 100];
+    let (frames, metrics) = scheduled(steps, ScheduleOptions::default());
+    assert_eq!(frames.len(), 100);
+    assert!(frames.iter().all(|(_, label)| *label == 1));
+    // Frames are 33 ms apart: frames 31, 62 and 93 are the first after a second.
+    assert_eq!(asked(&metrics), [(Reason::First, 1), (Reason::Refresh, 3)]);
+    assert_eq!(metrics.snapshot().propagated, 0, "nothing moves");
+}
+
+#[test]
+fn after_a_cut_no_mask_is_shown_until_its_own_is_there() {
+    // One inference is allowed; the next stands still until all frames are out.
+    let (permit, gate) = unbounded();
+    permit.send(()).unwrap();
+    let mut steps = vec![Step::Frame(220); 40];
+    steps.extend(vec![Step::Frame(20); 20]);
+    let mut rig = rig(MadeSource::new(vec![steps], Duration::from_millis(5)), Some(gate));
+    rig.options.masks = MaskPolicy::Newest;
+    rig.options.live = true;
+    rig.options.schedule = ScheduleOptions {
+        wait: Duration::ZERO,
+        hide_after: Duration::MAX,
+        ..ScheduleOptions::default()
+    };
+    let recorded = rig.recorded.clone();
+    let release = std::thread::spawn(move || {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while recorded.frames.lock().unwrap().len() < 60 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        drop(permit);
+    });
+    let (result, frames, metrics, _) = rig.run();
+    result.unwrap();
+    release.join().unwrap();
+    assert_eq!(frames.len(), 60);
+    // Without a mask labels are drawn black, which is luma 16.
+    assert!(frames[30..40].iter().all(|(_, luma)| *luma == 1), "{frames:?}");
+    assert!(frames[40..].iter().all(|(_, luma)| *luma == 16), "{frames:?}");
+    assert_eq!(metrics.snapshot().blanked, 20);
+}
+
+#[test]
+fn a_mask_older_than_the_limit_is_not_shown() {
+    // From frame 5 on the picture is another, but no cut: its brightness differs too little.
+    let steps = (0..20)
+        .map(|n| Step::Frame(if n < 5 { 190 } else { 206 }))
+        .collect();
+    let mut rig = rig(MadeSource::new(vec![steps], Duration::from_millis(5)), None);
+    rig.options.masks = MaskPolicy::Newest;
+    rig.options.live = true;
+    rig.options.schedule = ScheduleOptions {
+        every: Some(1000),
+        wait: Duration::from_secs(5),
+        hide_after: Duration::from_millis(100),
+        ..ScheduleOptions::default()
+    };
+    let (result, frames, metrics, _) = rig.run();
+    result.unwrap();
+    // Frame 4 is the last that is the key's picture; frame 7 is 99 ms later, frame 8 132 ms. Frames that come while
+    // the first waits for its mask may be dropped.
+    assert!(frames.len() > 14, "{frames:?}");
+    for &(n, luma) in &frames {
+        assert_eq!(luma, if n < 8 { 1 } else { 16 }, "frame {n} of {frames:?}");
+    }
+    let late = frames.iter().filter(|(n, _)| *n >= 8).count() as u64;
+    assert_eq!(metrics.snapshot().blanked, late);
 }

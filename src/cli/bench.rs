@@ -1,18 +1,24 @@
 //! `segd bench`: what each stage costs on this machine.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
 
+#[cfg(feature = "gstreamer")]
+use crate::cli::latency;
 use crate::cli::run::{RunArgs, build, read_config};
-use crate::cli::status;
+use crate::cli::{propagation, status};
 use crate::error::{Error, Result};
-use crate::metrics::{Metrics, Snapshot, process_cpu_ns, resident_bytes};
+use crate::metrics::{LatencySummary, Metrics, Snapshot, process_cpu_ns, resident_bytes};
 use crate::pipeline;
 use crate::supervise::{Ticker, stop_on_signals};
+
+/// Where the client of `--latency` connects.
+const LATENCY_OUTPUT: &str = "rtsp://127.0.0.1:8556/bench";
 
 /// Frames measured where the source has no end of its own.
 const DEFAULT_FRAMES: u64 = 300;
@@ -27,6 +33,14 @@ pub struct BenchArgs {
     /// mask as fast as possible
     #[arg(long)]
     pub live: bool,
+    /// In place of speed, measure what moving masks costs in quality: on a VOC data set's folder, from which pans and
+    /// zooms with known labels are made, or on a video, against inferring every frame
+    #[arg(long, value_name = "DIR|FILE")]
+    pub propagation: Option<PathBuf>,
+    /// Measure from capture to a client: run live with an RTSP output, watch it over loopback, and read the time of
+    /// capture that is drawn onto each picture
+    #[arg(long)]
+    pub latency: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -45,6 +59,8 @@ struct Report {
     rss_end_mib: f64,
     /// CPU of each thread by name, GStreamer's decoder and encoder threads included.
     threads_cpu_ms_per_frame: BTreeMap<String, f64>,
+    /// From capture to the picture decoded by a client, and the number of pictures whose time could not be read.
+    capture_to_client: Option<(LatencySummary, u64)>,
     #[serde(flatten)]
     figures: Snapshot,
 }
@@ -54,10 +70,21 @@ struct Report {
 /// # Errors
 /// As `segd run`.
 pub fn run(mut args: BenchArgs) -> Result<()> {
+    if let Some(path) = &args.propagation {
+        let limit = args.run.frames.map(|n| n as usize);
+        return propagation::run(path, &args.run.model, limit, args.json);
+    }
     let has_source = args.run.source.camera.is_some() || !args.run.source.input.is_empty();
     if !has_source && args.run.config.is_none() {
         args.run.source.input.push("test://".into());
         args.run.frames.get_or_insert(DEFAULT_FRAMES);
+    }
+    if args.latency {
+        args.live = true;
+        let is_rtsp = |output: &String| output.starts_with("rtsp://");
+        if !args.run.output.output.iter().any(is_rtsp) {
+            args.run.output.output.push(LATENCY_OUTPUT.into());
+        }
     }
     if args.run.output.output.is_empty() {
         args.run.output.output.push("null://".into());
@@ -68,7 +95,15 @@ pub fn run(mut args: BenchArgs) -> Result<()> {
     args.run.source.no_pace = !args.live && args.run.source.camera.is_none();
     let file = read_config(args.run.config.as_ref())?;
     let metrics = Metrics::shared();
-    let (parts, options) = build(&args.run, &file, metrics.clone())?;
+    let (parts, mut options) = build(&args.run, &file, metrics.clone())?;
+    options.stamp = args.latency;
+    #[cfg(feature = "gstreamer")]
+    let seen = Arc::new(latency::Seen::default());
+    #[cfg(feature = "gstreamer")]
+    let client = match args.run.output.output.iter().find(|o| o.starts_with("rtsp://")) {
+        Some(address) if args.latency => Some(latency::watch(address, parts.clock.clone(), seen.clone())?),
+        _ => None,
+    };
 
     let asked_to_stop = stop_on_signals()?;
     let progress = status::show_progress(metrics.clone(), args.run.frames)?;
@@ -84,6 +119,10 @@ pub fn run(mut args: BenchArgs) -> Result<()> {
     };
     pipeline::run(parts, options, &asked_to_stop)?;
     drop((sampler, progress));
+    #[cfg(feature = "gstreamer")]
+    let capture_to_client = client.map(|_| (seen.summary(), seen.unreadable()));
+    #[cfg(not(feature = "gstreamer"))]
+    let capture_to_client = None;
     let mut measured = measured.lock().unwrap_or_else(|e| e.into_inner());
     let end = Moment::now(&metrics);
 
@@ -119,6 +158,7 @@ pub fn run(mut args: BenchArgs) -> Result<()> {
         rss_start_mib: mib(start.rss),
         rss_end_mib: mib(end.rss),
         threads_cpu_ms_per_frame: measured.threads.per_frame(frames),
+        capture_to_client,
         figures,
     };
     super::print_report(args.json, &report, print)
@@ -201,6 +241,26 @@ fn print(report: &Report) {
         ("to stream", figures.capture_to_stream),
     ] {
         println!("{name:<12} {:>9.2} {:>9.2} {:>9.2}", l.p50_ms, l.p95_ms, l.p99_ms);
+    }
+    if let Some((l, unreadable)) = &report.capture_to_client {
+        println!(
+            "{:<12} {:>9.2} {:>9.2} {:>9.2}   {} pictures, {unreadable} unreadable",
+            "to client", l.p50_ms, l.p95_ms, l.p99_ms, l.count
+        );
+    }
+    let asked = figures.asked.iter().filter(|(_, n)| *n > 0);
+    let asked: Vec<String> = asked
+        .map(|(reason, n)| format!("{} {n}", reason.as_str()))
+        .collect();
+    if !asked.is_empty() {
+        println!(
+            "inferred because: {}; {} frames propagated, {} waited for their own mask ({} in vain), {} blanked",
+            asked.join(", "),
+            figures.propagated,
+            figures.waited,
+            figures.waited_in_vain,
+            figures.blanked
+        );
     }
     println!("threads (CPU ms/frame):");
     for (name, ms) in &report.threads_cpu_ms_per_frame {

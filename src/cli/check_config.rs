@@ -9,6 +9,7 @@ use crate::cli::run::{
     OutputArgs, RunArgs, SourceArgs, cameras, infer_interval, looks_from, pipeline_options, source_from,
     stream_options,
 };
+use crate::cli::schedule_args::ScheduleArgs;
 use crate::clock::RealClock;
 use crate::config::{CameraConfig, FileConfig};
 use crate::error::{Error, Result};
@@ -35,6 +36,7 @@ pub fn run(args: CheckConfigArgs) -> Result<()> {
         source: SourceArgs::default(),
         output: OutputArgs::default(),
         model: ModelArgs::default(),
+        schedule: ScheduleArgs::default(),
         visualize: VisualizeArgs::default(),
         config: None,
         frames: None,
@@ -74,7 +76,7 @@ fn check(
     file: &FileConfig,
 ) -> Result<Vec<String>> {
     let (spec, capture) = source_from(&run.source, &camera.capture)?;
-    pipeline_options(run, &camera.capture, &spec)?;
+    pipeline_options(run, camera, &spec)?;
     infer_interval(run, &camera.model)?;
     let stream = stream_options(run, camera, file)?;
     let mut outputs = Vec::new();

@@ -237,7 +237,7 @@ fn apply_access(_access: &crate::stream::access::RtspAccess) -> Result<()> {
 /// Makes all that a changed configuration needs: a new model is loaded, tested and prepared beside the old one.
 fn prepare(args: &RunArgs, config: &CameraConfig, file: &FileConfig, old: &Running) -> Result<Change> {
     let (spec, _) = source_from(&args.source, &config.capture)?;
-    pipeline_options(args, &config.capture, &spec)?;
+    pipeline_options(args, config, &spec)?;
     let stream = stream_options(args, config, file)?;
     for output in &config.outputs {
         parse_output(output)?.opener(&stream)?;
@@ -293,6 +293,7 @@ fn needs_restart(old: &CameraConfig, new: &CameraConfig) -> Vec<String> {
         }
     };
     differ("[capture]", old.capture != new.capture);
+    differ("[masks]", old.masks != new.masks);
     differ("[stream]", old.stream != new.stream || old.outputs != new.outputs);
     keys
 }

@@ -13,9 +13,13 @@ pub mod daemon;
 pub mod eval;
 pub mod hash_password;
 pub mod image;
+#[cfg(feature = "gstreamer")]
+mod latency;
 pub mod models;
 pub mod probe;
+pub mod propagation;
 pub mod run;
+pub mod schedule_args;
 mod status;
 
 const EXAMPLES: &str = "\

@@ -10,6 +10,7 @@ use tracing::info;
 use crate::capture::{CaptureOptions, Pace, SourceSpec, parse_uri};
 use crate::choose::Choice;
 use crate::cli::args::{ModelArgs, VisualizeArgs, class_label};
+use crate::cli::schedule_args::ScheduleArgs;
 use crate::clock::RealClock;
 use crate::config::{self, CameraConfig, FileConfig, check_range};
 use crate::error::{Error, Result};
@@ -49,7 +50,8 @@ pub struct SourceArgs {
     /// Start a file again at its end
     #[arg(long = "loop")]
     pub looped: bool,
-    /// Take each frame of a file exactly once, as fast as possible, with its own mask
+    /// Take each frame of a file exactly once, as fast as possible; with its own mask, unless --every, --max-mask-age
+    /// or --cpu-budget is given
     #[arg(long)]
     pub no_pace: bool,
     /// Every frame waits for its own mask, also at the source's pace (for files and tests)
@@ -85,6 +87,9 @@ pub struct RunArgs {
     /// Model and backend.
     #[command(flatten)]
     pub model: ModelArgs,
+    /// Masks.
+    #[command(flatten)]
+    pub schedule: ScheduleArgs,
     /// Drawing.
     #[command(flatten)]
     pub visualize: VisualizeArgs,
@@ -178,12 +183,8 @@ pub fn source_from(args: &SourceArgs, file: &config::CaptureFile) -> Result<(Sou
 ///
 /// # Errors
 /// Usage, naming the key.
-pub fn pipeline_options(
-    args: &RunArgs,
-    file: &config::CaptureFile,
-    spec: &SourceSpec,
-) -> Result<PipelineOptions> {
-    let stall_ms = file.stall_timeout_ms.unwrap_or(5_000);
+pub fn pipeline_options(args: &RunArgs, camera: &CameraConfig, spec: &SourceSpec) -> Result<PipelineOptions> {
+    let stall_ms = camera.capture.stall_timeout_ms.unwrap_or(5_000);
     let no_pace = args.source.no_pace;
     if no_pace && spec.is_live() {
         return Err(
@@ -191,12 +192,15 @@ pub fn pipeline_options(
                 .hint("leave --no-pace away, or use --lockstep"),
         );
     }
+    // Every frame with its own mask, unless it is said which.
+    let lockstep = args.source.lockstep || (no_pace && !args.schedule.is_set());
     Ok(PipelineOptions {
-        masks: if no_pace || args.source.lockstep {
+        masks: if lockstep {
             MaskPolicy::Lockstep
         } else {
             MaskPolicy::Newest
         },
+        schedule: args.schedule.over(&camera.masks)?,
         live: !(no_pace || args.source.lockstep),
         on_source_error: if spec.is_live() {
             pipeline::reconnect()
@@ -205,6 +209,7 @@ pub fn pipeline_options(
         },
         read_timeout: Duration::from_millis(500),
         stall_timeout: Duration::from_millis(stall_ms.max(500)),
+        stamp: false,
         max_frames: args.frames,
         lost_picture: None,
     })
@@ -368,7 +373,7 @@ pub fn build_camera(
     metrics: Arc<Metrics>,
 ) -> Result<Built> {
     let (spec, capture_options) = source_from(&args.source, &camera.capture)?;
-    let mut options = pipeline_options(args, &camera.capture, &spec)?;
+    let mut options = pipeline_options(args, camera, &spec)?;
     let infer_interval = infer_interval(args, &camera.model)?;
     let stream_options = stream_options(args, camera, file)?;
     let sinks = camera

@@ -35,6 +35,8 @@ pub fn log_status(health: Health) -> Result<Ticker> {
                 camera = camera.name,
                 fps = rate(now.composed, last.composed),
                 inferences_per_second = rate(now.inferences, last.inferences),
+                propagated = now.propagated - last.propagated,
+                blanked = now.blanked - last.blanked,
                 mask_age_p50_ms = now.mask_age.p50_ms.round(),
                 dropped = dropped(now) - dropped(last),
                 reconnects = now.reconnects,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{CaptureFile, FileConfig, ModelFile, OverlayFile, PrivacyFile, StreamFile};
+use super::{CaptureFile, FileConfig, MasksFile, ModelFile, OverlayFile, PrivacyFile, StreamFile};
 use crate::error::{Error, Result};
 use crate::stream::DEFAULT_OUTPUT;
 
@@ -15,6 +15,8 @@ pub struct CameraConfig {
     pub capture: CaptureFile,
     /// What segments.
     pub model: ModelFile,
+    /// How often masks are made.
+    pub masks: MasksFile,
     /// How masks are drawn.
     pub overlay: OverlayFile,
     /// What is hidden.
@@ -37,6 +39,7 @@ impl FileConfig {
                 name: "segd".into(),
                 capture: self.capture.clone(),
                 model: self.model.clone(),
+                masks: self.masks.clone(),
                 overlay: self.overlay.clone(),
                 privacy: self.privacy.clone(),
                 stream: self.stream.clone(),
@@ -96,6 +99,7 @@ impl FileConfig {
                 name: name.clone(),
                 capture,
                 model: camera.model.over(&self.model),
+                masks: camera.masks.over(&self.masks),
                 overlay: camera.overlay.over(&self.overlay),
                 privacy: camera.privacy.over(&self.privacy),
                 stream,

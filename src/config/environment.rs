@@ -4,8 +4,8 @@ use super::FileConfig;
 use crate::error::{Error, Result};
 
 /// Sections whose keys can be set.
-const SECTIONS: [&str; 7] = [
-    "capture", "model", "overlay", "privacy", "stream", "access", "health",
+const SECTIONS: [&str; 8] = [
+    "capture", "model", "masks", "overlay", "privacy", "stream", "access", "health",
 ];
 
 /// Short names of some keys.

@@ -1,4 +1,4 @@
-//! The capture thread: opens the source, again and again if so told, and shares every frame.
+//! The capture thread: opens the source, again and again if so told, and passes every frame on.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,11 +19,18 @@ use crate::supervise::{Backoff, OnTransient, open_with_retry};
 /// A source that gave frames for so long has recovered: its next failure counts as the first.
 const RECOVERED: Duration = Duration::from_secs(10);
 
-/// Opens the source, again and again if so told, and shares every frame.
+/// Who gets the frames.
+pub(super) enum CaptureTo {
+    /// Compose, which asks for masks.
+    Compose(MailboxSender<ToCompose>),
+    /// Inference, which passes them on with their masks.
+    Infer(MailboxSender<ToInfer>),
+}
+
+/// Opens the source, again and again if so told, and passes every frame on.
 pub(super) struct CaptureStage {
     pub(super) source: Box<dyn SourceOpener>,
-    pub(super) to_infer: MailboxSender<ToInfer>,
-    pub(super) to_compose: Option<MailboxSender<ToCompose>>,
+    pub(super) to: CaptureTo,
     pub(super) clock: SharedClock,
     pub(super) metrics: Arc<Metrics>,
     pub(super) stop: Stop,
@@ -155,16 +162,18 @@ impl CaptureStage {
 
     /// Passes a frame on; false when nobody listens any more.
     fn share(&self, frame: SharedFrame, frame_rate: Option<f64>) -> bool {
-        if let Some(to_compose) = &self.to_compose {
-            let sent = to_compose.send(ToCompose {
-                frame: frame.clone(),
+        let sent = match &self.to {
+            CaptureTo::Compose(to) => to.send(ToCompose {
+                frame,
                 own_mask: None,
                 frame_rate,
-            });
-            if sent == Sent::Closed {
-                return false;
-            }
-        }
-        self.to_infer.send(ToInfer { frame, frame_rate }) != Sent::Closed
+            }),
+            CaptureTo::Infer(to) => to.send(ToInfer {
+                frame,
+                frame_rate,
+                key: None,
+            }),
+        };
+        sent != Sent::Closed
     }
 }

@@ -8,15 +8,17 @@ use tracing::info;
 
 use super::control::{Control, Looks};
 use super::lost::{Lost, in_words};
+use super::masks::Masks;
 use super::outputs::Outputs;
 use super::painting::Painting;
-use super::{NewestMask, PipelineOptions, TimedMask, ToCompose};
+use super::{PipelineOptions, ToCompose};
 use crate::clock::{SharedClock, Stop};
 use crate::error::Result;
 use crate::frame::{Frame, FrameFormat};
 use crate::mailbox::{MailboxReceiver, Received};
 use crate::metrics::{Metrics, Stage};
 use crate::overlay::notice;
+use crate::stamp;
 use crate::stream::SinkOpener;
 use crate::vitals::Vitals;
 
@@ -42,7 +44,8 @@ pub(super) struct ComposeStage {
     pub(super) from: MailboxReceiver<ToCompose>,
     pub(super) sinks: Vec<Box<dyn SinkOpener>>,
     pub(super) control: Arc<Control>,
-    pub(super) newest: Arc<NewestMask>,
+    /// Where frames come without their masks.
+    pub(super) masks: Option<Masks>,
     pub(super) clock: SharedClock,
     pub(super) metrics: Arc<Metrics>,
     pub(super) stop: Stop,
@@ -50,14 +53,15 @@ pub(super) struct ComposeStage {
 }
 
 impl ComposeStage {
-    pub(super) fn run(self) -> Result<()> {
+    pub(super) fn run(mut self) -> Result<()> {
         let mut state = State::default();
-        let result = self.compose_all(&mut state);
+        let mut masks = self.masks.take();
+        let result = self.compose_all(&mut state, masks.as_mut());
         // Outputs are completed even after an error: what is written so far is worth having.
         result.and(state.outputs.map_or(Ok(()), Outputs::finish))
     }
 
-    fn compose_all(&self, state: &mut State) -> Result<()> {
+    fn compose_all(&self, state: &mut State, mut masks: Option<&mut Masks>) -> Result<()> {
         let mut composed = 0u64;
         let mut lost = self
             .options
@@ -75,7 +79,7 @@ impl ComposeStage {
                     if let Some(lost) = &mut lost {
                         lost.frame(self.clock.now_ns(), item.frame_rate);
                     }
-                    if self.compose(state, &item)? {
+                    if self.compose(state, masks.as_deref_mut(), &item)? {
                         composed += 1;
                     }
                 }
@@ -95,25 +99,6 @@ impl ComposeStage {
     fn open(&self, format: FrameFormat, frame_rate: Option<f64>) -> Result<Outputs> {
         let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
         Outputs::open(&self.sinks, format, frame_rate, self.options.live, clock, metrics)
-    }
-
-    /// The mask that `item` goes out with, and how it is shown. A mask of another size was made before the source
-    /// changed its format; a mask of another model is shown as that model's are.
-    fn mask_for(&self, item: &ToCompose) -> (Option<Arc<TimedMask>>, Arc<Looks>) {
-        let looks = self.control.looks();
-        let format = item.frame.format;
-        let mask = item
-            .own_mask
-            .clone()
-            .or_else(|| self.newest.get())
-            .filter(|m| (m.mask.width, m.mask.height) == (format.width, format.height));
-        match mask.as_ref().map(|m| &m.looks) {
-            Some(own) if own.generation != looks.generation => {
-                let own = own.clone();
-                (mask, own)
-            }
-            _ => (mask, looks),
-        }
     }
 
     /// Paintings and outputs for frames of `item`'s format. Outputs keep the format that they began with, and the
@@ -151,9 +136,18 @@ impl ComposeStage {
     }
 
     /// Paints one frame and pushes it to every output; false if no buffer was free.
-    fn compose(&self, state: &mut State, item: &ToCompose) -> Result<bool> {
+    fn compose(&self, state: &mut State, masks: Option<&mut Masks>, item: &ToCompose) -> Result<bool> {
         let frame = &item.frame;
-        let (mask, looks) = self.mask_for(item);
+        let mask = match masks {
+            Some(masks) => masks.for_frame(frame, item.frame_rate),
+            None => item.own_mask.as_deref(),
+        };
+        // A mask of another model is shown as that model's are.
+        let looks = self.control.looks();
+        let looks = match mask.map(|m| &m.looks) {
+            Some(own) if own.generation != looks.generation => own.clone(),
+            _ => looks,
+        };
         self.make_ready(state, item, &looks)?;
         let pts_ns = rising(state, frame);
         let (Some(painting), Some(outputs)) = (&mut state.painting, &mut state.outputs) else {
@@ -163,7 +157,7 @@ impl ComposeStage {
             return Ok(false);
         };
         let vitals = &self.metrics.vitals;
-        match &mask {
+        match mask {
             Some(mask) => {
                 let age = frame.captured_at_ns.saturating_sub(mask.captured_at_ns);
                 self.metrics.mask_age.record(age);
@@ -174,10 +168,13 @@ impl ComposeStage {
                 vitals.mask_age_ns.store(Vitals::NO_MASK, Relaxed);
             }
         }
-        let hidden = self.metrics.time(Stage::Overlay, || {
-            painting.paint(frame, mask.as_deref(), &mut buffer)
-        });
+        let hidden = self
+            .metrics
+            .time(Stage::Overlay, || painting.paint(frame, mask, &mut buffer));
         vitals.hidden.fetch_add(u64::from(hidden), Relaxed);
+        if self.options.stamp {
+            stamp::write(outputs.format(), &mut buffer, frame.captured_at_ns);
+        }
         self.control.snapshots.offer(outputs.format(), &buffer);
         let painted = Frame {
             sequence: frame.sequence,

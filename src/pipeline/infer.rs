@@ -1,4 +1,4 @@
-//! The inference thread: segments the frames that it gets, and publishes the masks.
+//! The inference thread: segments the frames that it gets, and hands the masks on.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -7,20 +7,29 @@ use std::time::Duration;
 use tracing::info;
 
 use super::control::{Control, Looks};
-use super::{MASKS, NewestMask, TimedMask, ToCompose, ToInfer};
+use super::{AskedMask, Done, MASKS, TimedMask, ToCompose, ToInfer};
 use crate::clock::{SharedClock, Stop};
 use crate::error::Result;
-use crate::frame::{FrameFormat, Mask, SharedFrame};
+use crate::frame::{Frame, FrameFormat, Mask};
+use crate::infer::Output;
 use crate::mailbox::{MailboxReceiver, MailboxSender, Received};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Stage, thread_cpu_ns};
+use crate::propagate::{LogitSmoother, Tiles};
 use crate::segment::Engine;
 
-/// Segments the frames that it gets, and publishes the masks.
+/// Who gets the masks.
+pub(super) enum InferTo {
+    /// Compose, with the frames: each its own.
+    Frames(MailboxSender<ToCompose>),
+    /// Compose, which asked for them.
+    Masks(MailboxSender<Done>),
+}
+
+/// Segments the frames that it gets, and hands the masks on.
 pub(super) struct InferStage {
     pub(super) engine: Engine,
     pub(super) from: MailboxReceiver<ToInfer>,
-    pub(super) to_compose: Option<MailboxSender<ToCompose>>,
-    pub(super) newest: Arc<NewestMask>,
+    pub(super) to: InferTo,
     pub(super) control: Arc<Control>,
     /// How the engine's masks are shown.
     pub(super) looks: Arc<Looks>,
@@ -36,18 +45,24 @@ impl InferStage {
                 Arc::new(TimedMask {
                     captured_at_ns: 0,
                     mask: Mask::zeros(0, 0),
+                    tiles: Tiles::default(),
                     looks: self.looks.clone(),
                 })
             })
             .collect();
         let mut prepared: Option<FrameFormat> = None;
         let mut chosen = true;
-        let mut next_ns = 0;
+        let mut work = Work {
+            output: Output::empty(),
+            smoother: LogitSmoother::default(),
+            last_key: None,
+        };
         loop {
-            if self.clock.now_ns() < next_ns {
-                self.clock.wait_until(next_ns, &self.stop);
-            }
-            let ToInfer { frame, frame_rate } = match self.from.recv() {
+            let ToInfer {
+                frame,
+                frame_rate,
+                key,
+            } = match self.from.recv() {
                 Received::Item(item) => item,
                 Received::Timeout => continue,
                 Received::Closed => return Ok(()),
@@ -55,6 +70,7 @@ impl InferStage {
             if let Some(next) = self.control.take_next_model() {
                 self.engine = next.engine;
                 self.looks = next.looks;
+                work.last_key = None;
                 prepared = None;
                 chosen = true;
             }
@@ -82,11 +98,32 @@ impl InferStage {
                 prepared = Some(frame.format);
                 self.control.set_format(frame.format);
             }
-            next_ns = self.clock.now_ns() + self.control.infer_interval().as_nanos() as u64;
             let Some(slot) = self.free_mask(&mut masks) else {
                 return Ok(());
             };
-            self.segment(frame, frame_rate, slot, &mut masks)?;
+            let cpu_ns = thread_cpu_ns();
+            let slot = self.segment(&frame, key.as_ref(), slot, &mut work)?;
+            masks.push(slot.clone());
+            match (&self.to, key) {
+                (InferTo::Frames(to), _) => {
+                    to.send(ToCompose {
+                        frame,
+                        own_mask: Some(slot),
+                        frame_rate,
+                    });
+                }
+                (InferTo::Masks(to), Some(key)) => {
+                    to.send(Done {
+                        id: key.id,
+                        mask: Some(slot),
+                        field: key.along.map(|(_, field)| field),
+                        at_ns: self.clock.now_ns(),
+                        cpu_ns: thread_cpu_ns().saturating_sub(cpu_ns),
+                    });
+                }
+                (InferTo::Masks(_), None) => {}
+            }
+            self.control.model_runs(&self.looks);
         }
     }
 
@@ -102,39 +139,62 @@ impl InferStage {
         }
     }
 
+    /// Fills a mask that nobody else holds.
     fn segment(
         &mut self,
-        frame: SharedFrame,
-        frame_rate: Option<f64>,
+        frame: &Frame,
+        key: Option<&AskedMask>,
         mut slot: Arc<TimedMask>,
-        masks: &mut Vec<Arc<TimedMask>>,
-    ) -> Result<()> {
+        work: &mut Work,
+    ) -> Result<Arc<TimedMask>> {
         if let Some(timed) = Arc::get_mut(&mut slot) {
             let vitals = &self.metrics.vitals;
             vitals.infer_began_ns.store(self.clock.now_ns().max(1), Relaxed);
-            let segmented = self.engine.segment(&frame.image(), &mut timed.mask);
+            let inferred = self.engine.infer(&frame.image(), &mut work.output);
             vitals.infer_began_ns.store(0, Relaxed);
-            segmented?;
+            inferred?;
+            if let Some(key) = key {
+                self.smooth(key, work);
+            }
+            self.engine.label(&work.output, &mut timed.mask);
             timed.captured_at_ns = frame.captured_at_ns;
+            if key.is_some() {
+                timed.tiles.read(&timed.mask);
+            }
             if !Arc::ptr_eq(&timed.looks, &self.looks) {
                 timed.looks = self.looks.clone();
             }
         }
         self.metrics.inferences.fetch_add(1, Relaxed);
-        masks.push(slot.clone());
-        match &self.to_compose {
-            Some(to_compose) => {
-                to_compose.send(ToCompose {
-                    frame,
-                    own_mask: Some(slot),
-                    frame_rate,
-                });
-            }
-            None => self.newest.set(slot),
-        }
-        self.control.model_runs(&self.looks);
-        Ok(())
+        Ok(slot)
     }
+
+    /// Mixes a key's logits with those of the key before.
+    fn smooth(&self, key: &AskedMask, work: &mut Work) {
+        if !key.smooth.is_on() {
+            return;
+        }
+        let grid = self.engine.cells(&work.output);
+        if let (Some(grid), Output::Logits { values, .. }) = (grid, &mut work.output) {
+            let along = key
+                .along
+                .as_ref()
+                .filter(|(before, _)| work.last_key == Some(*before));
+            self.metrics.time(Stage::Postprocess, || {
+                work.smoother
+                    .mix(values, &grid, along.map(|(_, field)| field), key.smooth);
+            });
+            work.last_key = Some(key.id);
+        }
+    }
+}
+
+/// What is kept from frame to frame.
+struct Work {
+    output: Output,
+    smoother: LogitSmoother,
+    /// The key whose logits the smoother holds.
+    last_key: Option<u64>,
 }
 
 /// Takes a mask that nobody else holds out of the list.

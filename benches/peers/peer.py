@@ -1,0 +1,162 @@
+"""The loop that people write: OpenCV decodes, a Python binding runs the network, numpy and OpenCV do the rest,
+x264 encodes. Runs one clip and prints one line of JSON; with --labels it writes masks of pictures instead.
+
+The network, its input size and the encoder's settings are segd's, so that only the software around differs.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+WARM_UP_FRAMES = 10
+
+
+class OnnxRuntime:
+    def __init__(self, model, threads, height, width):
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Spinning threads would burn the time of others; it makes this loop look worse.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        self.name = self.session.get_inputs()[0].name
+        self.version = f"onnxruntime {ort.__version__}"
+
+    def run(self, tensor):
+        return self.session.run(None, {self.name: tensor})[0]
+
+
+class OpenVino:
+    def __init__(self, model, threads, height, width):
+        import openvino as ov
+
+        core = ov.Core()
+        network = core.read_model(str(model))
+        network.reshape([1, 3, height, width])
+        self.request = core.compile_model(
+            network, "CPU", {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+        ).create_infer_request()
+        self.version = f"openvino {ov.__version__.split('-')[0]}"
+
+    def run(self, tensor):
+        return next(iter(self.request.infer([tensor], share_inputs=True, share_outputs=True).values()))
+
+
+ENGINES = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
+
+
+class Segmenter:
+    """Picture (BGR) to labels of its size."""
+
+    def __init__(self, args, contract, size):
+        self.width, self.height = size
+        scale = args.size / max(size)
+        multiple = contract["input"]["multiple"]
+        rounded = [max(multiple, round(side * scale / multiple) * multiple) for side in size]
+        self.input_size = tuple(rounded)
+        self.mean = np.float32(contract["input"]["mean"])
+        self.inverse_std = 1 / np.float32(contract["input"]["std"])
+        self.engine = ENGINES[args.engine](args.model, args.threads, rounded[1], rounded[0])
+
+    def labels(self, picture):
+        small = cv2.resize(picture, self.input_size, interpolation=cv2.INTER_LINEAR)
+        rgb = cv2.cvtColor(small, cv2.COLOR_BGR2RGB).astype(np.float32)
+        rgb -= self.mean
+        rgb *= self.inverse_std
+        tensor = np.ascontiguousarray(rgb.transpose(2, 0, 1)[None])
+        logits = self.engine.run(tensor)[0]
+        # OpenCV interpolates up to 4 channels of interleaved data at a time; class by class is its fastest way.
+        full = np.stack([
+            cv2.resize(plane, (self.width, self.height), interpolation=cv2.INTER_LINEAR) for plane in logits
+        ])
+        return full.argmax(axis=0).astype(np.uint8)
+
+
+def cpu_seconds_of(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def run_clip(args, contract):
+    capture = cv2.VideoCapture(str(args.clip))
+    cv2.setNumThreads(1)
+    size = (int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    segmenter = Segmenter(args, contract, size)
+    palette = np.uint8([c["color"][::-1] for c in contract["classes"]])
+    encoder = subprocess.Popen(
+        ["ffmpeg", "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{size[0]}x{size[1]}",
+         "-r", str(rate), "-i", "-", "-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency",
+         "-pix_fmt", "yuv420p", "-threads", "1", str(args.output)],
+        stdin=subprocess.PIPE,
+    )
+    frames, start = 0, None
+    while True:
+        more, picture = capture.read()
+        if not more:
+            break
+        labels = segmenter.labels(picture)
+        colors = palette[labels]
+        shown = labels != 0
+        blended = cv2.addWeighted(picture, 0.5, colors, 0.5, 0)
+        picture[shown] = blended[shown]
+        encoder.stdin.write(picture.tobytes())
+        frames += 1
+        if frames == WARM_UP_FRAMES:
+            start = (time.monotonic(), time.process_time(), cpu_seconds_of(encoder.pid))
+    own = time.process_time() - start[1]
+    encoding = cpu_seconds_of(encoder.pid) - start[2]
+    wall = time.monotonic() - start[0]
+    encoder.stdin.close()
+    encoder.wait()
+    measured = frames - WARM_UP_FRAMES
+    status = Path("/proc/self/status").read_text()
+    rss = int(status.split("VmRSS:")[1].split()[0]) / 1024
+    print(json.dumps({
+        "software": f"OpenCV {cv2.__version__} + {segmenter.engine.version}, Python {sys.version.split()[0]}",
+        "frames": frames,
+        "fps": measured / wall,
+        "cpu_ms_per_frame": (own + encoding) * 1e3 / measured,
+        "encoder_cpu_ms_per_frame": encoding * 1e3 / measured,
+        "rss_mib": rss,
+    }))
+
+
+def write_labels(args, contract):
+    args.labels.mkdir(parents=True, exist_ok=True)
+    for path in args.pictures:
+        picture = cv2.imread(str(path))
+        segmenter = Segmenter(args, contract, (picture.shape[1], picture.shape[0]))
+        cv2.imwrite(str(args.labels / f"{path.stem}.png"), segmenter.labels(picture))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engine", choices=ENGINES, required=True)
+    parser.add_argument("--contract", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--size", type=int, required=True, help="longer side of the network's input")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clip", type=Path)
+    parser.add_argument("--output", type=Path, default="/dev/null")
+    parser.add_argument("--labels", type=Path, help="write masks of PICTURES here")
+    parser.add_argument("pictures", type=Path, nargs="*")
+    args = parser.parse_args()
+    contract = tomllib.loads(args.contract.read_text())
+    if args.labels:
+        write_labels(args, contract)
+    else:
+        run_clip(args, contract)
+
+
+main()

@@ -1,0 +1,204 @@
+//! In the steady state no stage allocates: counted over whole runs of the pipeline.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
+use segd::capture::{CaptureOptions, Pace, parse_uri};
+use segd::clock::RealClock;
+use segd::error::Result;
+use segd::infer::{Backend, InputSize, Output, RunsOn, Segmenter, TensorData};
+use segd::metrics::Metrics;
+use segd::model::{Contract, Model, Origin};
+use segd::overlay::OverlayOptions;
+use segd::pipeline::control::{Control, Looks};
+use segd::pipeline::{MaskPolicy, Parts, PipelineOptions, run};
+use segd::schedule::ScheduleOptions;
+use segd::segment::Engine;
+use segd::stream::{StreamOptions, parse_output};
+use segd::supervise::OnTransient;
+
+/// Counts what the system's allocator is asked for.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call is passed on to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        // SAFETY: the caller keeps GlobalAlloc's contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        // SAFETY: as above.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Logits from the mean of each cell's pixels, in a buffer that is kept.
+struct MadeBackend;
+
+struct MadeSegmenter(InputSize);
+
+impl Backend for MadeBackend {
+    fn name(&self) -> &'static str {
+        "made"
+    }
+
+    fn prepare(&self, _model: &Model, size: InputSize) -> Result<Box<dyn Segmenter>> {
+        Ok(Box::new(MadeSegmenter(size)))
+    }
+}
+
+impl Segmenter for MadeSegmenter {
+    fn input_size(&self) -> InputSize {
+        self.0
+    }
+
+    fn runs_on(&self) -> RunsOn {
+        RunsOn {
+            backend: "made",
+            provider: "CPU".into(),
+            precision: "fp32".into(),
+            version: "1".into(),
+        }
+    }
+
+    fn run(&mut self, input: &TensorData, output: &mut Output) -> Result<()> {
+        let TensorData::F32(pixels) = input else {
+            panic!("the contract says f32")
+        };
+        let (width, height) = (self.0.width / 8, self.0.height / 8);
+        if !matches!(output, Output::Logits { .. }) {
+            *output = Output::Logits {
+                classes: 2,
+                height,
+                width,
+                values: vec![0.0; 2 * width * height],
+            };
+        }
+        if let Output::Logits { values, .. } = output {
+            for cell in 0..width * height {
+                let at = cell / width * 8 * self.0.width + cell % width * 8;
+                values[cell] = 100.0;
+                values[width * height + cell] = pixels[at];
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Allocations of a run of so many frames.
+fn allocations(frames: u64, masks: MaskPolicy, schedule: ScheduleOptions) -> u64 {
+    let text = r#"
+        format = 1
+        name = "made"
+        [input]
+        layout = "nchw"
+        dtype = "f32"
+        color = "rgb"
+        resize = "stretch"
+        width = 128
+        height = 96
+        [output]
+        kind = "logits"
+        layout = "nchw"
+        dtype = "f32"
+        grid = "half-pixel"
+        [[classes]]
+        name = "dark"
+        color = [0, 0, 0]
+        background = true
+        [[classes]]
+        name = "bright"
+        color = [255, 255, 255]
+        [[files]]
+        path = "made.onnx"
+        precision = "fp32"
+        backends = ["tract"]
+        sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    "#;
+    let model = Arc::new(Model {
+        contract: Contract::parse(text, "made").unwrap(),
+        origin: Origin::Embedded,
+    });
+    let (clock, metrics) = (RealClock::shared(), Metrics::shared());
+    let capture = CaptureOptions {
+        width: 320,
+        height: 240,
+        pace: Pace::AsFastAsPossible,
+        ..CaptureOptions::default()
+    };
+    let source = parse_uri("test://")
+        .unwrap()
+        .opener(&capture, clock.clone())
+        .unwrap();
+    let sink = parse_output("null://")
+        .unwrap()
+        .opener(&StreamOptions::default())
+        .unwrap();
+    let looks = Looks {
+        generation: 0,
+        classes: model.contract.classes.clone(),
+        overlay: OverlayOptions::default(),
+        privacy: None,
+    };
+    let parts = Parts {
+        source,
+        sinks: vec![sink],
+        engine: Engine::new(model, Arc::new(MadeBackend), None, metrics.clone()),
+        control: Control::new(looks, Duration::ZERO),
+        clock,
+        metrics,
+    };
+    let options = PipelineOptions {
+        masks,
+        schedule,
+        live: false,
+        on_source_error: OnTransient::GiveUp,
+        read_timeout: Duration::from_millis(100),
+        stall_timeout: Duration::from_secs(5),
+        stamp: false,
+        max_frames: Some(frames),
+        lost_picture: None,
+    };
+    let (_stop, asked_to_stop) = bounded(1);
+    let before = ALLOCATIONS.load(Relaxed);
+    run(parts, options, &asked_to_stop).unwrap();
+    ALLOCATIONS.load(Relaxed) - before
+}
+
+#[test]
+fn frames_cost_no_allocation() {
+    let every = ScheduleOptions {
+        every: Some(3),
+        ..ScheduleOptions::default()
+    };
+    for (masks, schedule) in [(MaskPolicy::Newest, every), (MaskPolicy::Lockstep, every)] {
+        // The first run also pays for what is made once in a process.
+        allocations(50, masks, schedule);
+        let (short, long) = (
+            allocations(200, masks, schedule),
+            allocations(1200, masks, schedule),
+        );
+        let more = long.saturating_sub(short);
+        // A frame's shared handle is one; threads that start or end at another moment may make a few.
+        assert!(
+            more <= 1000 + 50,
+            "{more} allocations for 1000 frames more ({masks:?})"
+        );
+    }
+}
