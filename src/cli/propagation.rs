@@ -13,7 +13,7 @@ use tracing::info;
 use crate::capture::{Capture, CaptureOptions, Pace, parse_uri};
 use crate::cli::args::ModelArgs;
 use crate::clock::RealClock;
-use crate::dataset::{self, Labels};
+use crate::dataset::{Dataset, Format, Labels};
 use crate::error::{Error, Result};
 use crate::frame::{Colorimetry, FrameFormat, ImageRef, Mask, PixelFormat};
 use crate::infer::Output;
@@ -421,7 +421,7 @@ fn on_stills(
     ways: &[Way],
     limit: Option<usize>,
 ) -> Result<Vec<Row>> {
-    let mut samples = dataset::voc(root, "val")?;
+    let mut samples = Dataset::open(Format::Voc, root)?.split("val")?;
     samples.truncate(limit.unwrap_or(usize::MAX).max(1));
     let mut sums = vec![Sums::default(); ways.len()];
     for s in &mut sums {
