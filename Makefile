@@ -2,10 +2,14 @@
 # make test    all checks and tests
 # make build   target/release/segd
 # make bench-peers   segd beside other software, same clip and network
+# make deb     target/debian/segd_*.deb
+# make test-vm the package and the camera in a virtual machine (needs root, debootstrap, QEMU)
+# make soak    45 minutes under clients that misbehave
 # Each target installs what it needs and says so. ARGS="..." is passed on to segd by `make run`.
-.PHONY: run build test deps test-deps libtorch onnxruntime bench bench-peers clean
+.PHONY: run build deb cargo-deb test test-vm vm-deps soak deps test-deps libtorch onnxruntime bench bench-peers clean
 
 CARGO_DENY_VERSION = 0.20.2
+CARGO_DEB_VERSION = 3.8.0
 
 run: build onnxruntime
 	@scripts/run.sh $(ARGS)
@@ -26,6 +30,25 @@ test: test-deps onnxruntime libtorch
 test-deps:
 	@scripts/deps.sh test
 	@cargo deny --version 2>/dev/null | grep -qx 'cargo-deny $(CARGO_DENY_VERSION)' || { echo "deps: installing cargo-deny (licence and source checks)"; cargo install --quiet --locked cargo-deny@$(CARGO_DENY_VERSION); }
+
+cargo-deb:
+	@cargo deb --version 2>/dev/null | grep -qx '$(CARGO_DEB_VERSION)' || { echo "deps: installing cargo-deb (makes the package)"; cargo install --quiet --locked cargo-deb@$(CARGO_DEB_VERSION); }
+
+deb: build onnxruntime cargo-deb
+	cargo deb --no-build --locked
+
+# The package of the debug build, which the tests have made already.
+test-vm: vm-deps onnxruntime cargo-deb
+	cargo build --locked
+	cargo deb --no-build --profile dev --strip --fast --output target/vm/segd.deb
+	scripts/vm/build.sh
+	scripts/vm/run.sh target/vm/segd.deb
+
+vm-deps:
+	@scripts/deps.sh vm
+
+soak: build
+	scripts/soak.py --minutes $(or $(MINUTES),45)
 
 # libtorch for the trainer only; segd does not use it.
 libtorch: deps

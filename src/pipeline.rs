@@ -235,6 +235,7 @@ pub fn run(parts: Parts, options: PipelineOptions, asked_to_stop: &Receiver<()>)
                 clock,
                 metrics,
                 stop,
+                failing_since_ns: None,
             }
             .run()
         })?;

@@ -44,7 +44,7 @@ mod v4l2_unpack;
 #[cfg(feature = "camera")]
 pub use camera_list::{CameraInfo, list_cameras};
 pub use images::{RgbPicture, load_rgb};
-pub use options::{CaptureOptions, RtspTransport};
+pub use options::{CameraFormat, CaptureOptions, RtspTransport};
 pub use uri::{SourceSpec, mask_credentials, parse_uri};
 
 /// What a source lost or changed on the way, since it was opened.

@@ -21,6 +21,20 @@ pub enum RtspTransport {
     Tcp,
 }
 
+/// How a camera is to deliver its pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CameraFormat {
+    /// 4:2:0 in three planes.
+    Yu12,
+    /// 4:2:0 with interleaved chroma.
+    Nv12,
+    /// 4:2:2.
+    Yuyv,
+    /// JPEG.
+    Mjpg,
+}
+
 /// What the user wants of a source. Keys that don't concern the source at hand are ignored.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -50,6 +64,8 @@ pub struct CaptureOptions {
     pub decoder_threads: u32,
     /// The most pixels that an image file may have.
     pub max_image_pixels: u64,
+    /// Only modes of this format of a camera; the cheapest that has the size and rate if `None`.
+    pub pixel_format: Option<CameraFormat>,
     /// What a camera's controls are set to, by name.
     pub controls: Vec<(String, ControlValue)>,
 }
@@ -68,6 +84,7 @@ impl Default for CaptureOptions {
             rtsp_transport: RtspTransport::Auto,
             decoder_threads: 1,
             max_image_pixels: 100_000_000,
+            pixel_format: None,
             controls: Vec::new(),
         }
     }

@@ -35,7 +35,7 @@ use super::camera_mode::{Encoding, Interval, Mode, Rates, Sizes, Wanted, choose_
 use super::mjpeg::MjpegDecoder;
 use super::v4l2_error::{EINVAL, ENODEV, camera_error};
 use super::v4l2_unpack::{Decode, Numbering, Unpacker, age_of, colorimetry};
-use super::{Capture, CaptureOptions, FrameSource, SourceCounters, SourceOpener};
+use super::{CameraFormat, Capture, CaptureOptions, FrameSource, SourceCounters, SourceOpener};
 
 /// Buffers of the driver: one is read from, the others fill.
 const BUFFERS: u32 = 4;
@@ -262,7 +262,7 @@ impl CameraSource {
             Err(e) if e.raw_os_error() != Some(EINVAL) => return Err(fail("asking for the format", e)),
             _ => {}
         }
-        let modes = modes_of(&device, options.width, options.height).map_err(|why| {
+        let mut modes = modes_of(&device, options.width, options.height).map_err(|why| {
             // Lists that come back empty don't tell that the camera was pulled out meanwhile.
             match device.format() {
                 Err(e) if e.raw_os_error() == Some(ENODEV) => fail("listing modes", e),
@@ -272,6 +272,22 @@ impl CameraSource {
                 )),
             }
         })?;
+        if let Some(format) = options.pixel_format {
+            let encoding = match format {
+                CameraFormat::Yu12 => Encoding::I420,
+                CameraFormat::Nv12 => Encoding::Nv12,
+                CameraFormat::Yuyv => Encoding::Yuyv,
+                CameraFormat::Mjpg => Encoding::Mjpeg,
+            };
+            modes.retain(|mode| mode.encoding == encoding);
+            if modes.is_empty() {
+                return Err(Error::usage(format!(
+                    "camera {}: capture.pixel_format: it has no mode of {format:?}",
+                    path.display()
+                ))
+                .hint("`segd probe` lists its modes"));
+            }
+        }
         let wanted = Wanted {
             width: options.width,
             height: options.height,

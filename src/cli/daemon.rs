@@ -14,7 +14,7 @@ use crate::cli::run::{
 };
 use crate::cli::status;
 use crate::clock::Stop;
-use crate::config::{CameraConfig, FileConfig};
+use crate::config::{CameraConfig, FileConfig, PrivacyFile};
 use crate::error::Result;
 use crate::health::{Health, Limits, Watched, http, notify};
 use crate::metrics::Metrics;
@@ -23,6 +23,7 @@ use crate::pipeline::control::{Control, Looks, NextModel};
 use crate::segment::Engine;
 use crate::stream::parse_output;
 use crate::supervise::{Background, Job, run_all, signals};
+use crate::turns::Turns;
 
 /// How long after the start nothing but a missing camera counts as unwell.
 const WARM_UP: Duration = Duration::from_secs(20);
@@ -51,6 +52,10 @@ pub fn run(args: RunArgs) -> Result<()> {
             1 => e,
             _ => e.in_camera(&config.name),
         })?);
+    }
+    if built.len() > 1 {
+        let turns = Turns::new(std::thread::available_parallelism().map_or(1, usize::from));
+        built.iter().for_each(|b| b.parts.control.share(turns.clone()));
     }
     let live = built.iter().all(|b| b.options.live);
     let health = Health::new(watched(&configs, &built, &file)?);

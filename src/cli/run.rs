@@ -169,6 +169,7 @@ pub fn source_from(args: &SourceArgs, file: &config::CaptureFile) -> Result<(Sou
     if let Some(fps) = args.fps.or(file.fps) {
         options.fps = check_range("fps", fps, 0.1..=1000.0)?;
     }
+    options.pixel_format = file.pixel_format;
     options.controls = file.controls.clone().unwrap_or_default().into_iter().collect();
     options.looped = args.looped || file.looped.unwrap_or(false);
     options.pace = if args.no_pace {
@@ -393,6 +394,10 @@ pub fn build_camera(
         "model"
     );
     let looks = looks_from(args, camera, &chosen.model.contract, 0)?;
+    // Few masks are enough to show things, not to hide them: then every frame is segmented that there is time for.
+    if looks.privacy.is_some() && !args.schedule.is_set() && camera.masks == config::MasksFile::default() {
+        options.schedule.every = Some(1);
+    }
     if options.live {
         options.lost_picture = Some(lost_picture(&capture_options, looks.overlay.mode));
     }

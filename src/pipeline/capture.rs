@@ -17,7 +17,7 @@ use crate::pool::FramePool;
 use crate::supervise::{Backoff, OnTransient, open_with_retry};
 
 /// A source that gave frames for so long has recovered: its next failure counts as the first.
-const RECOVERED: Duration = Duration::from_secs(10);
+const RECOVERED: Duration = Duration::from_secs(1);
 
 /// Who gets the frames.
 pub(super) enum CaptureTo {

@@ -2,7 +2,7 @@
 //! between two frames.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -13,6 +13,7 @@ use crate::overlay::OverlayOptions;
 use crate::redact::RedactOptions;
 use crate::segment::Engine;
 use crate::snapshot::SnapshotDesk;
+use crate::turns::Turns;
 
 /// What is hidden in every outgoing frame.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +53,7 @@ pub struct Control {
     format: Mutex<Option<FrameFormat>>,
     /// Outgoing pictures for who asks.
     pub snapshots: SnapshotDesk,
+    turns: OnceLock<Arc<Turns>>,
 }
 
 impl Control {
@@ -63,7 +65,18 @@ impl Control {
             infer_interval_ns: AtomicU64::new(infer_interval.as_nanos() as u64),
             format: Mutex::new(None),
             snapshots: SnapshotDesk::default(),
+            turns: OnceLock::new(),
         })
+    }
+
+    /// Inferences take turns with those of other pipelines. Once, before the pipeline runs.
+    pub fn share(&self, turns: Arc<Turns>) {
+        let _ = self.turns.set(turns);
+    }
+
+    /// Where turns are taken, if they are.
+    pub(super) fn turns(&self) -> Option<&Arc<Turns>> {
+        self.turns.get()
     }
 
     /// How masks are shown now.

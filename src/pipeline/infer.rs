@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::control::{Control, Looks};
 use super::{AskedMask, Done, MASKS, TimedMask, ToCompose, ToInfer};
-use crate::clock::{SharedClock, Stop};
-use crate::error::Result;
+use crate::clock::{SharedClock, Stop, TimeNs};
+use crate::error::{Error, Result};
 use crate::frame::{Frame, FrameFormat, Mask};
 use crate::infer::Output;
 use crate::mailbox::{MailboxReceiver, MailboxSender, Received};
@@ -36,7 +36,14 @@ pub(super) struct InferStage {
     pub(super) clock: SharedClock,
     pub(super) metrics: Arc<Metrics>,
     pub(super) stop: Stop,
+    /// When inferences began to fail, if the last one has.
+    pub(super) failing_since_ns: Option<TimeNs>,
 }
+
+/// A network that fails for so long is not waited for any longer: the run ends, and a service manager begins anew.
+const GIVE_UP_NS: u64 = 5_000_000_000;
+/// Between a failed inference and the next.
+const AFTER_FAILURE: Duration = Duration::from_millis(50);
 
 impl InferStage {
     pub(super) fn run(mut self) -> Result<()> {
@@ -58,15 +65,25 @@ impl InferStage {
             last_key: None,
         };
         loop {
-            let ToInfer {
-                frame,
-                frame_rate,
-                key,
-            } = match self.from.recv() {
+            let item = match self.from.recv() {
                 Received::Item(item) => item,
                 Received::Timeout => continue,
                 Received::Closed => return Ok(()),
             };
+            let turn = match self.control.turns() {
+                None => None,
+                Some(turns) => {
+                    let Some(turn) = turns.take(&self.stop) else {
+                        return Ok(());
+                    };
+                    Some(turn)
+                }
+            };
+            let ToInfer {
+                frame,
+                frame_rate,
+                key,
+            } = item;
             if let Some(next) = self.control.take_next_model() {
                 self.engine = next.engine;
                 self.looks = next.looks;
@@ -102,20 +119,32 @@ impl InferStage {
                 return Ok(());
             };
             let cpu_ns = thread_cpu_ns();
-            let slot = self.segment(&frame, key.as_ref(), slot, &mut work)?;
+            let (slot, segmented) = self.segment(&frame, key.as_ref(), slot, &mut work);
             masks.push(slot.clone());
+            drop(turn);
+            let mask = match segmented {
+                Ok(()) => {
+                    self.failing_since_ns = None;
+                    Some(slot)
+                }
+                Err(error) => {
+                    self.tolerate(error)?;
+                    None
+                }
+            };
+            let is_there = mask.is_some();
             match (&self.to, key) {
                 (InferTo::Frames(to), _) => {
                     to.send(ToCompose {
                         frame,
-                        own_mask: Some(slot),
+                        own_mask: mask,
                         frame_rate,
                     });
                 }
                 (InferTo::Masks(to), Some(key)) => {
                     to.send(Done {
                         id: key.id,
-                        mask: Some(slot),
+                        mask,
                         field: key.along.map(|(_, field)| field),
                         at_ns: self.clock.now_ns(),
                         cpu_ns: thread_cpu_ns().saturating_sub(cpu_ns),
@@ -123,7 +152,9 @@ impl InferStage {
                 }
                 (InferTo::Masks(_), None) => {}
             }
-            self.control.model_runs(&self.looks);
+            if is_there {
+                self.control.model_runs(&self.looks);
+            }
         }
     }
 
@@ -139,20 +170,23 @@ impl InferStage {
         }
     }
 
-    /// Fills a mask that nobody else holds.
+    /// Fills a mask that nobody else holds, and gives it back in any case.
     fn segment(
         &mut self,
         frame: &Frame,
         key: Option<&AskedMask>,
         mut slot: Arc<TimedMask>,
         work: &mut Work,
-    ) -> Result<Arc<TimedMask>> {
+    ) -> (Arc<TimedMask>, Result<()>) {
         if let Some(timed) = Arc::get_mut(&mut slot) {
             let vitals = &self.metrics.vitals;
             vitals.infer_began_ns.store(self.clock.now_ns().max(1), Relaxed);
             let inferred = self.engine.infer(&frame.image(), &mut work.output);
             vitals.infer_began_ns.store(0, Relaxed);
-            inferred?;
+            if let Err(error) = inferred {
+                work.last_key = None;
+                return (slot, Err(error));
+            }
             if let Some(key) = key {
                 self.smooth(key, work);
             }
@@ -166,7 +200,7 @@ impl InferStage {
             }
         }
         self.metrics.inferences.fetch_add(1, Relaxed);
-        Ok(slot)
+        (slot, Ok(()))
     }
 
     /// Mixes a key's logits with those of the key before.
@@ -195,6 +229,24 @@ struct Work {
     smoother: LogitSmoother,
     /// The key whose logits the smoother holds.
     last_key: Option<u64>,
+}
+
+impl InferStage {
+    /// A failed inference is left out, and the masks grow old; one that goes on failing ends the run.
+    fn tolerate(&mut self, error: Error) -> Result<()> {
+        let now = self.clock.now_ns();
+        let since = *self.failing_since_ns.get_or_insert(now);
+        let lockstep = matches!(self.to, InferTo::Frames(_));
+        if !error.is_transient() || lockstep || now.saturating_sub(since) > GIVE_UP_NS {
+            return Err(error);
+        }
+        if since == now {
+            warn!("an inference has failed: {error}");
+        }
+        self.metrics.vitals.infer_failures.fetch_add(1, Relaxed);
+        self.clock.wait(AFTER_FAILURE, &self.stop);
+        Ok(())
+    }
 }
 
 /// Takes a mask that nobody else holds out of the list.

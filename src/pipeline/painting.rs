@@ -69,8 +69,7 @@ impl Painting {
     pub(super) fn paint(&mut self, frame: &Frame, mask: Option<&TimedMask>, out: &mut [u8]) -> bool {
         if let (Some(privacy), Some(_)) = (&self.looks.privacy, &self.redactor) {
             let max_ns = u64::try_from(privacy.max_mask_age.as_nanos()).unwrap_or(u64::MAX);
-            let current =
-                mask.is_some_and(|m| frame.captured_at_ns.saturating_sub(m.captured_at_ns) <= max_ns);
+            let current = mask.is_some_and(|m| frame.captured_at_ns.abs_diff(m.captured_at_ns) <= max_ns);
             if !current {
                 notice(self.out, &HIDDEN, out);
                 return true;

@@ -1,0 +1,17 @@
+//! Outputs, users' entries and camera names are read or refused; what was read is written as it was.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use segd::health::http::parse_listen;
+use segd::stream::access::User;
+use segd::stream::parse_output;
+
+fuzz_target!(|text: &str| {
+    if let Ok(spec) = parse_output(text) {
+        assert_eq!(parse_output(&spec.to_string()).unwrap(), spec);
+    }
+    if let Ok(user) = User::parse(text) {
+        assert_eq!(User::parse(&user.entry()).unwrap(), user);
+    }
+    let _ = parse_listen(text, true);
+});

@@ -1,0 +1,560 @@
+//! Faults at each stage, put in on purpose: what goes out, what is said, what ends the run.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded};
+use segd::capture::{Capture, FrameSource, SourceOpener};
+use segd::clock::{RealClock, SharedClock};
+use segd::error::{Error, Result};
+use segd::frame::{Frame, FrameFormat, PixelFormat};
+use segd::infer::{Backend, InputSize, Output, RunsOn, Segmenter, TensorData};
+use segd::metrics::Metrics;
+use segd::model::{Contract, Model, Origin};
+use segd::overlay::OverlayOptions;
+use segd::pipeline::control::{Control, Looks, NextModel, Privacy};
+use segd::pipeline::{LostPicture, MaskPolicy, Parts, PipelineOptions, reconnect, run};
+use segd::pool::FramePool;
+use segd::redact::{How, RedactOptions};
+use segd::segment::Engine;
+use segd::stream::{FrameSink, SinkOpener};
+use segd::supervise::Ended;
+
+const WIDTH: usize = 64;
+const HEIGHT: usize = 64;
+/// Luma of the captured pictures: what must not go out in clear.
+const SECRET: u8 = 200;
+
+fn format() -> FrameFormat {
+    FrameFormat::new(PixelFormat::I420, WIDTH, HEIGHT)
+}
+
+type Step = Box<dyn FnMut(u64) -> Result<Option<u64>> + Send>;
+
+/// A source whose `next` says for each read the frame's time, that nothing came, or an error.
+struct Source {
+    opened: Arc<AtomicUsize>,
+    next: Arc<Mutex<Step>>,
+}
+
+struct Opened {
+    next: Arc<Mutex<Step>>,
+    sequence: u64,
+}
+
+impl SourceOpener for Source {
+    fn name(&self) -> String {
+        "made".into()
+    }
+
+    fn open(&self) -> Result<Box<dyn FrameSource>> {
+        self.opened.fetch_add(1, Relaxed);
+        Ok(Box::new(Opened {
+            next: self.next.clone(),
+            sequence: 0,
+        }))
+    }
+}
+
+impl FrameSource for Opened {
+    fn format(&self) -> FrameFormat {
+        format()
+    }
+
+    fn frame_rate(&self) -> Option<f64> {
+        Some(100.0)
+    }
+
+    fn describe(&self) -> String {
+        "made".into()
+    }
+
+    fn next_frame(&mut self, pool: &FramePool, timeout: Duration) -> Result<Capture> {
+        std::thread::sleep(Duration::from_millis(5));
+        let Some(at) = (self.next.lock().unwrap())(self.sequence)? else {
+            std::thread::sleep(timeout.min(Duration::from_millis(20)));
+            return Ok(Capture::Timeout);
+        };
+        let Some(mut data) = pool.take() else {
+            return Ok(Capture::Dropped);
+        };
+        data[..WIDTH * HEIGHT].fill(SECRET);
+        data[WIDTH * HEIGHT..].fill(128);
+        self.sequence += 1;
+        Ok(Capture::Frame(Frame {
+            sequence: self.sequence,
+            captured_at_ns: at,
+            pts_ns: at,
+            format: format(),
+            data,
+        }))
+    }
+}
+
+/// What the network does when it runs for the n-th time.
+type Answer = Arc<dyn Fn(u64) -> Result<u8> + Send + Sync>;
+
+struct Network {
+    answer: Answer,
+}
+
+struct Prepared {
+    size: InputSize,
+    answer: Answer,
+    runs: u64,
+}
+
+impl Backend for Network {
+    fn name(&self) -> &'static str {
+        "made"
+    }
+
+    fn prepare(&self, _model: &Model, size: InputSize) -> Result<Box<dyn Segmenter>> {
+        Ok(Box::new(Prepared {
+            size,
+            answer: self.answer.clone(),
+            runs: 0,
+        }))
+    }
+}
+
+impl Segmenter for Prepared {
+    fn input_size(&self) -> InputSize {
+        self.size
+    }
+
+    fn runs_on(&self) -> RunsOn {
+        RunsOn {
+            backend: "made",
+            provider: "CPU".into(),
+            precision: "fp32".into(),
+            version: "1".into(),
+        }
+    }
+
+    fn run(&mut self, _input: &TensorData, output: &mut Output) -> Result<()> {
+        self.runs += 1;
+        let label = (self.answer)(self.runs)?;
+        *output = Output::Labels {
+            height: self.size.height,
+            width: self.size.width,
+            labels: vec![label; self.size.width * self.size.height],
+        };
+        Ok(())
+    }
+}
+
+/// What reached the output.
+#[derive(Clone, Default)]
+struct Seen {
+    pictures: Arc<Mutex<Vec<Vec<u8>>>>,
+    opened: Arc<AtomicUsize>,
+    /// Pushes so far, over all openings.
+    pushed: Arc<AtomicUsize>,
+}
+
+struct Sink {
+    seen: Seen,
+    fail: Arc<dyn Fn(usize) -> Option<Error> + Send + Sync>,
+}
+
+impl SinkOpener for Sink {
+    fn name(&self) -> String {
+        "sink".into()
+    }
+
+    fn is_live(&self) -> bool {
+        true
+    }
+
+    fn open(&self, _format: FrameFormat, _frame_rate: Option<f64>) -> Result<Box<dyn FrameSink>> {
+        self.seen.opened.fetch_add(1, Relaxed);
+        Ok(Box::new(Self {
+            seen: self.seen.clone(),
+            fail: self.fail.clone(),
+        }))
+    }
+}
+
+impl FrameSink for Sink {
+    fn describe(&self) -> String {
+        "sink".into()
+    }
+
+    fn push(&mut self, frame: Frame) -> Result<()> {
+        let n = self.seen.pushed.fetch_add(1, Relaxed);
+        if let Some(error) = (self.fail)(n) {
+            return Err(error);
+        }
+        self.seen.pictures.lock().unwrap().push(frame.data[..].to_vec());
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn contract() -> Contract {
+    let text = format!(
+        r#"
+        format = 1
+        name = "made"
+        [input]
+        layout = "nchw"
+        dtype = "f32"
+        color = "rgb"
+        resize = "stretch"
+        width = {WIDTH}
+        height = {HEIGHT}
+        [output]
+        kind = "labels"
+        dtype = "u8"
+        [[classes]]
+        name = "background"
+        color = [0, 0, 0]
+        background = true
+        [[classes]]
+        name = "person"
+        color = [255, 0, 0]
+        [[files]]
+        path = "made.onnx"
+        precision = "fp32"
+        backends = ["tract"]
+        sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        "#
+    );
+    Contract::parse(&text, "made").unwrap()
+}
+
+fn looks(generation: u64, privacy: Option<How>) -> Looks {
+    Looks {
+        generation,
+        classes: contract().classes,
+        overlay: OverlayOptions {
+            alpha: 0.0,
+            legend: false,
+            ..OverlayOptions::default()
+        },
+        privacy: privacy.map(|how| Privacy {
+            redact: RedactOptions {
+                how: vec![None, Some(how)],
+                margin: 0.0,
+            },
+            max_mask_age: Duration::from_millis(300),
+        }),
+    }
+}
+
+fn engine(answer: Answer, metrics: &Arc<Metrics>) -> Engine {
+    let model = Arc::new(Model {
+        contract: contract(),
+        origin: Origin::Embedded,
+    });
+    Engine::new(model, Arc::new(Network { answer }), None, metrics.clone())
+}
+
+/// A live pipeline whose stages fail as told.
+struct Rig {
+    metrics: Arc<Metrics>,
+    control: Arc<Control>,
+    seen: Seen,
+    opened: Arc<AtomicUsize>,
+    stop: Sender<()>,
+    thread: std::thread::JoinHandle<Result<Ended>>,
+}
+
+struct Faults {
+    next: Step,
+    answer: Answer,
+    fail_sink: Arc<dyn Fn(usize) -> Option<Error> + Send + Sync>,
+    privacy: Option<How>,
+    clock: SharedClock,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        let clock = RealClock::shared();
+        let now = clock.clone();
+        Self {
+            next: Box::new(move |_| Ok(Some(now.now_ns()))),
+            answer: Arc::new(|_| Ok(0)),
+            fail_sink: Arc::new(|_| None),
+            privacy: None,
+            clock,
+        }
+    }
+}
+
+impl Faults {
+    fn start(self) -> Rig {
+        let metrics = Metrics::shared();
+        let control = Control::new(looks(0, self.privacy), Duration::ZERO);
+        let (seen, opened) = (Seen::default(), Arc::new(AtomicUsize::new(0)));
+        let parts = Parts {
+            source: Box::new(Source {
+                opened: opened.clone(),
+                next: Arc::new(Mutex::new(self.next)),
+            }),
+            sinks: vec![Box::new(Sink {
+                seen: seen.clone(),
+                fail: self.fail_sink,
+            })],
+            engine: engine(self.answer, &metrics),
+            control: control.clone(),
+            clock: self.clock,
+            metrics: metrics.clone(),
+        };
+        let options = PipelineOptions {
+            masks: MaskPolicy::Newest,
+            live: true,
+            on_source_error: reconnect(),
+            read_timeout: Duration::from_millis(50),
+            stall_timeout: Duration::from_secs(1),
+            max_frames: None,
+            lost_picture: Some(LostPicture {
+                after: Duration::from_millis(400),
+                period: Duration::from_millis(100),
+                format: format(),
+                frame_rate: Some(30.0),
+            }),
+        };
+        let (stop, asked) = bounded(1);
+        let thread = std::thread::spawn(move || run(parts, options, &asked));
+        Rig {
+            metrics,
+            control,
+            seen,
+            opened,
+            stop,
+            thread,
+        }
+    }
+}
+
+impl Rig {
+    #[track_caller]
+    fn wait(&self, what: &str, ready: impl Fn(&Self) -> bool) {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while !ready(self) {
+            assert!(std::time::Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn pictures(&self) -> Vec<Vec<u8>> {
+        self.seen.pictures.lock().unwrap().clone()
+    }
+
+    fn stop(self) -> Result<Ended> {
+        let _ = self.stop.send(());
+        self.thread.join().unwrap()
+    }
+}
+
+fn shows_secret(picture: &[u8]) -> bool {
+    picture[..WIDTH * HEIGHT].contains(&SECRET)
+}
+
+#[test]
+fn a_source_that_fails_or_falls_silent_is_shown_and_opened_again() {
+    let clock = RealClock::shared();
+    let now = clock.clone();
+    let reads = AtomicU64::new(0);
+    let faults = Faults {
+        next: Box::new(move |_| match reads.fetch_add(1, Relaxed) {
+            20 => Err(Error::transient("unplugged")),
+            // Hangs without an error until it is opened again.
+            40..=80 => Ok(None),
+            _ => Ok(Some(now.now_ns())),
+        }),
+        clock,
+        ..Faults::default()
+    };
+    let rig = faults.start();
+    rig.wait("it was opened after the error and after the silence", |r| {
+        r.opened.load(Relaxed) >= 3
+    });
+    rig.wait("frames again", |r| r.metrics.vitals.source_lost().is_none());
+    let notices = rig.metrics.vitals.notices.load(Relaxed);
+    assert!(notices >= 2, "{notices}");
+    assert!(rig.pictures().iter().any(|p| !shows_secret(p)), "a notice");
+    assert!(rig.metrics.reconnects.load(Relaxed) >= 2);
+    assert_eq!(rig.seen.opened.load(Relaxed), 1, "the output stays open");
+    assert_eq!(rig.stop().unwrap(), Ended::Stopped);
+}
+
+#[test]
+fn privacy_shows_nothing_while_the_mask_is_missing_old_or_of_a_failed_model() {
+    // No answer for a while, then answers, then the network fails, then it answers again.
+    let gate = Arc::new(AtomicUsize::new(0));
+    let state = gate.clone();
+    let answer: Answer = Arc::new(move |_| {
+        loop {
+            match state.load(Relaxed) {
+                0 => std::thread::sleep(Duration::from_millis(5)),
+                1 => return Ok(0),
+                2 => {
+                    std::thread::sleep(Duration::from_millis(5));
+                    return Err(Error::transient("the accelerator has reset"));
+                }
+                _ => return Ok(1),
+            }
+        }
+    });
+    let faults = Faults {
+        answer,
+        privacy: Some(How::Fill),
+        ..Faults::default()
+    };
+    let rig = faults.start();
+    rig.wait("pictures before the first mask", |r| r.pictures().len() >= 20);
+    assert!(
+        rig.pictures().iter().all(|p| !shows_secret(p)),
+        "no mask: nothing in clear"
+    );
+    gate.store(1, Relaxed);
+    // Background everywhere: nothing is to be hidden.
+    rig.wait("clear pictures", |r| {
+        r.pictures().last().is_some_and(|p| shows_secret(p))
+    });
+    gate.store(2, Relaxed);
+    rig.wait("hidden again", |r| {
+        r.pictures().last().is_some_and(|p| !shows_secret(p))
+    });
+    let (hidden, at) = (rig.metrics.vitals.hidden.load(Relaxed), rig.pictures().len());
+    assert!(hidden >= 20);
+    assert!(rig.metrics.vitals.infer_failures.load(Relaxed) >= 1);
+    rig.wait("more of them", |r| r.pictures().len() >= at + 20);
+    assert!(
+        rig.pictures()[at..].iter().all(|p| !shows_secret(p)),
+        "an old mask: nothing in clear"
+    );
+    // The network is back, and everything is a person.
+    gate.store(3, Relaxed);
+    rig.wait("current masks", |r| {
+        r.metrics.vitals.mask_age_ns.load(Relaxed) < 200_000_000
+    });
+    let at = rig.pictures().len();
+    rig.wait("more of them", |r| r.pictures().len() >= at + 5);
+    assert!(
+        rig.pictures()[at..].iter().all(|p| !shows_secret(p)),
+        "persons are hidden"
+    );
+    rig.stop().unwrap();
+}
+
+#[test]
+fn a_network_that_goes_on_failing_ends_the_run_with_its_error() {
+    let faults = Faults {
+        answer: Arc::new(|n| {
+            if n < 5 {
+                Ok(0)
+            } else {
+                Err(Error::transient("out of memory"))
+            }
+        }),
+        ..Faults::default()
+    };
+    let rig = faults.start();
+    let error = rig.thread.join().unwrap().unwrap_err();
+    assert!(error.to_string().contains("out of memory"), "{error}");
+}
+
+#[test]
+fn a_backend_that_panics_ends_the_run() {
+    let faults = Faults {
+        answer: Arc::new(|n| {
+            if n < 5 {
+                Ok(0)
+            } else {
+                panic!("a bug in the backend")
+            }
+        }),
+        privacy: Some(How::Blur),
+        ..Faults::default()
+    };
+    let rig = faults.start();
+    let error = rig.thread.join().unwrap().unwrap_err();
+    assert!(error.to_string().contains("panicked"), "{error}");
+}
+
+#[test]
+fn an_output_that_fails_is_opened_again() {
+    // The encoder fails, the disk is full for a while.
+    let faults = Faults {
+        fail_sink: Arc::new(|n| match n {
+            10 => Some(Error::transient("the encoding pipeline failed")),
+            30 => Some(Error::fatal("No space left on device")),
+            _ => None,
+        }),
+        ..Faults::default()
+    };
+    let rig = faults.start();
+    rig.wait("opened three times", |r| r.seen.opened.load(Relaxed) >= 3);
+    let at = rig.pictures().len();
+    rig.wait("pictures after that", |r| r.pictures().len() > at + 20);
+    assert_eq!(rig.metrics.vitals.output_failures.load(Relaxed), 2);
+    assert_eq!(rig.metrics.vitals.outputs_down.load(Relaxed), 0);
+    assert_eq!(rig.stop().unwrap(), Ended::Stopped);
+}
+
+#[test]
+fn a_camera_clock_that_jumps_does_not_stop_the_video_or_uncover_it() {
+    // The camera's times jump an hour ahead, then back to nothing.
+    let clock = RealClock::shared();
+    let now = clock.clone();
+    let hour = 3_600_000_000_000;
+    let faults = Faults {
+        next: Box::new(move |n| {
+            Ok(Some(match n {
+                50..100 => now.now_ns() + hour,
+                100..150 => n,
+                _ => now.now_ns(),
+            }))
+        }),
+        answer: Arc::new(|_| Ok(1)),
+        privacy: Some(How::Fill),
+        clock,
+        ..Faults::default()
+    };
+    let rig = faults.start();
+    rig.wait("200 pictures", |r| r.pictures().len() >= 200);
+    assert!(rig.pictures().iter().all(|p| !shows_secret(p)));
+    assert_eq!(rig.stop().unwrap(), Ended::Stopped);
+}
+
+#[test]
+fn a_model_is_swapped_between_two_frames() {
+    let faults = Faults {
+        privacy: Some(How::Fill),
+        ..Faults::default()
+    };
+    let rig = faults.start();
+    rig.wait("clear pictures", |r| {
+        r.pictures().last().is_some_and(|p| shows_secret(p))
+    });
+    rig.wait("its format", |r| r.control.format().is_some());
+    let mut next = engine(Arc::new(|_| Ok(1)), &rig.metrics);
+    next.prepare(format()).unwrap();
+    rig.control.swap_model(NextModel {
+        engine: next,
+        looks: Arc::new(looks(1, Some(How::Fill))),
+    });
+    rig.wait("the new model's masks", |r| r.control.looks().generation == 1);
+    rig.wait("persons are hidden", |r| {
+        r.pictures().last().is_some_and(|p| !shows_secret(p))
+    });
+    assert_eq!(
+        rig.metrics.vitals.hidden.load(Relaxed),
+        hidden_before_the_first_mask(&rig)
+    );
+    rig.stop().unwrap();
+}
+
+/// Whole pictures hidden: only those before the first mask, none at the swap.
+fn hidden_before_the_first_mask(rig: &Rig) -> u64 {
+    let pictures = rig.pictures();
+    pictures.iter().take_while(|p| !shows_secret(p)).count() as u64
+}
