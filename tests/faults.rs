@@ -17,6 +17,7 @@ use segd::pipeline::control::{Control, Looks, NextModel, Privacy};
 use segd::pipeline::{LostPicture, MaskPolicy, Parts, PipelineOptions, reconnect, run};
 use segd::pool::FramePool;
 use segd::redact::{How, RedactOptions};
+use segd::schedule::ScheduleOptions;
 use segd::segment::Engine;
 use segd::stream::{FrameSink, SinkOpener};
 use segd::supervise::Ended;
@@ -308,6 +309,8 @@ impl Faults {
         };
         let options = PipelineOptions {
             masks: MaskPolicy::Newest,
+            schedule: ScheduleOptions::hold(),
+            stamp: false,
             live: true,
             on_source_error: reconnect(),
             read_timeout: Duration::from_millis(50),

@@ -299,6 +299,10 @@ fn needs_restart(old: &CameraConfig, new: &CameraConfig) -> Vec<String> {
     };
     differ("[capture]", old.capture != new.capture);
     differ("[masks]", old.masks != new.masks);
+    differ(
+        "[privacy] is new or gone, and with it how often masks are made: this",
+        (old.privacy == PrivacyFile::default()) != (new.privacy == PrivacyFile::default()),
+    );
     differ("[stream]", old.stream != new.stream || old.outputs != new.outputs);
     keys
 }
