@@ -201,7 +201,7 @@ fn binary(bytes: &[u8], path: &Path) -> Result<Labels> {
     }
     // A dark palette: its second colour may be VOC's dark red.
     if is_png(bytes)
-        && let Some(numbers) = numbers(Cursor::new(bytes), path)?
+        && let Ok(Some(numbers)) = numbers(Cursor::new(bytes), path)
         && numbers.data.iter().all(|&number| number <= 1)
     {
         return Ok(numbers);

@@ -47,7 +47,7 @@ pub struct Arguments {
     #[arg(long, default_value = "val")]
     split: String,
     /// The largest loss of mean IoU, in points, with which the 8-bit file is called good
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     limit: f64,
     /// A picture to test backends with; it is put into the folder with the labels that the network gives it
     #[arg(long)]
