@@ -20,6 +20,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 WORK = ROOT / ".cache" / "peers"
 MODEL = ROOT / "models" / "voc21"
+# OpenVINO has no QLinearConv: it gets the fp32 file.
+NETWORKS = {"onnxruntime": MODEL / "int8.onnx", "openvino": MODEL / "fp32.onnx"}
 
 
 def sh(*command, **options):
@@ -59,7 +61,7 @@ def segd(binary, size, *arguments):
 
 def peer(engine, size, clip):
     run = sh(sys.executable, HERE / "peer.py", "--engine", engine, "--contract", MODEL / "contract.toml", "--model",
-             MODEL / "int8.onnx", "--size", size, "--clip", clip, "--output", WORK / f"{engine}.mp4", stdout=subprocess.PIPE)
+             NETWORKS[engine], "--size", size, "--clip", clip, "--output", WORK / f"{engine}.mp4", stdout=subprocess.PIPE)
     return json.loads(run.stdout) | {"inferred": 1.0}
 
 
@@ -75,7 +77,7 @@ def agreement(binary, size, clip, engines):
     shares = {}
     for engine in engines:
         sh(sys.executable, HERE / "peer.py", "--engine", engine, "--contract", MODEL / "contract.toml", "--model",
-           MODEL / "int8.onnx", "--size", size, "--labels", folder / engine, *pictures)
+           NETWORKS[engine], "--size", size, "--labels", folder / engine, *pictures)
         same = []
         for picture in pictures:
             ours = next((folder / "segd").glob(f"{picture.stem}*.png"))
@@ -97,6 +99,7 @@ def main():
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--frames", type=int, default=250)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", help="run only the ways whose name contains this, and the base")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     os.environ.setdefault("ORT_DYLIB_PATH", str(ROOT / ".ort" / "libonnxruntime.so"))
@@ -104,12 +107,15 @@ def main():
     street, still = make_clips(args.clip, args.frames)
     ways = {
         "Python: OpenCV + ONNX Runtime": lambda: peer("onnxruntime", args.size, street),
-        "Python: OpenCV + OpenVINO": lambda: peer("openvino", args.size, street),
+        "Python: OpenCV + OpenVINO, fp32": lambda: peer("openvino", args.size, street),
         "segd, every frame inferred": lambda: segd(args.segd, args.size, "--input", street, "--no-pace"),
         "segd as it runs (propagation)": lambda: segd(args.segd, args.size, "--input", street, "--live"),
         "segd, every 4th frame": lambda: segd(args.segd, args.size, "--input", street, "--live", "--every", "4"),
         "segd as it runs, still scene": lambda: segd(args.segd, args.size, "--input", still, "--live"),
     }
+    base_name = next(iter(ways))
+    if args.only:
+        ways = {name: run for name, run in ways.items() if name == base_name or args.only in name}
     results = {name: [] for name in ways}
     for number in range(args.rounds):
         for name, run in ways.items():
@@ -117,7 +123,7 @@ def main():
             results[name].append(run())
     shares = agreement(args.segd, args.size, street, ["onnxruntime", "openvino"])
     least = {name: min(runs, key=lambda r: r["cpu_ms_per_frame"]) for name, runs in results.items()}
-    base = least["Python: OpenCV + ONNX Runtime"]["cpu_ms_per_frame"]
+    base = least[base_name]["cpu_ms_per_frame"]
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     print(f"{args.frames} frames of 640x480, network input {args.size} wide, {cpu[1] if cpu else '?'}, {os.cpu_count()} cores")
     print(f"{'':34} {'CPU ms/frame':>12} {'ratio':>6} {'fps':>6} {'inferred':>9} {'RSS MiB':>8}  software")
