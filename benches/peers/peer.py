@@ -75,11 +75,16 @@ class Segmenter:
         rgb *= self.inverse_std
         tensor = np.ascontiguousarray(rgb.transpose(2, 0, 1)[None])
         logits = self.engine.run(tensor)[0]
-        # OpenCV interpolates up to 4 channels of interleaved data at a time; class by class is its fastest way.
-        full = np.stack([
-            cv2.resize(plane, (self.width, self.height), interpolation=cv2.INTER_LINEAR) for plane in logits
-        ])
-        return full.argmax(axis=0).astype(np.uint8)
+        # A running maximum in OpenCV's vector code: np.argmax over 21 planes takes nine times as long.
+        size = (self.width, self.height)
+        best = cv2.resize(logits[0], size, interpolation=cv2.INTER_LINEAR)
+        labels = np.zeros((self.height, self.width), np.uint8)
+        for label in range(1, len(logits)):
+            plane = cv2.resize(logits[label], size, interpolation=cv2.INTER_LINEAR)
+            wins = cv2.compare(plane, best, cv2.CMP_GT)
+            labels = cv2.max(labels, cv2.bitwise_and(wins, label))
+            cv2.max(plane, best, dst=best)
+        return labels
 
 
 def cpu_seconds_of(pid):
@@ -93,7 +98,9 @@ def run_clip(args, contract):
     size = (int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
     rate = capture.get(cv2.CAP_PROP_FPS)
     segmenter = Segmenter(args, contract, size)
-    palette = np.uint8([c["color"][::-1] for c in contract["classes"]])
+    palette = np.zeros((1, 256, 3), np.uint8)
+    for label, entry in enumerate(contract["classes"]):
+        palette[0, label] = entry["color"][::-1]
     encoder = subprocess.Popen(
         ["ffmpeg", "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{size[0]}x{size[1]}",
          "-r", str(rate), "-i", "-", "-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency",
@@ -106,10 +113,9 @@ def run_clip(args, contract):
         if not more:
             break
         labels = segmenter.labels(picture)
-        colors = palette[labels]
-        shown = labels != 0
+        colors = cv2.LUT(cv2.merge([labels, labels, labels]), palette)
         blended = cv2.addWeighted(picture, 0.5, colors, 0.5, 0)
-        picture[shown] = blended[shown]
+        cv2.copyTo(blended, labels, picture)
         encoder.stdin.write(picture.tobytes())
         frames += 1
         if frames == WARM_UP_FRAMES:

@@ -89,7 +89,7 @@ impl Default for Smoothing {
     fn default() -> Self {
         Self {
             strength: 0.5,
-            hold: 1.0,
+            hold: 0.0,
         }
     }
 }
