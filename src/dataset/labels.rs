@@ -113,23 +113,23 @@ pub(super) fn read(path: &Path, encoding: &LabelEncoding) -> Result<Labels> {
 
 fn classes(bytes: &[u8], path: &Path, codebook: &Codebook) -> Result<Labels> {
     let at = |index: usize, width: usize| format!("at column {}, row {}", index % width, index / width);
-    if is_png(bytes) {
-        if let Some(mut labels) = numbers(Cursor::new(bytes), path)? {
-            for index in 0..labels.data.len() {
-                let number = labels.data[index];
-                labels.data[index] = codebook.numbers[usize::from(number)].ok_or_else(|| {
-                    failed(
-                        path,
-                        format!(
-                            "holds the number {number} {}, which is no class: expected {}",
-                            at(index, labels.width),
-                            codebook.known()
-                        ),
-                    )
-                })?;
-            }
-            return Ok(labels);
+    if is_png(bytes)
+        && let Some(mut labels) = numbers(Cursor::new(bytes), path)?
+    {
+        for index in 0..labels.data.len() {
+            let number = labels.data[index];
+            labels.data[index] = codebook.numbers[usize::from(number)].ok_or_else(|| {
+                failed(
+                    path,
+                    format!(
+                        "holds the number {number} {}, which is no class: expected {}",
+                        at(index, labels.width),
+                        codebook.known()
+                    ),
+                )
+            })?;
         }
+        return Ok(labels);
     }
     let picture = decode(bytes, path)?.into_rgb8();
     let width = picture.width() as usize;
@@ -196,16 +196,15 @@ fn binary(bytes: &[u8], path: &Path) -> Result<Labels> {
     if brightest >= 128 {
         return Ok(labels(grey, &|level| level >= 128));
     }
-    if is_png(bytes) {
-        if brightest == 1 {
-            return Ok(labels(grey, &|level| level == 1));
-        }
-        // A dark palette: its second colour may be VOC's dark red.
-        if let Some(numbers) = numbers(Cursor::new(bytes), path)? {
-            if numbers.data.iter().all(|&number| number <= 1) {
-                return Ok(numbers);
-            }
-        }
+    if is_png(bytes) && brightest == 1 {
+        return Ok(labels(grey, &|level| level == 1));
+    }
+    // A dark palette: its second colour may be VOC's dark red.
+    if is_png(bytes)
+        && let Some(numbers) = numbers(Cursor::new(bytes), path)?
+        && numbers.data.iter().all(|&number| number <= 1)
+    {
+        return Ok(numbers);
     }
     if brightest <= NOISE {
         return Ok(labels(grey, &|_| false));

@@ -76,6 +76,12 @@ impl OrtBackend {
     }
 
     fn file<'m>(&self, model: &'m Model) -> Result<&'m ModelFile> {
+        if self.options.precision == Some(Precision::Int8) && self.options.device == Device::TensorRt {
+            // TensorRT takes symmetric 8-bit numbers with their scales beside them, and no integer operators.
+            if let Some(file) = model.contract.file_for("tensorrt", Some(Precision::Int8)) {
+                return Ok(file);
+            }
+        }
         if self.options.precision.is_none() && self.options.device != Device::Cpu {
             // Files for the CPU's integer units are slow on an accelerator, or don't run there at all.
             for precision in [Precision::Fp16, Precision::Fp32] {

@@ -250,7 +250,7 @@ pub struct ModelFile {
     pub path: String,
     /// Precision of its arithmetic.
     pub precision: Precision,
-    /// Backends that may run it: `tract`, `ort`.
+    /// Backends that may run it: `tract`, `ort`, and `tensorrt` for what ONNX Runtime hands to TensorRT alone.
     pub backends: Vec<String>,
     /// Lower-case hex sha256 of the file.
     pub sha256: String,

@@ -6,7 +6,7 @@
 //! one. Both are 0 for a perfect prediction; means weigh each true region by its pixels.
 
 /// Sums over true regions by class.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RegionScore {
     classes: Vec<Sums>,
 }
@@ -23,8 +23,6 @@ struct Sums {
     /// The pixels of each times the share of its predicted region that is outside.
     outside: f64,
 }
-
-impl Eq for Sums {}
 
 impl RegionScore {
     /// No pictures of `classes` classes.

@@ -210,6 +210,9 @@ const BUILT_IN: [(&str, &str); 4] = [
 /// What a network is trained by that no built-in recipe is for.
 const DEFAULT: &str = include_str!("../recipes/default.toml");
 
+/// The name of that recipe.
+pub const DEFAULT_NAME: &str = "default";
+
 /// A built-in recipe, or one in a file.
 ///
 /// # Errors
@@ -472,7 +475,7 @@ mod tests {
             assert_eq!(Recipe::parse(&toml::to_string(&recipe).unwrap()).unwrap(), recipe);
             assert_eq!(named(name).unwrap(), recipe);
         }
-        Recipe::parse(DEFAULT).unwrap();
+        assert_eq!(Recipe::parse(DEFAULT).unwrap().name, DEFAULT_NAME);
         let message = named("voc22").unwrap_err().to_string();
         assert!(
             message.contains("voc22") && message.contains("camvid-segnet"),

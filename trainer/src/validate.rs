@@ -15,6 +15,7 @@ use segd::preprocess::Preprocessor;
 use segd::score::ConfusionMatrix;
 use tch::{Device, Kind, Tensor};
 
+use crate::data;
 use crate::forward::{Mode, forward};
 use crate::graph::Graph;
 use crate::recipe::Recipe;
@@ -95,7 +96,7 @@ pub fn predict(graph: &Graph, weights: &Weights, recipe: &Recipe, image: &RgbIma
 /// Scores `weights` on `samples`, calling `each` with every picture, its true labels and its predicted ones.
 ///
 /// # Errors
-/// A picture can't be read.
+/// A picture can't be read, or its labels are no class of the network.
 pub fn score(
     graph: &Graph,
     weights: &Weights,
@@ -105,7 +106,7 @@ pub fn score(
 ) -> Result<ConfusionMatrix> {
     let mut matrix = ConfusionMatrix::new(recipe.network.classes as usize);
     for sample in samples {
-        let (image, truth) = sample.load()?;
+        let (image, truth) = data::read(sample, matrix.classes())?;
         let predicted = predict(graph, weights, recipe, &image)?;
         matrix.add(&truth.data, &predicted);
         each(sample, &image, &truth, &predicted);

@@ -104,10 +104,10 @@ impl Contract {
             if let Some(unknown) = file
                 .backends
                 .iter()
-                .find(|b| !matches!(b.as_str(), "tract" | "ort"))
+                .find(|b| !matches!(b.as_str(), "tract" | "ort" | "tensorrt"))
             {
                 return Err(format!(
-                    "files.backends of {} has {unknown:?}, expected \"tract\" and \"ort\"",
+                    "files.backends of {} has {unknown:?}, expected \"tract\", \"ort\" and \"tensorrt\"",
                     file.path
                 ));
             }

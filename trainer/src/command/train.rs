@@ -246,7 +246,13 @@ fn plan(arguments: &Arguments, folder: &Folder) -> Result<(Recipe, Origin, Datas
         (None, Some(arch)) => recipe::for_arch(arch, location.format)?,
         (None, None) => bail!("name a network by --arch, or a recipe by --recipe"),
     };
-    if recipe.dataset != location.format || location.format.classes().is_none() {
+    let same_classes = recipe.network.classes as usize == dataset.classes.len();
+    if arguments.recipe.is_some() && same_classes && location.format.classes().is_some() {
+        recipe.dataset = location.format;
+    } else if recipe.dataset != location.format
+        || location.format.classes().is_none()
+        || recipe.name == recipe::DEFAULT_NAME
+    {
         recipe.take_data(&dataset);
     }
     ensure!(

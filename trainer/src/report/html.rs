@@ -14,7 +14,7 @@ const STYLE: &str = "\
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1340px; padding: 0 1em; color: #222 }
 h2 { margin-top: 2em }
 table { border-collapse: collapse }
-td, th { padding: 3px 9px; text-align: right; border-bottom: 1px solid #e4e4e4; font-variant-numeric: tabular-nums }
+td, th { padding: 3px 9px; text-align: right; border-bottom: 1px solid #e4e4e4; font-variant-numeric: tabular-nums; white-space: nowrap }
 td:first-child, th:first-child { text-align: left }
 .bar { display: inline-block; height: 0.8em; background: #1466a8; vertical-align: baseline }
 .swatch { display: inline-block; width: 0.9em; height: 0.9em; border: 1px solid #888; vertical-align: -0.1em; margin-right: 0.5em }
