@@ -91,8 +91,16 @@ struct ClassReport {
 pub fn run(args: EvalArgs) -> Result<()> {
     let options = args.model.options()?;
     let model = options.find()?;
+    // Whether the model fits is said before the data is looked for.
+    let known = args.format.classes();
+    let fitting = known
+        .map(|known| Classes::of(&args, known, &model.contract))
+        .transpose()?;
     let dataset = Dataset::open(args.format, &args.dataset)?;
-    let classes = Classes::of(&args, &dataset.classes, &model.contract)?;
+    let classes = match fitting {
+        Some(classes) => classes,
+        None => Classes::of(&args, &dataset.classes, &model.contract)?,
+    };
     let split = match &args.split {
         Some(split) => split,
         None if args.format.has_splits() => "val",
