@@ -140,9 +140,26 @@ pub fn write(
                     .builder
                     .node_of(MICROSOFT, "QLinearAdd", &inputs, &output, vec![]);
             }
-            Op::Concat => writer
-                .builder
-                .node("Concat", &inputs, &output, vec![int("axis", 1)]),
+            Op::Concat => {
+                let stored_alike = node
+                    .inputs
+                    .iter()
+                    .all(|&input| plan.storage[input] == plan.storage[id]);
+                let attributes = vec![int("axis", 1)];
+                if stored_alike {
+                    writer.builder.node("Concat", &inputs, &output, attributes);
+                } else {
+                    let mut names: Vec<String> = writer.storage(id).into();
+                    for (&from, input) in node.inputs.iter().zip(&inputs) {
+                        names.push((*input).to_owned());
+                        names.extend(writer.storage(from));
+                    }
+                    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                    writer
+                        .builder
+                        .node_of(MICROSOFT, "QLinearConcat", &names, &output, attributes);
+                }
+            }
             Op::GlobalAvgPool => {
                 let [x_scale, x_zero] = writer.storage(node.inputs[0]);
                 let [y_scale, y_zero] = writer.storage(id);

@@ -114,7 +114,7 @@ fn layer<'a>(
                 bias.size(),
                 value.size()
             );
-            value -= bias;
+            value = value - bias;
         }
         found.push((own, value));
     }

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use tch::{Device, Tensor};
 
-use crate::graph::{Graph, NodeId, Op};
+use crate::graph::{Graph, Node, NodeId, Op};
 use crate::weights::{FoldedConv, Weights};
 
 /// The network with batch normalisation folded: a graph whose convolutions have biases and no normalisation, and weights
@@ -84,7 +84,8 @@ impl Params {
 ///
 /// An activation is absorbed by the node before it: that node's value is stored in the activation's range, and the
 /// store saturates. Concatenation, depth-to-space, pooling and unpooling move stored values, so inputs and outputs share
-/// their storage.
+/// their storage. A concatenation of activations with values below zero is an exception: in a shared storage, which has
+/// negative values, the activations' negative inputs would no longer saturate to zero. There each keeps its own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// For every node, the node whose calibrated range its stored value has; several share a storage.
@@ -154,7 +155,7 @@ impl Plan {
                     storage[input] = id;
                 }
                 Op::DepthToSpace | Op::MaxPool(_) | Op::Unpool => storage[id] = storage[node.inputs[0]],
-                Op::Concat => {
+                Op::Concat if shares_storage(graph, node) => {
                     let members: Vec<NodeId> = node.inputs.iter().map(|&input| storage[input]).collect();
                     for &member in &members {
                         storage[member] = id;
@@ -177,6 +178,32 @@ impl Plan {
             absorbed,
             unions,
         }
+    }
+}
+
+/// Whether the inputs of a concatenation can be stored alike.
+fn shares_storage(graph: &Graph, concat: &Node) -> bool {
+    let activations = concat
+        .inputs
+        .iter()
+        .filter(|&&input| is_non_negative(graph, input))
+        .count();
+    activations == 0 || activations == concat.inputs.len()
+}
+
+/// Whether a value comes from a ReLU, directly or through operations that keep it from falling below zero.
+fn is_non_negative(graph: &Graph, id: NodeId) -> bool {
+    let node = &graph.nodes[id];
+    match node.op {
+        Op::Relu | Op::Relu6 => true,
+        Op::Add | Op::Concat => node.inputs.iter().all(|&input| is_non_negative(graph, input)),
+        Op::DepthToSpace
+        | Op::MaxPool(_)
+        | Op::Unpool
+        | Op::GlobalAvgPool
+        | Op::BinPool { .. }
+        | Op::ResizeLike => is_non_negative(graph, node.inputs[0]),
+        Op::Input { .. } | Op::Conv(_) | Op::ConvTranspose(_) => false,
     }
 }
 
@@ -236,6 +263,23 @@ mod tests {
         assert!(plan.absorbed[a6] && plan.absorbed[b6] && !plan.absorbed[a] && !plan.absorbed[b]);
         assert_eq!(plan.unions, [vec![a6, b6]]);
         assert_eq!(plan.storage[up], both);
+    }
+
+    #[test]
+    fn activations_keep_their_storage_beside_values_below_zero() {
+        let mut graph = Graph::new(3);
+        let conv = |graph: &mut Graph, name: &str| {
+            graph.push(Part::Head, name, Op::Conv(Conv::pointwise(3, 4, 1e-5)), &[0])
+        };
+        let a = conv(&mut graph, "a");
+        let relu = graph.push(Part::Head, "a.relu", Op::Relu, &[a]);
+        let b = conv(&mut graph, "b");
+        let mixed = graph.push(Part::Head, "mixed", Op::Concat, &[relu, b]);
+        let c = conv(&mut graph, "c");
+        let linear = graph.push(Part::Head, "linear", Op::Concat, &[c, c]);
+        let plan = Plan::new(&graph);
+        assert_eq!(plan.storage, [0, relu, relu, b, mixed, linear, linear]);
+        assert_eq!(plan.unions, [vec![c, c]]);
     }
 
     #[test]
