@@ -2,6 +2,10 @@
 //! unless `SEGD_VIVID=1`: on other machines there is no such camera, and none may be unplugged.
 #![cfg(feature = "camera")]
 
+mod common {
+    pub mod onnx;
+}
+
 use std::time::{Duration, Instant};
 
 use segd::capture::{CameraFormat, Capture, CaptureOptions, FrameSource, list_cameras, parse_uri};
@@ -207,4 +211,12 @@ fn an_unplugged_camera_is_a_transient_error_and_comes_back() {
     };
     println!("camera back: {}", back.describe());
     read(&mut *back, 3);
+}
+
+/// Writes the network that segd runs inside the VM, where processors are emulated: one convolution, no self-test.
+#[test]
+fn a_tiny_network_is_written() {
+    if let Some(folder) = std::env::var_os("SEGD_TINY_MODEL") {
+        common::onnx::Tiny::default().write(std::path::Path::new(&folder));
+    }
 }

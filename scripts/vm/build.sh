@@ -22,7 +22,9 @@ if [ ! -f "$root/.installed" ]; then
     bookworm "$root" http://deb.debian.org/debian >"$out/debootstrap.log" 2>&1 || { tail -20 "$out/debootstrap.log" >&2; exit 1; }
   echo "vm: GStreamer and clients"
   # apt solves what debootstrap can't: dependencies with alternatives.
-  $as_root chroot "$root" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+  in_root() { $as_root chroot "$root" env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"; }
+  in_root apt-get update -qq
+  in_root apt-get install -y -qq --no-install-recommends \
     curl ffmpeg adduser glib-networking gstreamer1.0-plugins-{base,good,bad,ugly} gstreamer1.0-libav libgstrtspserver-1.0-0 \
     >"$out/apt.log" 2>&1 || { tail -20 "$out/apt.log" >&2; exit 1; }
   $as_root touch "$root/.installed"

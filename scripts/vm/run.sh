@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 package=$1
 vm=.cache/vm
-limit=${SEGD_VM_LIMIT_S:-1800}
+limit=${SEGD_VM_LIMIT_S:-2700}
 
 camera_tests=$(cargo test --locked --no-run --test camera_vm --message-format=json 2>/dev/null \
   | sed -n 's/.*"name":"camera_vm".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
@@ -14,7 +14,11 @@ trap 'rm -rf "$payload"' EXIT
 cp "$package" "$payload/segd.deb"
 cp "$camera_tests" "$payload/camera_vm"
 strip "$payload/camera_vm"
-cp scripts/vm/guest.sh README.md "$payload/"
+mkdir "$payload/model"
+SEGD_TINY_MODEL=$payload/model "$camera_tests" --quiet a_tiny_network_is_written >/dev/null
+cp scripts/vm/guest.sh "$payload/"
+echo "${SEGD_VM_UNPLUGS:-100}" >"$payload/unplugs"
+chmod -R a+rX "$payload"
 tar -cf "$payload.tar" -C "$payload" .
 trap 'rm -rf "$payload" "$payload.tar"' EXIT
 

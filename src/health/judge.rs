@@ -31,6 +31,8 @@ pub struct Observed {
     pub has_composed: bool,
     /// Age of the mask on the last frame; `None` without one.
     pub mask_age: Option<Duration>,
+    /// Since the last frame with a mask, or the start.
+    pub unmasked: Duration,
     /// How long the inference in flight has run.
     pub inferring: Option<Duration>,
     /// Since the start.
@@ -93,7 +95,8 @@ pub fn judge(seen: &Observed, limits: &Limits) -> Vec<Trouble> {
     if flowing && warm {
         if seen.uncomposed > limits.silence {
             troubles.push(Trouble::NothingGoesOut(seen.uncomposed));
-        } else if seen.mask_age.is_none_or(|age| age > limits.mask_age) {
+        } else if seen.mask_age.unwrap_or(seen.unmasked) > limits.mask_age {
+            // After a scene cut a few frames have none.
             troubles.push(Trouble::MaskFrozen(seen.mask_age));
         }
     }
@@ -131,6 +134,7 @@ mod tests {
             uncomposed: Duration::from_millis(25),
             has_composed: true,
             mask_age: Some(Duration::from_millis(90)),
+            unmasked: Duration::from_millis(25),
             inferring: Some(Duration::from_millis(10)),
             running: Duration::from_secs(600),
             outputs_down: 0,
@@ -151,8 +155,14 @@ mod tests {
             ..well()
         };
         assert_eq!(kinds(frozen), [Trouble::MaskFrozen(Some(s(4)))]);
+        let cut = Observed {
+            mask_age: None,
+            ..well()
+        };
+        assert_eq!(kinds(cut), []);
         let none = Observed {
             mask_age: None,
+            unmasked: s(4),
             ..well()
         };
         assert_eq!(kinds(none.clone()), [Trouble::MaskFrozen(None)]);

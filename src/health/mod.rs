@@ -68,6 +68,7 @@ impl Watched {
                 crate::vitals::Vitals::NO_MASK => None,
                 ns => Some(Duration::from_nanos(ns)),
             },
+            unmasked: since(vitals.last_masked_ns.load(Relaxed)),
             has_composed: self.metrics.composed.load(Relaxed) > 0,
             inferring: (began > 0).then(|| Duration::from_nanos(now_ns.saturating_sub(began))),
             running: Duration::from_nanos(now_ns.saturating_sub(self.began_ns)),

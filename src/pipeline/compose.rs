@@ -162,6 +162,7 @@ impl ComposeStage {
                 let age = frame.captured_at_ns.saturating_sub(mask.captured_at_ns);
                 self.metrics.mask_age.record(age);
                 vitals.mask_age_ns.store(age, Relaxed);
+                vitals.last_masked_ns.store(self.clock.now_ns().max(1), Relaxed);
             }
             None => {
                 self.metrics.without_mask.fetch_add(1, Relaxed);
