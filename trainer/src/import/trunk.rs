@@ -114,7 +114,7 @@ fn layer<'a>(
                 bias.size(),
                 value.size()
             );
-            value = value - bias;
+            value -= bias;
         }
         found.push((own, value));
     }

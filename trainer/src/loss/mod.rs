@@ -175,7 +175,6 @@ impl Loss {
     ///
     /// # Panics
     /// The shapes don't fit, or a label is neither a class nor [`IGNORE`].
-    #[must_use]
     pub fn value(&self, logits: &Tensor, labels: &Tensor) -> Tensor {
         let pixels = Pixels::new(logits, labels);
         self.terms
@@ -311,7 +310,7 @@ impl<'a> Pixels<'a> {
             let union = others.cumsum(0, kind) + size;
             let jaccard: Tensor = 1.0 - intersection / union;
             let steps = jaccard.diff::<Tensor>(1, 0, Some(jaccard.zeros_like().narrow(0, 0, 1)), None);
-            sum = sum + errors.dot(&steps);
+            sum += errors.dot(&steps);
         }
         sum / f64::from(present.max(1))
     }

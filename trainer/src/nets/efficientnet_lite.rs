@@ -52,7 +52,6 @@ pub fn lite0_with(mut at_end: impl FnMut(&mut Graph, i64, Option<Features>, Feat
     x = graph.push(Part::Stem, "_conv_stem.relu6", Op::Relu6, &[x]);
 
     let mut channels = 32;
-    let mut index = 0;
     let mut strides = Strides::after_stem();
     let mut features: Vec<Features> = Vec::new();
     let blocks: Vec<_> = STAGES
@@ -61,7 +60,7 @@ pub fn lite0_with(mut at_end: impl FnMut(&mut Graph, i64, Option<Features>, Feat
             (0..repeats).map(move |repeat| (repeat, kernel, stride, expansion, outputs))
         })
         .collect();
-    for &(repeat, kernel, stride, expansion, outputs) in &blocks {
+    for (index, &(repeat, kernel, stride, expansion, outputs)) in blocks.iter().enumerate() {
         let before = strides.total;
         let (stride, dilation) = strides.next(if repeat == 0 { stride } else { 1 });
         if strides.total != before {
@@ -89,7 +88,6 @@ pub fn lite0_with(mut at_end: impl FnMut(&mut Graph, i64, Option<Features>, Feat
             }
         });
         channels = outputs;
-        index += 1;
     }
     end(&mut graph, &mut features, 16, (x, channels), &mut at_end);
     Trunk {

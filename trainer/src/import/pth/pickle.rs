@@ -383,7 +383,7 @@ impl Machine {
             bail!("a persistent id is no tuple")
         };
         // The view, a sixth item, is gone since PyTorch 1.6.
-        let (&[_, kind, key, _, elements], view) = (match items.as_slice() {
+        let (&[_, kind, key, _, elements], view) = match items.as_slice() {
             [first @ .., view] if first.len() == 5 => (first.try_into()?, Some(*view)),
             all => {
                 let all: &[Id; 5] = all
@@ -391,7 +391,7 @@ impl Machine {
                     .with_context(|| format!("a persistent id has {} items, expected 5 or 6", items.len()))?;
                 (all, None)
             }
-        });
+        };
         let is_whole = view.is_none_or(|view| matches!(self.get(view), Object::None));
         match (self.get(kind), self.get(key), self.get(elements)) {
             (Object::Global(kind), Object::Str(key), &Object::Int(elements)) if is_whole => Ok(StorageRef {
