@@ -116,9 +116,9 @@ fn classes(bytes: &[u8], path: &Path, codebook: &Codebook) -> Result<Labels> {
     if is_png(bytes)
         && let Some(mut labels) = numbers(Cursor::new(bytes), path)?
     {
-        for index in 0..labels.data.len() {
-            let number = labels.data[index];
-            labels.data[index] = codebook.numbers[usize::from(number)].ok_or_else(|| {
+        for (index, label) in labels.data.iter_mut().enumerate() {
+            let number = *label;
+            *label = codebook.numbers[usize::from(number)].ok_or_else(|| {
                 failed(
                     path,
                     format!(

@@ -50,7 +50,7 @@ impl EventWriter {
     /// The file can't be written.
     pub fn create(folder: &Path) -> Result<Self> {
         let now = seconds();
-        let path = folder.join(format!("events.out.tfevents.{:.6}.segd-train", now));
+        let path = folder.join(format!("events.out.tfevents.{now:.6}.segd-train"));
         let file = OpenOptions::new()
             .create_new(true)
             .append(true)

@@ -110,7 +110,7 @@ impl fmt::Display for Receipt {
             cpu_ms,
         } in &self.speed
         {
-            writeln!(f, "{:<20} {cpu_ms:.1} CPU ms a picture on {backend}", file)?;
+            writeln!(f, "{file:<20} {cpu_ms:.1} CPU ms a picture on {backend}")?;
         }
         if let Some(best) = self.candidates.first() {
             let yes = |is: bool| if is { "yes" } else { "no" };

@@ -32,10 +32,10 @@ figcaption { font-size: 13px; color: #555 }
 pub fn write(report: &Report) -> Result<String> {
     let mut out = String::new();
     let name = escape(&report.name);
-    write!(
+    writeln!(
         out,
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{name}</title>\n\
-         <style>\n{STYLE}\n</style></head><body>\n<h1>{name}</h1>\n"
+         <style>\n{STYLE}\n</style></head><body>\n<h1>{name}</h1>"
     )?;
     out += "<table>\n";
     for (key, value) in &report.facts {
