@@ -40,6 +40,7 @@ deb: build onnxruntime cargo-deb
 # The package of the debug build, which the tests have made already.
 test-vm: vm-deps onnxruntime cargo-deb
 	cargo build --locked
+	mkdir -p target/vm
 	cargo deb --no-build --profile dev --strip --fast --output target/vm/segd.deb
 	scripts/vm/build.sh
 	scripts/vm/run.sh target/vm/segd.deb
