@@ -23,6 +23,12 @@ const SIDE: i64 = 96;
 /// Steps after which a network that has not learnt the set fails.
 const MOST_STEPS: usize = 400;
 
+/// Networks that 8 bits with one scale a value don't hold after so short a training: nothing normalises the activations of
+/// the paper's U-Net, so they grow from 7 in the first skip to 17,000 in the decoder, and what tells the classes apart
+/// is a hundredth of that. `segd-train quantize` refuses such a file by its score; `unet-light` has the same shape with
+/// batch normalisation.
+const NOT_IN_8_BITS: [&str; 1] = ["unet"];
+
 /// Four pictures of three stripes, one class each, in different orders and directions: `[4, 3, SIDE, SIDE]` and labels
 /// `[4, SIDE, SIDE]`. A stripe is as wide as one cell of stride 32.
 fn made_set() -> (Tensor, Tensor) {
@@ -239,7 +245,10 @@ fn check(name: &str) {
     let model = export(folder.path(), &recipe, &graph, &weights, &pictures);
     let mut cases = vec![("tract", Precision::Fp32, 0.999)];
     if has_ort() {
-        cases.extend([("ort", Precision::Fp32, 0.999), ("ort", Precision::Int8, 0.95)]);
+        cases.push(("ort", Precision::Fp32, 0.999));
+        if !NOT_IN_8_BITS.contains(&name) {
+            cases.push(("ort", Precision::Int8, 0.95));
+        }
     }
     // One file takes pictures of any valid size: what was learnt, and wide and high ones of random stripes.
     let step = architecture.multiple;
