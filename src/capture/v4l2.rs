@@ -79,7 +79,14 @@ impl SourceOpener for CameraOpener {
         if path != self.path {
             info!("camera {} is {}", self.path.display(), path.display());
         }
-        let source = CameraSource::open(&path, &self.options, self.clock.clone())?;
+        let source = CameraSource::open(&path, &self.options, self.clock.clone()).map_err(|e| {
+            // What has worked will work again: udev may take its time to give a node back its group.
+            if seen.is_some() && !e.is_transient() {
+                Error::transient(e.to_string())
+            } else {
+                e
+            }
+        })?;
         if identity.is_some() {
             *seen = identity;
         }
