@@ -56,7 +56,11 @@ class Clients:
         elif deed in ("go", "kill") and self.viewers:
             viewer = self.viewers.pop(self.random.randrange(len(self.viewers)))
             viewer.send_signal(signal.SIGINT if deed == "go" else signal.SIGKILL)
-            viewer.wait()
+            try:
+                viewer.wait(5)
+            except subprocess.TimeoutExpired:
+                viewer.kill()
+                viewer.wait()
         elif deed == "freeze" and self.viewers and len(self.frozen) < 3:
             viewer = self.viewers.pop()
             viewer.send_signal(signal.SIGSTOP)
