@@ -14,6 +14,9 @@ use segd::model::contract::{Class, ColorOrder, Grid, Input, InputType, Layout, R
 use segd::overlay::{OverlayOptions, Painter, Visualize};
 use segd::postprocess::Postprocessor;
 use segd::preprocess::Preprocessor;
+use segd::propagate::{
+    Keys, LogitSmoother, Luma, MotionField, Smoothing, Tiles, Vector, warp_labels, warp_labels_reference,
+};
 
 /// Time that the calling thread spent on a CPU.
 struct ThreadTime;
@@ -227,6 +230,94 @@ fn overlay(c: &mut Criterion<ThreadTime>) {
     group.finish();
 }
 
+/// Luma of random points, interpolated, seen from (`dx`, `dy`).
+fn scene(format: FrameFormat, dx: f32, dy: f32) -> Vec<u8> {
+    let point = |x: i32, y: i32| {
+        let mixed = ((x * 7919) ^ (y * 104_729)) as u32;
+        let mixed = (mixed ^ (mixed >> 13)).wrapping_mul(2_654_435_761);
+        ((mixed ^ (mixed >> 16)) % 200) as f32 + 28.0
+    };
+    let mut data = vec![128; format.packed_bytes()];
+    for y in 0..format.height {
+        for x in 0..format.width {
+            let (u, v) = ((x as f32 + dx) / 14.0, (y as f32 + dy) / 14.0);
+            let (x0, y0) = (u.floor(), v.floor());
+            let (fx, fy) = (u - x0, v - y0);
+            let (x0, y0) = (x0 as i32, y0 as i32);
+            let upper = point(x0, y0) * (1.0 - fx) + point(x0 + 1, y0) * fx;
+            let lower = point(x0, y0 + 1) * (1.0 - fx) + point(x0 + 1, y0 + 1) * fx;
+            data[y * format.width + x] = (upper * (1.0 - fy) + lower * fy) as u8;
+        }
+    }
+    data
+}
+
+fn propagate(c: &mut Criterion<ThreadTime>) {
+    let mut group = c.benchmark_group("propagate");
+    let format = FrameFormat::new(PixelFormat::I420, 640, 480);
+    let input = InputSize {
+        width: 512,
+        height: 384,
+    };
+    // A camera that turns back and forth, 4 pixels a frame, and one that stands.
+    let pan: Vec<Vec<u8>> = [0.0, 4.0, 8.0, 12.0, 8.0, 4.0]
+        .map(|dx| scene(format, dx, dx / 2.0))
+        .to_vec();
+    let image = |data| ImageRef::packed(format, data).expect("a packed picture");
+    let mut luma = Luma::new(640, 480);
+    group.bench_function("luma 640x480", |b| {
+        b.iter(|| luma.read(black_box(&image(&pan[0]))))
+    });
+    for (name, frames) in [("pan", &pan[..]), ("still", &pan[..1])] {
+        let mut keys: Keys<()> = Keys::new(640, 480, 2);
+        keys.advance(&image(&frames[0]), 0);
+        keys.start(0, 0);
+        keys.deliver(0, ());
+        let mut n = 0;
+        group.bench_function(format!("luma, cut and motion 640x480 {name}"), |b| {
+            b.iter(|| {
+                n += 1;
+                keys.advance(black_box(&image(&frames[n % frames.len()])), n as u64)
+            })
+        });
+    }
+    let mask = mask_of(21, (64, 48), input, (640, 480));
+    let mut tiles = Tiles::default();
+    group.bench_function("tiles 640x480", |b| b.iter(|| tiles.read(black_box(&mask))));
+    let mut shifted = MotionField::still(luma.columns(), luma.rows(), luma.scale());
+    shifted.vectors.fill(Vector { dx: 37, dy: -18 });
+    let mut zoomed = shifted.clone();
+    for (at, vector) in zoomed.vectors.iter_mut().enumerate() {
+        let (x, y) = ((at % zoomed.columns) as i16, (at / zoomed.columns) as i16);
+        *vector = Vector {
+            dx: 3 * (x - 20),
+            dy: 3 * (y - 15),
+        };
+    }
+    let mut out = Mask::zeros(640, 480);
+    for (name, field) in [("pan", &shifted), ("zoom", &zoomed)] {
+        group.bench_function(format!("warp 640x480 {name}"), |b| {
+            b.iter(|| warp_labels(black_box(&mask), &tiles, field, &mut out))
+        });
+    }
+    group.bench_function("warp 640x480 zoom, reference", |b| {
+        b.iter(|| warp_labels_reference(black_box(&mask), &zoomed, &mut out))
+    });
+    let placement = Placement {
+        x: 0,
+        y: 0,
+        width: 512,
+        height: 384,
+    };
+    let grid = segd::propagate::CellGrid::new(Grid::HalfPixel, input, placement, (640, 480), (64, 48));
+    let mut values = logits(21, 64, 48);
+    let mut smoother = LogitSmoother::default();
+    group.bench_function("smooth 21 classes, 64x48", |b| {
+        b.iter(|| smoother.mix(black_box(&mut values), &grid, Some(&zoomed), Smoothing::default()))
+    });
+    group.finish();
+}
+
 criterion_group! {
     name = kernels;
     config = Criterion::default()
@@ -234,6 +325,6 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
         .sample_size(30);
-    targets = preprocess, argmax, overlay
+    targets = preprocess, argmax, propagate, overlay
 }
 criterion_main!(kernels);
