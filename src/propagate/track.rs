@@ -25,7 +25,7 @@ pub struct Fit {
     pub changed: f32,
     /// Mean length of the vectors in source pixels.
     pub motion: f32,
-    /// Nothing moves: the key's mask lies where it should.
+    /// No block moves; what is in them may have changed all the same.
     pub still: bool,
 }
 
@@ -37,7 +37,7 @@ const STILL_MOTION: f32 = 0.15;
 impl Fit {
     /// Whether the picture is the key's, but for noise.
     pub fn stands(&self) -> bool {
-        self.still || (self.changed < STILL_CHANGED && self.motion < STILL_MOTION)
+        self.changed < STILL_CHANGED && self.motion < STILL_MOTION
     }
 }
 
@@ -441,16 +441,26 @@ mod tests {
             let (dx, dy) = (7.0 * f32::from(frame), -3.0 * f32::from(frame));
             let fit = track.follow(&luma(|x, y| texture(x + dx, y + dy)), &mut velocity, true);
             assert!(!fit.still);
-            let (mut error, mut n) = (0.0, 0);
-            for y in (60..HEIGHT - 60).step_by(8) {
-                for x in (60..WIDTH - 60).step_by(8) {
-                    let (v, _) = track.field().at(x as f32, y as f32);
-                    error += (v[0] - dx).abs() + (v[1] - dy).abs();
-                    n += 1;
-                }
-            }
-            let mean = error / n as f32;
-            assert!(mean < 0.8, "frame {frame}: {mean} pixels of error");
+            let mut errors: Vec<f32> = (60..HEIGHT - 60)
+                .step_by(8)
+                .flat_map(|y| (60..WIDTH - 60).step_by(8).map(move |x| (x as f32, y as f32)))
+                .map(|(x, y)| {
+                    let (v, _) = track.field().at(x, y);
+                    (v[0] - dx).hypot(v[1] - dy)
+                })
+                .collect();
+            errors.sort_by(f32::total_cmp);
+            let (median, most) = (errors[errors.len() / 2], errors[errors.len() * 9 / 10]);
+            // Motion of whole small pixels is found exactly; half a small pixel, which is a pixel here, is the worst case.
+            let (median_limit, most_limit) = if frame % 2 == 0 { (0.1, 0.1) } else { (1.0, 2.0) };
+            assert!(
+                median < median_limit,
+                "frame {frame}: half are off by {median} pixels or more"
+            );
+            assert!(
+                most < most_limit,
+                "frame {frame}: a tenth are off by {most} pixels or more"
+            );
             assert!(fit.changed < 0.12, "frame {frame}: {fit:?}");
         }
     }

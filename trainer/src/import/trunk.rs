@@ -105,7 +105,7 @@ fn layer<'a>(
         ("running_mean", "bn.mean"),
         ("running_var", "bn.var"),
     ] {
-        let mut value = need(format!("{published}.{theirs}"))?.shallow_clone();
+        let mut value = need(format!("{published}.{theirs}"))?.copy();
         if let (Some(bias), "bn.mean") = (bias, own) {
             // A bias before the normalisation moves its mean.
             ensure!(
