@@ -30,8 +30,8 @@ use crate::supervise::OnTransient;
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Source")]
 pub struct SourceArgs {
-    /// Camera: a device, /dev/v4l/by-id/..., or usb:VENDOR:PRODUCT[:SERIAL], or csi://0 for the first camera on a
-    /// board's CSI connectors [env: SEGD_CAMERA]
+    /// Camera: a device, /dev/v4l/by-id/..., usb:VENDOR:PRODUCT or usb:VENDOR:PRODUCT:SERIAL, or csi://0 for the first
+    /// camera on a board's CSI connectors [env: SEGD_CAMERA]
     #[arg(long, value_name = "DEVICE", conflicts_with = "input")]
     pub camera: Option<String>,
     /// Video file, rtsp:// address, folder of images, test://, or gst:LAUNCH LINE ending in an appsink;

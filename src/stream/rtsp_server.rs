@@ -1,7 +1,7 @@
 //! The RTSP server of one address and port: its thread, who is connected, who may watch. Several streams share it,
 //! each under its own path.
 //!
-//! A connection that asks for nothing is closed after [`IDLE`], and when there are too many the oldest such one
+//! A connection that asks for nothing is closed after `IDLE`, and when there are too many the oldest such one
 //! makes room; so half-open connections neither add up nor lock anybody out.
 
 use std::collections::HashMap;
