@@ -60,7 +60,7 @@ bench: deps onnxruntime
 
 # segd beside a Python loop with the same network and clip; PEERS="--rounds 5" is passed on.
 bench-peers: build onnxruntime
-	@scripts/deps.sh test
+	@scripts/deps.sh peers
 	@scripts/fetch.sh clip
 	@test -x .cache/peers/venv/bin/python || python3 -m venv .cache/peers/venv
 	.cache/peers/venv/bin/pip install --quiet --disable-pip-version-check -r benches/peers/requirements.txt

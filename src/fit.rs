@@ -214,12 +214,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn i420(width: usize, height: usize) -> FrameFormat {
-        FrameFormat {
-            pixel: PixelFormat::I420,
-            width,
-            height,
-            color: Colorimetry::default(),
-        }
+        FrameFormat::new(PixelFormat::I420, width, height)
     }
 
     fn flat(format: FrameFormat, yuv: [u8; 3]) -> Vec<u8> {

@@ -251,16 +251,10 @@ impl PlaneMut<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::Colorimetry;
     use proptest::prelude::*;
 
     fn i420(width: usize, height: usize) -> FrameFormat {
-        FrameFormat {
-            pixel: PixelFormat::I420,
-            width,
-            height,
-            color: Colorimetry::default(),
-        }
+        FrameFormat::new(PixelFormat::I420, width, height)
     }
 
     fn options(how: How, margin: f32) -> RedactOptions {

@@ -8,7 +8,8 @@ use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 
 use crate::error::{Error, Result};
-use crate::frame::{FrameFormat, ImageRef, Matrix, PixelFormat, Range};
+use crate::frame::{FrameFormat, ImageRef, PixelFormat};
+use crate::stream::images::i420_to_rgb;
 
 /// A picture without row padding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,27 +84,9 @@ fn to_rgb(picture: &Picture) -> std::result::Result<RgbImage, String> {
     if picture.format.pixel != PixelFormat::I420 {
         return Err(format!("{:?} is no outgoing format", picture.format.pixel));
     }
-    let (kr, kb) = match picture.format.color.matrix {
-        Matrix::Bt601 => (0.299f32, 0.114f32),
-        Matrix::Bt709 => (0.2126, 0.0722),
-    };
-    let (black, luma, chroma) = match picture.format.color.range {
-        Range::Limited => (16.0, 255.0 / 219.0, 255.0 / 224.0),
-        Range::Full => (0.0, 1.0, 1.0),
-    };
-    let half = width.div_ceil(2);
-    Ok(RgbImage::from_fn(w, h, |x, y| {
-        let (x, y) = (x as usize, y as usize);
-        let value =
-            |plane: usize, x: usize, y: usize, row: usize| f32::from(image.plane(plane).row(y, row)[x]);
-        let bright = (value(0, x, y, width) - black) * luma;
-        let blue = (value(1, x / 2, y / 2, half) - 128.0) * chroma;
-        let red = (value(2, x / 2, y / 2, half) - 128.0) * chroma;
-        let r = bright + 2.0 * (1.0 - kr) * red;
-        let b = bright + 2.0 * (1.0 - kb) * blue;
-        let g = (bright - kr * r - kb * b) / (1.0 - kr - kb);
-        image::Rgb([r, g, b].map(|v| v.round().clamp(0.0, 255.0) as u8))
-    }))
+    let mut rgb = vec![0; 3 * width * height];
+    i420_to_rgb(&image, &mut rgb);
+    RgbImage::from_raw(w, h, rgb).ok_or_else(|| "too few bytes".to_owned())
 }
 
 #[cfg(test)]

@@ -125,7 +125,7 @@ fn check_output(output: &str, options: &StreamOptions) -> Result<String> {
         #[cfg(feature = "gstreamer")]
         OutputSpec::Rtsp(address) if address.tls => {
             if let Some(files) = &options.access.tls {
-                crate::stream::rtsp_server::check_tls(files)?;
+                crate::stream::rtsp_auth::check_tls(files)?;
             }
         }
         OutputSpec::Mp4(path) | OutputSpec::Mkv(path) => {

@@ -15,7 +15,7 @@ use crate::cli::args::ModelArgs;
 use crate::clock::RealClock;
 use crate::dataset::{Dataset, Format, Labels};
 use crate::error::{Error, Result};
-use crate::frame::{Colorimetry, FrameFormat, ImageRef, Mask, PixelFormat};
+use crate::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
 use crate::infer::Output;
 use crate::metrics::{Metrics, thread_cpu_ns};
 use crate::pool::FramePool;
@@ -427,12 +427,7 @@ fn on_stills(
     for s in &mut sums {
         s.matrices = vec![ConfusionMatrix::new(classes); SPEEDS.len()];
     }
-    let format = FrameFormat {
-        pixel: PixelFormat::Rgb24,
-        width: WIDTH,
-        height: HEIGHT,
-        color: Colorimetry::default(),
-    };
+    let format = FrameFormat::new(PixelFormat::Rgb24, WIDTH, HEIGHT);
     let bar = crate::cli::image::progress(samples.len());
     for (n, sample) in samples.iter().enumerate() {
         let (picture, labels) = sample.load()?;

@@ -56,17 +56,12 @@ pub fn notice(format: FrameFormat, lines: &[&str], out: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{Colorimetry, PixelFormat};
+    use crate::frame::PixelFormat;
 
     #[test]
     fn text_is_bright_on_dark_and_nothing_of_the_old_picture_is_left() {
         for (width, height) in [(320, 240), (17, 33), (1, 1)] {
-            let format = FrameFormat {
-                pixel: PixelFormat::I420,
-                width,
-                height,
-                color: Colorimetry::default(),
-            };
+            let format = FrameFormat::new(PixelFormat::I420, width, height);
             let mut out = vec![200; format.packed_bytes()];
             notice(format, &["camera lost", "12 s"], &mut out);
             let luma = &out[..width * height];

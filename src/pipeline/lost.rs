@@ -81,15 +81,10 @@ pub(super) fn in_words(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{Colorimetry, PixelFormat};
+    use crate::frame::PixelFormat;
 
     fn lost() -> Lost {
-        let format = FrameFormat {
-            pixel: PixelFormat::I420,
-            width: 64,
-            height: 32,
-            color: Colorimetry::default(),
-        };
+        let format = FrameFormat::new(PixelFormat::I420, 64, 32);
         let options = LostPicture {
             after: Duration::from_secs(1),
             period: Duration::from_millis(500),

@@ -71,15 +71,10 @@ impl CutDetector {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{Colorimetry, FrameFormat, ImageRef, PixelFormat};
+    use crate::frame::{FrameFormat, ImageRef, PixelFormat};
 
     fn luma(value: impl Fn(usize, usize) -> u8) -> Luma {
-        let format = FrameFormat {
-            pixel: PixelFormat::I420,
-            width: 64,
-            height: 48,
-            color: Colorimetry::default(),
-        };
+        let format = FrameFormat::new(PixelFormat::I420, 64, 48);
         let mut data = vec![128; format.packed_bytes()];
         for y in 0..48 {
             for x in 0..64 {

@@ -138,15 +138,10 @@ impl<M> Keys<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{Colorimetry, FrameFormat, PixelFormat};
+    use crate::frame::{FrameFormat, PixelFormat};
 
     fn frame(value: impl Fn(usize, usize) -> u8) -> (FrameFormat, Vec<u8>) {
-        let format = FrameFormat {
-            pixel: PixelFormat::I420,
-            width: 96,
-            height: 64,
-            color: Colorimetry::default(),
-        };
+        let format = FrameFormat::new(PixelFormat::I420, 96, 64);
         let mut data = vec![128; format.packed_bytes()];
         for y in 0..64 {
             for x in 0..96 {

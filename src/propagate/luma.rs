@@ -215,16 +215,10 @@ fn mean(sums: &[u16], scale: usize, out: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::Colorimetry;
     use proptest::prelude::*;
 
     fn format(pixel: PixelFormat, width: usize, height: usize) -> FrameFormat {
-        FrameFormat {
-            pixel,
-            width,
-            height,
-            color: Colorimetry::default(),
-        }
+        FrameFormat::new(pixel, width, height)
     }
 
     /// The mean over the square of pixels, in the plainest form.

@@ -379,7 +379,7 @@ fn median(a: Vector, b: Vector, c: Vector) -> Vector {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{Colorimetry, FrameFormat, ImageRef, PixelFormat};
+    use crate::frame::{FrameFormat, ImageRef, PixelFormat};
 
     const WIDTH: usize = 640;
     const HEIGHT: usize = 240;
@@ -401,12 +401,7 @@ mod tests {
     }
 
     fn luma(value: impl Fn(f32, f32) -> u8) -> Luma {
-        let format = FrameFormat {
-            pixel: PixelFormat::I420,
-            width: WIDTH,
-            height: HEIGHT,
-            color: Colorimetry::default(),
-        };
+        let format = FrameFormat::new(PixelFormat::I420, WIDTH, HEIGHT);
         let mut data = vec![128; format.packed_bytes()];
         for y in 0..HEIGHT {
             for x in 0..WIDTH {

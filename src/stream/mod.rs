@@ -16,6 +16,8 @@ mod output;
 #[cfg(feature = "gstreamer")]
 pub mod rtsp;
 #[cfg(feature = "gstreamer")]
+pub mod rtsp_auth;
+#[cfg(feature = "gstreamer")]
 pub mod rtsp_server;
 
 pub use output::{DEFAULT_OUTPUT, OutputSpec, RtspAddress, StreamOptions, parse_output};

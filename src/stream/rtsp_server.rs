@@ -1,17 +1,14 @@
-//! The RTSP server of one address and port: its thread, who is connected, who may watch. Several streams share it,
-//! each under its own path.
+//! The RTSP server of one address and port, and its connections. Several streams share it, each under its own path.
 //!
 //! A connection that asks for nothing is closed after `IDLE`, and when there are too many the oldest such one
 //! makes room; so half-open connections neither add up nor lock anybody out.
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use gstreamer as gst;
@@ -22,7 +19,8 @@ use gstreamer_rtsp_server::{gio, gst_rtsp};
 
 use crate::error::{Error, Result};
 use crate::stream::RtspAddress;
-use crate::stream::access::{RtspAccess, TlsFiles};
+use crate::stream::access::RtspAccess;
+use crate::stream::rtsp_auth::{Access, ROLE, make_auth, renew_certificate};
 
 /// Seconds without a sign of life after which a client's session is closed.
 const SESSION_TIMEOUT_S: u32 = 30;
@@ -45,14 +43,15 @@ const SPARE_CONNECTIONS: usize = 16;
 /// Bytes of a request's body at most; no request that is answered has a longer one.
 const MAX_BODY: u32 = 16 * 1024;
 
+/// Connections that the kernel completes ahead of us. GStreamer's default of 5 is full after a burst, and the next
+/// client then waits a second or more for its SYN's retransmission.
+const BACKLOG: i32 = 128;
+
 /// How long clients' pipelines may take to stop.
 const MEDIA_STOP: Duration = Duration::from_millis(1200);
 
 /// How long the server's thread may take to end.
 const JOIN: Duration = Duration::from_millis(1800);
-
-/// The role that may watch; everyone has it where there are no users.
-const ROLE: &str = "viewer";
 
 /// What a stream is told by its server.
 pub(super) trait Mount: Send + Sync {
@@ -88,19 +87,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-/// The access rules in force, and what the TLS files were when they were read, and when they were last looked at.
-struct Access {
-    rules: RtspAccess,
-    read: Option<FileTimes>,
-    seen: Option<(FileTimes, Instant)>,
-}
-
-/// When certificate and key were changed last.
-type FileTimes = (SystemTime, SystemTime);
-
-/// Certificate and key are read again once both have stood still for so long: they are not written at once.
-const FILES_SETTLE: Duration = Duration::from_secs(3);
-
 /// A running server.
 pub(super) struct Server {
     host: String,
@@ -134,11 +120,7 @@ pub fn set_access(rules: &RtspAccess) -> Result<()> {
     for (server, auth) in servers.iter().zip(auths) {
         server.server.set_auth(auth.as_ref());
         server.set_limits(rules);
-        *lock(&server.access) = Access {
-            rules: rules.clone(),
-            read: file_times(rules.tls.as_ref()),
-            seen: None,
-        };
+        *lock(&server.access) = Access::new(rules.clone());
     }
     Ok(())
 }
@@ -173,17 +155,14 @@ impl Server {
         server.set_address(&address.host);
         server.set_service(&address.port.to_string());
         server.set_content_length_limit(MAX_BODY);
+        server.set_backlog(BACKLOG);
         let auth = make_auth(rules, address.tls)?;
         server.set_auth(auth.as_ref());
         let sessions = server
             .session_pool()
             .ok_or_else(|| Error::fatal("GStreamer: an RTSP server without sessions"))?;
         watch_clients(&server, &sessions, &state, &context);
-        let access = Arc::new(Mutex::new(Access {
-            rules: rules.clone(),
-            read: file_times(rules.tls.as_ref()),
-            seen: None,
-        }));
+        let access = Arc::new(Mutex::new(Access::new(rules.clone())));
 
         let socket = server
             .create_socket(gio::Cancellable::NONE)
@@ -231,7 +210,7 @@ impl Server {
                 if let Some(server) = server.upgrade() {
                     close_idle(&server, &state);
                     if tls {
-                        renew_certificate(&server, &access);
+                        renew_certificate(&server, &mut lock(&access));
                     }
                 }
                 glib::ControlFlow::Continue
@@ -553,114 +532,6 @@ fn end(state: &State, id: usize) {
         .and_then(|connection| connection.watches.take());
     if let Some(mount) = watched {
         mount.clients().fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// What clients must show; `None` where nothing is asked of them.
-fn make_auth(rules: &RtspAccess, tls: bool) -> Result<Option<gst_rtsp_server::RTSPAuth>> {
-    if rules.users.is_empty() && !tls {
-        return Ok(None);
-    }
-    let auth = gst_rtsp_server::RTSPAuth::new();
-    let mut token = gst_rtsp_server::RTSPToken::builder()
-        .field("media.factory.role", ROLE)
-        .build();
-    match rules.users.first() {
-        None => auth.set_default_token(Some(&mut token)),
-        Some(first) => {
-            auth.set_supported_methods(gst_rtsp::RTSPAuthMethod::Digest);
-            auth.set_realm(Some(first.realm()));
-            read_users(&auth, rules, &token)?;
-        }
-    }
-    if let Some(files) = rules.tls.as_ref().filter(|_| tls) {
-        auth.set_tls_certificate(Some(&certificate(files)?));
-    }
-    Ok(Some(auth))
-}
-
-/// Hands the users over in the only form that holds no password: a file of htdigest lines, in memory.
-fn read_users(
-    auth: &gst_rtsp_server::RTSPAuth,
-    rules: &RtspAccess,
-    token: &gst_rtsp_server::RTSPToken,
-) -> Result<()> {
-    let fail =
-        |e: std::io::Error| Error::fatal("the list of users can't be handed to GStreamer").caused_by(e);
-    let memory =
-        rustix::fs::memfd_create("users", rustix::fs::MemfdFlags::CLOEXEC).map_err(|e| fail(e.into()))?;
-    let mut file = std::fs::File::from(memory);
-    for user in &rules.users {
-        writeln!(file, "{}", user.entry()).map_err(fail)?;
-    }
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    if !auth.parse_htdigest(&path, token) {
-        return Err(Error::fatal(
-            "GStreamer does not take the list of users (access.users)",
-        ));
-    }
-    Ok(())
-}
-
-fn certificate(files: &TlsFiles) -> Result<gio::TlsCertificate> {
-    for path in [&files.certificate, &files.key] {
-        std::fs::File::open(path)
-            .map_err(|e| Error::usage(format!("{}: can't be read", path.display())).caused_by(e))?;
-    }
-    gio::TlsCertificate::from_files(&files.certificate, &files.key).map_err(|e| {
-        Error::usage(format!(
-            "{} and {}: not a certificate and its key",
-            files.certificate.display(),
-            files.key.display()
-        ))
-        .caused_by(e)
-        .hint("both in PEM; TLS needs the package glib-networking")
-    })
-}
-
-/// Checks that certificate and key can be read and belong together.
-///
-/// # Errors
-/// Usage, naming the files.
-pub fn check_tls(files: &TlsFiles) -> Result<()> {
-    crate::stream::elements::init()?;
-    certificate(files).map(|_| ())
-}
-
-/// When certificate and key were changed last.
-fn file_times(files: Option<&TlsFiles>) -> Option<FileTimes> {
-    let changed = |path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
-    let files = files?;
-    Some((changed(&files.certificate)?, changed(&files.key)?))
-}
-
-/// Reads certificate and key again if they have changed and stand still. If they can't be read, the old ones serve.
-fn renew_certificate(server: &gst_rtsp_server::RTSPServer, access: &Mutex<Access>) {
-    let mut access = lock(access);
-    let Some(now) = file_times(access.rules.tls.as_ref()) else {
-        return;
-    };
-    if access.read == Some(now) {
-        return;
-    }
-    match access.seen {
-        Some((seen, since)) if seen == now => {
-            if since.elapsed() < FILES_SETTLE {
-                return;
-            }
-        }
-        _ => {
-            access.seen = Some((now, Instant::now()));
-            return;
-        }
-    }
-    access.read = Some(now);
-    match make_auth(&access.rules, true) {
-        Ok(auth) => {
-            server.set_auth(auth.as_ref());
-            tracing::info!("RTSP: certificate and key have changed and are in use");
-        }
-        Err(e) => tracing::warn!("RTSP: the certificate has changed, the old one stays in use: {e}"),
     }
 }
 
