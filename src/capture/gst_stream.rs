@@ -153,37 +153,63 @@ impl Stream {
     }
 }
 
+/// A running pipeline and its first picture with its number.
+type Started = (Stream, (u64, gst::Sample));
+
 /// Starts the pipeline of `spec` and waits for its first picture.
-pub(super) fn start(
-    spec: &SourceSpec,
-    name: &str,
-    options: &CaptureOptions,
-) -> Result<(Stream, (u64, gst::Sample))> {
-    let SourceSpec::Csi(sensor) = spec else {
-        return start_one(spec, name, options);
+pub(super) fn start(spec: &SourceSpec, name: &str, options: &CaptureOptions) -> Result<Started> {
+    let timeout = options.open_timeout();
+    let sensor = match spec {
+        SourceSpec::Csi(sensor) => sensor,
+        // decodebin keeps back the errors of an element while it plugs it, and drops them where plugging
+        // succeeds: a demuxer that gives up within that time (about one start in a hundred for a file
+        // without its index) leaves a pipeline that waits for ever. So silence is tried a second time.
+        // https://gitlab.freedesktop.org/gstreamer/gstreamer/-/blob/1.22/subprojects/gst-plugins-base/gst/playback/gstdecodebin2.c
+        SourceSpec::File(_) => {
+            if let Some(started) = start_within(timeout / 4, spec, name, options)? {
+                return Ok(started);
+            }
+            debug!("{name}: no frame and no error; started again");
+            return start_within(timeout - timeout / 4, spec, name, options)?
+                .ok_or_else(|| silence(spec, name, timeout));
+        }
+        _ => {
+            return start_within(timeout, spec, name, options)?.ok_or_else(|| silence(spec, name, timeout));
+        }
     };
     gst_pipeline::init()?;
     let has = |name: &str| gst::ElementFactory::find(name).is_some();
     let mut failed = None;
     // An element that is installed may still find no camera of its kind.
     for plan in csi::plans(*sensor, options, &has)? {
-        match start_one(&SourceSpec::Launch(plan.line), name, options) {
-            Ok(started) => return Ok(started),
-            Err(why) => {
-                let why = Error::transient(format!("{name} by {}", plan.element)).caused_by(why);
-                failed =
-                    Some(why.hint("check the camera's ribbon cable, and that no other program has it open"));
-            }
-        }
+        let spec = SourceSpec::Launch(plan.line);
+        let why = match start_within(timeout, &spec, name, options) {
+            Ok(Some(started)) => return Ok(started),
+            Ok(None) => silence(&spec, name, timeout),
+            Err(why) => why,
+        };
+        let why = Error::transient(format!("{name} by {}", plan.element)).caused_by(why);
+        failed = Some(why.hint("check the camera's ribbon cable, and that no other program has it open"));
     }
     Err(failed.unwrap_or_else(|| Error::usage(format!("{name}: nothing reads such a camera here"))))
 }
 
-fn start_one(
+/// The error of a source that gave neither a picture nor an error.
+fn silence(spec: &SourceSpec, name: &str, timeout: Duration) -> Error {
+    let text = format!("{name}: no frame within {} s", timeout.as_secs_f64());
+    match spec {
+        SourceSpec::File(_) => Error::fatal(text).hint("the file may lie on a disk that hangs"),
+        _ => Error::transient(text).hint("check that the device is on and the address is right"),
+    }
+}
+
+/// Starts the pipeline of `spec`; none if neither a picture nor an error came in time.
+fn start_within(
+    timeout: Duration,
     spec: &SourceSpec,
     name: &str,
     options: &CaptureOptions,
-) -> Result<(Stream, (u64, gst::Sample))> {
+) -> Result<Option<Started>> {
     let network = matches!(spec, SourceSpec::Rtsp(_));
     let built = match spec {
         SourceSpec::File(path) => gst_pipeline::from_uri(&file_uri(path)?, options)?,
@@ -198,10 +224,10 @@ fn start_one(
         }
     };
     let mut stream = Stream::start(built, network).map_err(|e| open_error(spec, name, &e, None))?;
-    let deadline = Instant::now() + options.open_timeout();
+    let deadline = Instant::now() + timeout;
     loop {
         match stream.items.recv_timeout(BUS_POLL) {
-            Ok(Item::Sample(number, sample)) => return Ok((stream, (number, sample))),
+            Ok(Item::Sample(number, sample)) => return Ok(Some((stream, (number, sample)))),
             Ok(Item::End) => {
                 let why = stream
                     .poll_bus()
@@ -222,14 +248,7 @@ fn start_one(
             }
         }
         if Instant::now() >= deadline {
-            let text = format!(
-                "{name}: no frame within {} s",
-                options.open_timeout_ms as f64 / 1000.0
-            );
-            return Err(match spec {
-                SourceSpec::File(_) => Error::fatal(text).hint("the file may lie on a disk that hangs"),
-                _ => Error::transient(text).hint("check that the device is on and the address is right"),
-            });
+            return Ok(None);
         }
     }
 }
