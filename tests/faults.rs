@@ -9,9 +9,8 @@ use segd::capture::{Capture, FrameSource, SourceOpener};
 use segd::clock::{RealClock, SharedClock};
 use segd::error::{Error, Result};
 use segd::frame::{Frame, FrameFormat, PixelFormat};
-use segd::infer::{Backend, InputSize, Output, RunsOn, Segmenter, TensorData};
 use segd::metrics::Metrics;
-use segd::model::{Contract, Model, Origin};
+use segd::model::Model;
 use segd::overlay::OverlayOptions;
 use segd::pipeline::control::{Control, Looks, NextModel, Privacy};
 use segd::pipeline::{LostPicture, MaskPolicy, Parts, PipelineOptions, reconnect, run};
@@ -21,6 +20,11 @@ use segd::schedule::ScheduleOptions;
 use segd::segment::Engine;
 use segd::stream::{FrameSink, SinkOpener};
 use segd::supervise::Ended;
+
+#[path = "common/made.rs"]
+mod made;
+
+use made::{Gives, flat};
 
 const WIDTH: usize = 64;
 const HEIGHT: usize = 64;
@@ -96,56 +100,6 @@ impl FrameSource for Opened {
 /// What the network does when it runs for the n-th time.
 type Answer = Arc<dyn Fn(u64) -> Result<u8> + Send + Sync>;
 
-struct Network {
-    answer: Answer,
-}
-
-struct Prepared {
-    size: InputSize,
-    answer: Answer,
-    runs: u64,
-}
-
-impl Backend for Network {
-    fn name(&self) -> &'static str {
-        "made"
-    }
-
-    fn prepare(&self, _model: &Model, size: InputSize) -> Result<Box<dyn Segmenter>> {
-        Ok(Box::new(Prepared {
-            size,
-            answer: self.answer.clone(),
-            runs: 0,
-        }))
-    }
-}
-
-impl Segmenter for Prepared {
-    fn input_size(&self) -> InputSize {
-        self.size
-    }
-
-    fn runs_on(&self) -> RunsOn {
-        RunsOn {
-            backend: "made",
-            provider: "CPU".into(),
-            precision: "fp32".into(),
-            version: "1".into(),
-        }
-    }
-
-    fn run(&mut self, _input: &TensorData, output: &mut Output) -> Result<()> {
-        self.runs += 1;
-        let label = (self.answer)(self.runs)?;
-        *output = Output::Labels {
-            height: self.size.height,
-            width: self.size.width,
-            labels: vec![label; self.size.width * self.size.height],
-        };
-        Ok(())
-    }
-}
-
 /// What reached the output.
 #[derive(Clone, Default)]
 struct Seen {
@@ -197,42 +151,14 @@ impl FrameSink for Sink {
     }
 }
 
-fn contract() -> Contract {
-    let text = format!(
-        r#"
-        format = 1
-        name = "made"
-        [input]
-        layout = "nchw"
-        dtype = "f32"
-        color = "rgb"
-        resize = "stretch"
-        width = {WIDTH}
-        height = {HEIGHT}
-        [output]
-        kind = "labels"
-        dtype = "u8"
-        [[classes]]
-        name = "background"
-        color = [0, 0, 0]
-        background = true
-        [[classes]]
-        name = "person"
-        color = [255, 0, 0]
-        [[files]]
-        path = "made.onnx"
-        precision = "fp32"
-        backends = ["tract"]
-        sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-        "#
-    );
-    Contract::parse(&text, "made").unwrap()
+fn model() -> Arc<Model> {
+    made::model(WIDTH, HEIGHT, "person", Gives::Labels)
 }
 
 fn looks(generation: u64, privacy: Option<How>) -> Looks {
     Looks {
         generation,
-        classes: contract().classes,
+        classes: model().contract.classes.clone(),
         overlay: OverlayOptions {
             alpha: 0.0,
             legend: false,
@@ -249,11 +175,14 @@ fn looks(generation: u64, privacy: Option<How>) -> Looks {
 }
 
 fn engine(answer: Answer, metrics: &Arc<Metrics>) -> Engine {
-    let model = Arc::new(Model {
-        contract: contract(),
-        origin: Origin::Embedded,
-    });
-    Engine::new(model, Arc::new(Network { answer }), None, metrics.clone())
+    made::engine(&model(), metrics, move |size| {
+        let (answer, mut runs) = (answer.clone(), 0);
+        Box::new(move |_, output| {
+            runs += 1;
+            *output = flat(size, answer(runs)?);
+            Ok(())
+        })
+    })
 }
 
 /// A live pipeline whose stages fail as told.

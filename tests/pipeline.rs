@@ -9,17 +9,20 @@ use segd::capture::{Capture, FrameSource, SourceOpener};
 use segd::clock::{RealClock, SimulatedClock};
 use segd::error::{Error, Result};
 use segd::frame::{Frame, FrameFormat, PixelFormat};
-use segd::infer::{Backend, InputSize, Output, RunsOn, Segmenter, TensorData};
+use segd::infer::{InputSize, TensorData};
 use segd::metrics::Metrics;
-use segd::model::{Contract, Model, Origin};
 use segd::overlay::{OverlayOptions, Visualize};
 use segd::pipeline::control::{Control, Looks};
 use segd::pipeline::{MaskPolicy, Parts, PipelineOptions, run};
 use segd::pool::FramePool;
 use segd::schedule::{Reason, ScheduleOptions};
-use segd::segment::Engine;
 use segd::stream::{FrameSink, SinkOpener};
 use segd::supervise::{Backoff, Ended, OnTransient};
+
+#[path = "common/made.rs"]
+mod made;
+
+use made::{Gives, Run, flat};
 
 const WIDTH: usize = 64;
 const HEIGHT: usize = 32;
@@ -133,58 +136,18 @@ impl FrameSource for Opened {
 }
 
 /// Labels bright pictures 1 and dark ones 0, after waiting for a permit if there is a gate.
-struct MadeBackend {
-    gate: Option<Receiver<()>>,
-}
-
-struct MadeSegmenter {
-    size: InputSize,
-    gate: Option<Receiver<()>>,
-}
-
-impl Backend for MadeBackend {
-    fn name(&self) -> &'static str {
-        "made"
-    }
-
-    fn prepare(&self, _model: &Model, size: InputSize) -> Result<Box<dyn Segmenter>> {
-        Ok(Box::new(MadeSegmenter {
-            size,
-            gate: self.gate.clone(),
-        }))
-    }
-}
-
-impl Segmenter for MadeSegmenter {
-    fn input_size(&self) -> InputSize {
-        self.size
-    }
-
-    fn runs_on(&self) -> RunsOn {
-        RunsOn {
-            backend: "made",
-            provider: "CPU".into(),
-            precision: "fp32".into(),
-            version: "1".into(),
-        }
-    }
-
-    fn run(&mut self, input: &TensorData, output: &mut Output) -> Result<()> {
-        if let Some(gate) = &self.gate {
+fn brightness(size: InputSize, gate: Option<Receiver<()>>) -> Run {
+    Box::new(move |input, output| {
+        if let Some(gate) = &gate {
             let _ = gate.recv();
         }
         let TensorData::F32(values) = input else {
             panic!("the contract says f32")
         };
         let mean = values.iter().sum::<f32>() / values.len() as f32;
-        let labels = vec![u8::from(mean > 100.0); self.size.width * self.size.height];
-        *output = Output::Labels {
-            height: self.size.height,
-            width: self.size.width,
-            labels,
-        };
+        *output = flat(size, u8::from(mean > 100.0));
         Ok(())
-    }
+    })
 }
 
 /// (sequence, luma of the first pixel) of every frame; whether it was finished.
@@ -244,38 +207,6 @@ impl FrameSink for Recorder {
     }
 }
 
-fn contract() -> Contract {
-    let text = format!(
-        r#"
-        format = 1
-        name = "made"
-        [input]
-        layout = "nchw"
-        dtype = "f32"
-        color = "rgb"
-        resize = "stretch"
-        width = {WIDTH}
-        height = {HEIGHT}
-        [output]
-        kind = "labels"
-        dtype = "u8"
-        [[classes]]
-        name = "dark"
-        color = [0, 0, 0]
-        background = true
-        [[classes]]
-        name = "bright"
-        color = [255, 255, 255]
-        [[files]]
-        path = "made.onnx"
-        precision = "fp32"
-        backends = ["tract"]
-        sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-        "#
-    );
-    Contract::parse(&text, "made").unwrap()
-}
-
 /// Sequence number and first luma of each frame that reached an output.
 type Pushed = Vec<(u64, u8)>;
 
@@ -292,16 +223,8 @@ struct Rig {
 fn rig(source: Box<MadeSource>, gate: Option<Receiver<()>>) -> Rig {
     let recorded = Recorded::default();
     let metrics = Metrics::shared();
-    let model = Arc::new(Model {
-        contract: contract(),
-        origin: Origin::Embedded,
-    });
-    let engine = Engine::new(
-        model.clone(),
-        Arc::new(MadeBackend { gate }),
-        None,
-        metrics.clone(),
-    );
+    let model = made::model(WIDTH, HEIGHT, "bright", Gives::Labels);
+    let engine = made::engine(&model, &metrics, move |size| brightness(size, gate.clone()));
     let parts = Parts {
         source,
         sinks: vec![Box::new(Recorder {

@@ -1,24 +1,25 @@
 //! In the steady state no stage allocates: counted over whole runs of the pipeline.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
 use segd::capture::{CaptureOptions, Pace, parse_uri};
 use segd::clock::RealClock;
-use segd::error::Result;
-use segd::infer::{Backend, InputSize, Output, RunsOn, Segmenter, TensorData};
+use segd::infer::{InputSize, Output, TensorData};
 use segd::metrics::Metrics;
-use segd::model::{Contract, Model, Origin};
 use segd::overlay::OverlayOptions;
 use segd::pipeline::control::{Control, Looks};
 use segd::pipeline::{MaskPolicy, Parts, PipelineOptions, run};
 use segd::schedule::ScheduleOptions;
-use segd::segment::Engine;
 use segd::stream::{StreamOptions, parse_output};
 use segd::supervise::OnTransient;
+
+#[path = "common/made.rs"]
+mod made;
+
+use made::{Gives, Run};
 
 /// Counts what the system's allocator is asked for.
 struct Counting;
@@ -58,40 +59,13 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Logits from the mean of each cell's pixels, in a buffer that is kept.
-struct MadeBackend;
-
-struct MadeSegmenter(InputSize);
-
-impl Backend for MadeBackend {
-    fn name(&self) -> &'static str {
-        "made"
-    }
-
-    fn prepare(&self, _model: &Model, size: InputSize) -> Result<Box<dyn Segmenter>> {
-        Ok(Box::new(MadeSegmenter(size)))
-    }
-}
-
-impl Segmenter for MadeSegmenter {
-    fn input_size(&self) -> InputSize {
-        self.0
-    }
-
-    fn runs_on(&self) -> RunsOn {
-        RunsOn {
-            backend: "made",
-            provider: "CPU".into(),
-            precision: "fp32".into(),
-            version: "1".into(),
-        }
-    }
-
-    fn run(&mut self, input: &TensorData, output: &mut Output) -> Result<()> {
+/// Logits from one pixel of each cell, in a buffer that is kept.
+fn cells(size: InputSize) -> Run {
+    Box::new(move |input, output| {
         let TensorData::F32(pixels) = input else {
             panic!("the contract says f32")
         };
-        let (width, height) = (self.0.width / 8, self.0.height / 8);
+        let (width, height) = (size.width / 8, size.height / 8);
         if !matches!(output, Output::Logits { .. }) {
             *output = Output::Logits {
                 classes: 2,
@@ -102,49 +76,18 @@ impl Segmenter for MadeSegmenter {
         }
         if let Output::Logits { values, .. } = output {
             for cell in 0..width * height {
-                let at = cell / width * 8 * self.0.width + cell % width * 8;
+                let at = cell / width * 8 * size.width + cell % width * 8;
                 values[cell] = 100.0;
                 values[width * height + cell] = pixels[at];
             }
         }
         Ok(())
-    }
+    })
 }
 
 /// Allocations of a run of so many frames: all, and the large ones.
 fn allocations(frames: u64, masks: MaskPolicy, schedule: ScheduleOptions) -> [u64; 2] {
-    let text = r#"
-        format = 1
-        name = "made"
-        [input]
-        layout = "nchw"
-        dtype = "f32"
-        color = "rgb"
-        resize = "stretch"
-        width = 128
-        height = 96
-        [output]
-        kind = "logits"
-        layout = "nchw"
-        dtype = "f32"
-        grid = "half-pixel"
-        [[classes]]
-        name = "dark"
-        color = [0, 0, 0]
-        background = true
-        [[classes]]
-        name = "bright"
-        color = [255, 255, 255]
-        [[files]]
-        path = "made.onnx"
-        precision = "fp32"
-        backends = ["tract"]
-        sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    "#;
-    let model = Arc::new(Model {
-        contract: Contract::parse(text, "made").unwrap(),
-        origin: Origin::Embedded,
-    });
+    let model = made::model(128, 96, "bright", Gives::Logits);
     let (clock, metrics) = (RealClock::shared(), Metrics::shared());
     let capture = CaptureOptions {
         width: 320,
@@ -169,7 +112,7 @@ fn allocations(frames: u64, masks: MaskPolicy, schedule: ScheduleOptions) -> [u6
     let parts = Parts {
         source,
         sinks: vec![sink],
-        engine: Engine::new(model, Arc::new(MadeBackend), None, metrics.clone()),
+        engine: made::engine(&model, &metrics, cells),
         control: Control::new(looks, Duration::ZERO),
         clock,
         metrics,

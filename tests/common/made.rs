@@ -1,0 +1,122 @@
+//! A made network for tests of the pipeline: its model, and a backend that runs a function.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::sync::Arc;
+
+use segd::error::Result;
+use segd::infer::{Backend, InputSize, Output, RunsOn, Segmenter, TensorData};
+use segd::metrics::Metrics;
+use segd::model::{Contract, Model, Origin};
+use segd::segment::Engine;
+
+/// What a made network does with one input.
+pub type Run = Box<dyn FnMut(&TensorData, &mut Output) -> Result<()> + Send>;
+
+/// Runs what `prepare` gives for an input size.
+pub struct MadeBackend<F>(pub F);
+
+struct MadeSegmenter {
+    size: InputSize,
+    run: Run,
+}
+
+impl<F: Fn(InputSize) -> Run + Send + Sync> Backend for MadeBackend<F> {
+    fn name(&self) -> &'static str {
+        "made"
+    }
+
+    fn prepare(&self, _model: &Model, size: InputSize) -> Result<Box<dyn Segmenter>> {
+        let run = (self.0)(size);
+        Ok(Box::new(MadeSegmenter { size, run }))
+    }
+}
+
+impl Segmenter for MadeSegmenter {
+    fn input_size(&self) -> InputSize {
+        self.size
+    }
+
+    fn runs_on(&self) -> RunsOn {
+        RunsOn {
+            backend: "made",
+            provider: "CPU".into(),
+            precision: "fp32".into(),
+            version: "1".into(),
+        }
+    }
+
+    fn run(&mut self, input: &TensorData, output: &mut Output) -> Result<()> {
+        (self.run)(input, output)
+    }
+}
+
+/// One label for the whole input.
+pub fn flat(size: InputSize, label: u8) -> Output {
+    Output::Labels {
+        height: size.height,
+        width: size.width,
+        labels: vec![label; size.width * size.height],
+    }
+}
+
+/// What a made network gives.
+#[derive(Debug, Clone, Copy)]
+pub enum Gives {
+    /// A label for each input pixel.
+    Labels,
+    /// Scores on a coarser grid.
+    Logits,
+}
+
+/// A model of a background and one class, with an input of this size.
+pub fn model(width: usize, height: usize, class: &str, gives: Gives) -> Arc<Model> {
+    let output = match gives {
+        Gives::Labels => "kind = \"labels\"\ndtype = \"u8\"",
+        Gives::Logits => "kind = \"logits\"\nlayout = \"nchw\"\ndtype = \"f32\"\ngrid = \"half-pixel\"",
+    };
+    let text = format!(
+        r#"
+        format = 1
+        name = "made"
+        [input]
+        layout = "nchw"
+        dtype = "f32"
+        color = "rgb"
+        resize = "stretch"
+        width = {width}
+        height = {height}
+        [output]
+        {output}
+        [[classes]]
+        name = "background"
+        color = [0, 0, 0]
+        background = true
+        [[classes]]
+        name = "{class}"
+        color = [255, 255, 255]
+        [[files]]
+        path = "made.onnx"
+        precision = "fp32"
+        backends = ["tract"]
+        sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        "#
+    );
+    Arc::new(Model {
+        contract: Contract::parse(&text, "made").unwrap(),
+        origin: Origin::Embedded,
+    })
+}
+
+/// An engine of one made network.
+pub fn engine<F>(model: &Arc<Model>, metrics: &Arc<Metrics>, prepare: F) -> Engine
+where
+    F: Fn(InputSize) -> Run + Send + Sync + 'static,
+{
+    Engine::new(
+        model.clone(),
+        Arc::new(MadeBackend(prepare)),
+        None,
+        metrics.clone(),
+    )
+}
