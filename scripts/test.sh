@@ -20,4 +20,4 @@ step docs env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locke
 step deny cargo deny --locked check bans licenses sources
 # Both packages in one build: they share their dependencies. One test at a time: the trainer's tests seed the one
 # random generator that libtorch has.
-step test env RUST_TEST_THREADS=1 cargo test --workspace --locked
+step test env RUST_TEST_THREADS=1 cargo test --workspace --locked --no-fail-fast

@@ -151,16 +151,16 @@ fn reload_on(
             notify::reloading();
             match reload(&args, file, running) {
                 Ok(restart) => {
-                    health.reloads.taken.fetch_add(1, Relaxed);
                     info!("the configuration was read again and is in force");
                     for key in &restart {
                         warn!("{key} has changed: that takes effect at the next start");
                     }
+                    health.reloads.taken.fetch_add(1, Relaxed);
                     notify::reloaded("configuration reloaded");
                 }
                 Err(e) => {
-                    health.reloads.refused.fetch_add(1, Relaxed);
                     error!("the new configuration is refused, nothing was changed: {e}");
+                    health.reloads.refused.fetch_add(1, Relaxed);
                     notify::reloaded(&format!("new configuration refused: {e}"));
                 }
             }
