@@ -110,7 +110,7 @@ fn the_list_shows_broken_models_too() {
     std::fs::write(folder.path().join("broken/contract.toml"), "format = 9").unwrap();
     let here = tempfile::tempdir().unwrap();
     let output = segd(folder.path(), here.path())
-        .args(["models", "--json"])
+        .args(["models", "--json", "--time"])
         .assert()
         .success();
     let json: serde_json::Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
@@ -123,6 +123,12 @@ fn the_list_shows_broken_models_too() {
             .clone()
     };
     assert_eq!(of("good")["contract"]["classes"].as_array().unwrap().len(), 4);
+    let time = &of("good")["times"][0];
+    assert_eq!(
+        (&time["backend"], &time["precision"]),
+        (&"tract".into(), &"fp32".into())
+    );
+    assert!(time["cpu_ms"].as_f64().unwrap() > 0.0, "{time}");
     assert!(of("broken")["error"].as_str().unwrap().contains("contract.toml"));
     segd(folder.path(), here.path())
         .arg("models")

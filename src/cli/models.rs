@@ -1,13 +1,17 @@
 //! `segd models`: the models that are found.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use serde::Serialize;
 use serde_json::json;
 
 use crate::choose::{BackendName, ChoiceOptions};
 use crate::error::Result;
+use crate::infer::{Output, TensorData};
+use crate::metrics::process_cpu_ns;
 use crate::model::contract::{Contract, Precision, Resize};
 use crate::model::{Found, Model, Registry};
 use crate::selftest;
@@ -18,9 +22,12 @@ pub struct ModelsArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// Measure the CPU time of one inference on this machine, on each backend
+    #[arg(long)]
+    pub time: bool,
     /// Make the self-test of the model in DIR: its fp32 file labels the picture IMAGE (scaled down and saved beside
     /// the contract), and backends must find these labels again before they are used
-    #[arg(long, num_args = 2, value_names = ["IMAGE", "DIR"], conflicts_with = "json")]
+    #[arg(long, num_args = 2, value_names = ["IMAGE", "DIR"], conflicts_with_all = ["json", "time"])]
     pub write_selftest: Option<Vec<PathBuf>>,
 }
 
@@ -34,7 +41,7 @@ pub fn run(args: ModelsArgs) -> Result<()> {
     }
     let found = Registry::from_environment().list();
     if args.json {
-        let all: Vec<_> = found.iter().map(to_json).collect();
+        let all: Vec<_> = found.iter().map(|entry| to_json(entry, args.time)).collect();
         return super::print_report(true, &all, |_| ());
     }
     if found.is_empty() {
@@ -44,7 +51,14 @@ pub fn run(args: ModelsArgs) -> Result<()> {
     }
     for entry in &found {
         match &entry.model {
-            Ok(model) => print(entry, &model.contract),
+            Ok(model) => {
+                print(entry, model);
+                if args.time {
+                    times(model)
+                        .iter()
+                        .for_each(|time| println!("  time      {time}"));
+                }
+            }
             Err(error) => println!(
                 "{}\n  broken    {error}\n  found     {}",
                 entry.name, entry.origin
@@ -54,7 +68,8 @@ pub fn run(args: ModelsArgs) -> Result<()> {
     Ok(())
 }
 
-fn print(entry: &Found, contract: &Contract) {
+fn print(entry: &Found, model: &Model) {
+    let contract = &model.contract;
     println!("{}", entry.name);
     if !contract.description.is_empty() {
         println!("  about     {}", contract.description);
@@ -63,8 +78,12 @@ fn print(entry: &Found, contract: &Contract) {
     println!("  classes   {}: {}", names.len(), names.join(", "));
     println!("  input     {}", input(contract));
     for file in &contract.files {
+        let size = model.file(&file.path).map_or_else(
+            |_| "can't be read".into(),
+            |bytes| format!("{:.1} MB", bytes.len() as f64 / 1e6),
+        );
         println!(
-            "  file      {} ({}; {})",
+            "  file      {} ({}, {size}; {})",
             file.path,
             file.precision.as_str(),
             file.backends.join(", ")
@@ -104,10 +123,77 @@ fn input(contract: &Contract) -> String {
     }
 }
 
-fn to_json(entry: &Found) -> serde_json::Value {
+/// What one inference costs here.
+#[derive(Debug, Serialize)]
+struct Time {
+    backend: &'static str,
+    precision: String,
+    /// The network's input, in pixels, for a picture of 640x480.
+    width: usize,
+    height: usize,
+    /// CPU time of all threads, the least of several runs.
+    cpu_ms: f64,
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (backend, precision) = (self.backend, &self.precision);
+        write!(
+            f,
+            "{:.1} ms of CPU for {}x{} ({backend} {precision})",
+            self.cpu_ms, self.width, self.height
+        )
+    }
+}
+
+/// The times on each backend that runs the model here.
+fn times(model: &Model) -> Vec<Time> {
+    [BackendName::Tract, BackendName::Ort]
+        .into_iter()
+        .filter_map(|backend| time(model, backend).ok())
+        .collect()
+}
+
+fn time(model: &Model, backend: BackendName) -> Result<Time> {
+    /// Runs that count, after one that does not.
+    const RUNS: usize = 10;
+    let options = ChoiceOptions {
+        backend,
+        selftest: false,
+        ..ChoiceOptions::default()
+    };
+    let chosen = options.choose_for(model.clone())?;
+    let size = model.contract.input.size_for(640, 480, None);
+    let mut segmenter = chosen.backend.prepare(model, size)?;
+    let input = TensorData::zeros(model.contract.input.dtype, size);
+    let mut output = Output::empty();
+    segmenter.run(&input, &mut output)?;
+    let mut least = u64::MAX;
+    for _ in 0..RUNS {
+        let before = process_cpu_ns();
+        segmenter.run(&input, &mut output)?;
+        least = least.min(process_cpu_ns() - before);
+    }
+    let runs_on = segmenter.runs_on();
+    Ok(Time {
+        backend: runs_on.backend,
+        precision: runs_on.precision,
+        width: size.width,
+        height: size.height,
+        cpu_ms: least as f64 / 1e6,
+    })
+}
+
+fn to_json(entry: &Found, timed: bool) -> serde_json::Value {
     let found = entry.origin.to_string();
     match &entry.model {
-        Ok(model) => json!({ "name": entry.name, "found": found, "contract": model.contract }),
+        Ok(model) => {
+            let mut value = json!({ "name": entry.name, "found": found, "contract": model.contract });
+            if timed {
+                value["times"] = json!(times(model));
+            }
+            value
+        }
         Err(error) => json!({ "name": entry.name, "found": found, "error": error.to_string() }),
     }
 }

@@ -4,6 +4,7 @@
 use crate::error::Error;
 use crate::error::Result;
 use crate::model::Model;
+use crate::model::contract::InputType;
 #[cfg(any(feature = "tract", feature = "ort"))]
 use crate::model::contract::{Contract, ModelFile, Precision};
 
@@ -71,6 +72,17 @@ pub enum TensorData {
     F32(Vec<f32>),
     /// Bytes.
     U8(Vec<u8>),
+}
+
+impl TensorData {
+    /// An RGB input of zeros.
+    pub fn zeros(dtype: InputType, size: InputSize) -> Self {
+        let count = 3 * size.width * size.height;
+        match dtype {
+            InputType::F32 => Self::F32(vec![0.0; count]),
+            InputType::U8 => Self::U8(vec![0; count]),
+        }
+    }
 }
 
 /// The network's output.

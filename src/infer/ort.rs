@@ -176,10 +176,7 @@ impl Backend for OrtBackend {
                 _ => "install ONNX Runtime with this accelerator, or choose --device cpu",
             })
         })?;
-        let zeros = match contract.input.dtype {
-            InputType::F32 => TensorData::F32(vec![0.0; shape.iter().product()]),
-            InputType::U8 => TensorData::U8(vec![0; shape.iter().product()]),
-        };
+        let zeros = TensorData::zeros(contract.input.dtype, size);
         let mut segmenter = OrtSegmenter {
             session,
             output_index,
