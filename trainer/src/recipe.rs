@@ -50,6 +50,9 @@ pub struct About {
     pub data: String,
     /// The recipe in a sentence.
     pub recipe: String,
+    /// Paragraphs for the card: what else people should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// Channels of a decoder, from stride 8 on: a number, or a list with one for each step.
@@ -397,6 +400,7 @@ impl Recipe {
             dataset: dataset.location.root.display().to_string(),
             data: "not stated".to_owned(),
             recipe: "recipe.toml of the run".to_owned(),
+            notes: vec![],
         };
         self.dataset = format;
         self.classes = match format.classes() {

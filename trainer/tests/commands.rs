@@ -118,7 +118,16 @@ fn from_a_folder_of_pictures_to_a_model() {
     let files: Vec<&str> = contract.files.iter().map(|file| file.path.as_str()).collect();
     assert_eq!(files, ["int8.onnx", "fp32.onnx", "int8-tensorrt.onnx"]);
     assert_eq!(contract.classes[1].name, "water");
-    assert_eq!(contract.scores.len(), 2);
+    let metrics: Vec<&str> = contract
+        .scores
+        .iter()
+        .map(|score| score.metric.as_str())
+        .collect();
+    assert_eq!(
+        metrics,
+        ["mean IoU", "Dice of water", "mean IoU", "Dice of water"],
+        "of int8, then of fp32"
+    );
     let receipt = fs::read_to_string(model.join("receipt.toml")).unwrap();
     for key in [
         "good = true",

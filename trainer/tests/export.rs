@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use indicatif::ProgressBar;
 use segd::dataset::{Dataset, Format};
 use segd::model::contract::Precision;
-use segd_train::export::model::{self, CONTRACT, FP32, INT8};
+use segd_train::export::model::{self, CONTRACT, NetworkFile};
 use segd_train::export::{float, qlinear, score};
 use segd_train::forward::{Mode, forward};
 use segd_train::graph::Graph;
@@ -154,15 +154,9 @@ fn an_exported_folder_labels_as_the_trained_network_does() {
         int8.len(),
         fp32.len()
     );
-    let files: [(&str, Precision, &[&str], &[u8]); 2] = [
-        (INT8, Precision::Int8, &["ort"], &int8),
-        (FP32, Precision::Fp32, &["tract", "ort"], &fp32),
-    ];
+    let files = [NetworkFile::int8(&int8), NetworkFile::fp32(&fp32)];
     let model = folder.path().join("model");
-    for (name, _, _, bytes) in files {
-        model::write(&model, name, bytes).unwrap();
-    }
-    let mut contract = model::contract(&recipe, &graph, &files, None);
+    let mut contract = model::write_folder(&model, &recipe, &graph, &run.ema, &files, None).unwrap();
     // The made dataset has three classes.
     contract.classes.truncate(common::CLASSES as usize);
     model::write(&model, CONTRACT, contract.to_toml().unwrap().as_bytes()).unwrap();

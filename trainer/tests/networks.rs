@@ -7,7 +7,7 @@ use std::sync::Arc;
 use segd::infer::{Backend, InputSize, Output, TensorData};
 use segd::model::Model;
 use segd::model::contract::Precision;
-use segd_train::export::model::{self, CONTRACT, FP32, INT8};
+use segd_train::export::model::{self, CONTRACT, NetworkFile};
 use segd_train::export::{float, qlinear, score};
 use segd_train::forward::{Mode, forward};
 use segd_train::graph::{Graph, Op, Part, Pool};
@@ -152,16 +152,13 @@ fn export(folder: &Path, recipe: &Recipe, graph: &Graph, weights: &Weights, pict
         folder,
         recipe,
         graph,
-        &[
-            (INT8, Precision::Int8, &["ort"], &int8),
-            (FP32, Precision::Fp32, &["tract", "ort"], &fp32),
-        ],
+        &[NetworkFile::int8(&int8), NetworkFile::fp32(&fp32)],
     )
 }
 
-fn open(folder: &Path, recipe: &Recipe, graph: &Graph, files: &[(&str, Precision, &[&str], &[u8])]) -> Model {
-    for (name, _, _, bytes) in files {
-        model::write(folder, name, bytes).unwrap();
+fn open(folder: &Path, recipe: &Recipe, graph: &Graph, files: &[NetworkFile]) -> Model {
+    for file in files {
+        model::write(folder, file.name, file.bytes).unwrap();
     }
     let mut contract = model::contract(recipe, graph, files, None);
     contract.classes.truncate(CLASSES as usize);
@@ -211,7 +208,7 @@ fn unpooling_is_exact_in_the_exported_file() {
     graph.push(Part::Head, "unpool", Op::Unpool, &[values, 0, pooled]);
     let folder = tempfile::tempdir().unwrap();
     let fp32 = float::write("made", &graph, &Default::default());
-    let files: [(&str, Precision, &[&str], &[u8]); 1] = [(FP32, Precision::Fp32, &["tract", "ort"], &fp32)];
+    let files = [NetworkFile::fp32(&fp32)];
     let model = open(folder.path(), &recipe("segnet-basic", 16), &graph, &files);
     for (height, width) in [(16, 32), (48, 16)] {
         // Five levels: most cells have ties.

@@ -1,15 +1,17 @@
 //! `segd-train export`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use segd::dataset::Sample;
 use segd::model::contract::Precision;
+use segd::score::ConfusionMatrix;
 use tch::{Device, Tensor};
 
 use super::Checkpoint;
-use crate::export::model::{self, CONTRACT, FP32, INT8};
-use crate::export::{card, float, qlinear, score};
+use crate::export::model::{self, NetworkFile};
+use crate::export::{float, qlinear, score};
 use crate::quantize::calibrate;
 use crate::validate;
 use crate::weights::fold;
@@ -44,6 +46,7 @@ pub struct Arguments {
 /// A file can't be read or written.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let (recipe, graph, weights) = arguments.checkpoint.load()?;
+    model::make_folder(&arguments.out)?;
     let convs = fold(&graph, &weights)?;
     let fp32 = float::write(&recipe.name, &graph, &convs);
 
@@ -57,69 +60,72 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let calibration = calibrate(&graph, &weights, &inputs);
     let int8 = qlinear::write(&recipe.name, &graph, &convs, &calibration);
 
-    let files: [(&str, Precision, &[&str], &[u8]); 2] = [
-        (INT8, Precision::Int8, &["ort"], &int8),
-        (FP32, Precision::Fp32, &["tract", "ort"], &fp32),
-    ];
-    let selftest = match &arguments.selftest {
-        Some(path) => Some(model::write_selftest(
-            &arguments.out,
-            path,
-            &graph,
-            &weights,
-            &recipe,
-        )?),
-        None => None,
+    let files = [NetworkFile::int8(&int8), NetworkFile::fp32(&fp32)];
+    let mut contract = model::write_folder(
+        &arguments.out,
+        &recipe,
+        &graph,
+        &weights,
+        &files,
+        arguments.selftest.as_deref(),
+    )?;
+    let Some(split) = &arguments.score else {
+        return model::write_scores(&arguments.out, &recipe, &mut contract, "", 0, &[]);
     };
-    for (name, _, _, bytes) in files {
-        model::write(&arguments.out, name, bytes)?;
-    }
-    let mut contract = model::contract(&recipe, &graph, &files, selftest);
     // The scores are those of the folder as it is used.
-    model::write(&arguments.out, CONTRACT, contract.to_toml()?.as_bytes())?;
+    let samples = arguments.checkpoint.samples(&recipe, split)?;
+    let reference = samples
+        .iter()
+        .map(|sample| validate::predict(&graph, &weights, &recipe, &sample.load_image()?))
+        .collect::<Result<Vec<_>>>()?;
     let mut matrices = Vec::new();
-    if let Some(split) = &arguments.score {
-        let samples = arguments.checkpoint.samples(&recipe, split)?;
-        let reference = samples
-            .iter()
-            .map(|sample| validate::predict(&graph, &weights, &recipe, &sample.load_image()?))
-            .collect::<Result<Vec<_>>>()?;
-        for (_, precision, _, _) in files {
-            let (mut same, mut pixels) = (0, 0);
-            let backend = score::backend("ort", precision)?;
-            let matrix = score::score(&arguments.out, backend, &samples, |index, predicted| {
-                same += predicted
-                    .iter()
-                    .zip(&reference[index])
-                    .filter(|(a, b)| a == b)
-                    .count();
-                pixels += predicted.len();
-            })?;
-            let agreement = same as f64 / pixels as f64;
-            println!(
-                "{}: mean IoU {:.2} on {} pictures of {split}, {:.3} % of the labels as the checkpoint's",
-                precision.as_str(),
-                100.0 * matrix.mean_iou().context("the pictures hold no label")?,
-                samples.len(),
-                100.0 * agreement
-            );
-            let least = if precision == Precision::Fp32 {
-                LEAST_AGREEMENT_FP32
-            } else {
-                LEAST_AGREEMENT_INT8
-            };
-            ensure!(
-                agreement >= least,
-                "{} agrees on {agreement} of the pixels, expected {least}",
-                precision.as_str()
-            );
-            contract
-                .scores
-                .push(model::score(&recipe, split, samples.len(), precision, &matrix));
-            matrices.push((precision, matrix));
-        }
+    for precision in files.map(|file| file.precision) {
+        let (matrix, agreement) = compare(&arguments.out, precision, &samples, &reference)?;
+        println!(
+            "{}: mean IoU {:.2} on {} pictures of {split}, {:.3} % of the labels as the checkpoint's",
+            precision.as_str(),
+            100.0 * matrix.mean_iou().context("the pictures hold no label")?,
+            samples.len(),
+            100.0 * agreement
+        );
+        let least = if precision == Precision::Fp32 {
+            LEAST_AGREEMENT_FP32
+        } else {
+            LEAST_AGREEMENT_INT8
+        };
+        ensure!(
+            agreement >= least,
+            "{} agrees on {agreement} of the pixels, expected {least}",
+            precision.as_str()
+        );
+        matrices.push((precision, matrix));
     }
-    let text = card::write(&contract, recipe.classes(), &matrices);
-    model::write(&arguments.out, "card.md", text.as_bytes())?;
-    model::write(&arguments.out, CONTRACT, contract.to_toml()?.as_bytes())
+    model::write_scores(
+        &arguments.out,
+        &recipe,
+        &mut contract,
+        split,
+        samples.len(),
+        &matrices,
+    )
+}
+
+/// Scores the folder's file of one precision, and gives the share of pixels that have the reference's label.
+fn compare(
+    folder: &Path,
+    precision: Precision,
+    samples: &[Sample],
+    reference: &[Vec<u8>],
+) -> Result<(ConfusionMatrix, f64)> {
+    let (mut same, mut pixels) = (0, 0);
+    let backend = score::backend("ort", precision)?;
+    let matrix = score::score(folder, backend, samples, |index, predicted| {
+        same += predicted
+            .iter()
+            .zip(&reference[index])
+            .filter(|(a, b)| a == b)
+            .count();
+        pixels += predicted.len();
+    })?;
+    Ok((matrix, same as f64 / pixels as f64))
 }

@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use indicatif::ProgressBar;
+use segd::dataset::Sample;
 use segd::model::contract::Precision;
 use segd::picture;
+use segd::score::ConfusionMatrix;
 use tch::{Device, Tensor};
 
 use super::{Checkpoint, predict};
-use crate::export::model::{self, CONTRACT, FP32, INT8, INT8_TENSORRT};
+use crate::export::model::{self, CONTRACT, FP32, INT8, NetworkFile};
 use crate::export::receipt::{Candidate, ClassScore, Receipt, Speed};
-use crate::export::{card, float, qdq, qlinear, score};
+use crate::export::{float, qdq, qlinear, score};
 use crate::graph::Graph;
 use crate::quantize::{Calibration, FineTune, Method, Observations, equalise, fine_tune, folded, observe};
 use crate::recipe::Recipe;
@@ -66,6 +68,7 @@ struct Quantized {
 /// A file can't be read or written, or the 8-bit file loses more than the limit.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let (recipe, graph, weights) = arguments.checkpoint.load()?;
+    model::make_folder(&arguments.out)?;
     let device = weights.device();
     let weights = weights.to_device(Device::Cpu);
     let convs = fold(&graph, &weights)?;
@@ -78,18 +81,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let probe = Probe::new(&recipe, &graph, &weights, &images)?;
     let (mut quantized, mut candidates) = best(arguments.method, &graph, &convs, &inputs, &probe)?;
     if arguments.fine_tune > 0 {
-        let samples = arguments.checkpoint.samples(&recipe, "train")?;
-        let longest = (recipe.augment.longest * 1.05) as usize;
-        let classes = recipe.network.classes as usize;
-        let pictures = data::load(&samples, classes, longest, 2, &ProgressBar::hidden())?;
-        let task = FineTune {
-            recipe: &recipe,
-            pictures: &pictures,
-            steps: arguments.fine_tune,
-            device,
-        };
-        quantized.convs = fine_tune(&graph, &quantized.convs, &quantized.calibration, &task)?;
-        quantized.calibration.correct_bias = false;
+        tune(arguments, &recipe, &graph, &mut quantized, device)?;
         candidates.push(Candidate {
             fine_tune: arguments.fine_tune,
             agreement: probe.agreement(&graph, &quantized)?,
@@ -100,55 +92,25 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let fp32 = float::write(&recipe.name, &graph, &convs);
     let int8 = qlinear::write(&recipe.name, &graph, &quantized.convs, &quantized.calibration);
     let tensorrt = qdq::write(&recipe.name, &graph, &quantized.convs, &quantized.calibration)?;
-    let files: [(&str, Precision, &[&str], &[u8]); 3] = [
-        (INT8, Precision::Int8, &["ort"], &int8),
-        (FP32, Precision::Fp32, &["tract", "ort"], &fp32),
-        (INT8_TENSORRT, Precision::Int8, &["tensorrt"], &tensorrt),
+    let files = [
+        NetworkFile::int8(&int8),
+        NetworkFile::fp32(&fp32),
+        NetworkFile::int8_tensorrt(&tensorrt),
     ];
-    for (name, _, _, bytes) in files {
-        model::write(&arguments.out, name, bytes)?;
-    }
-    let selftest = match &arguments.selftest {
-        Some(path) => Some(model::write_selftest(
-            &arguments.out,
-            path,
-            &graph,
-            &weights,
-            &recipe,
-        )?),
-        None => None,
-    };
-    let mut contract = model::contract(&recipe, &graph, &files, selftest);
-    model::write(&arguments.out, CONTRACT, contract.to_toml()?.as_bytes())?;
+    let mut contract = model::write_folder(
+        &arguments.out,
+        &recipe,
+        &graph,
+        &weights,
+        &files,
+        arguments.selftest.as_deref(),
+    )?;
 
     let samples = arguments.checkpoint.samples(&recipe, &arguments.split)?;
-    let mut predictions: Vec<Vec<u8>> = Vec::with_capacity(samples.len());
-    let real = score::measure(
-        &arguments.out,
-        score::backend("ort", Precision::Fp32)?,
-        &samples,
-        |_, labels| {
-            predictions.push(labels.to_vec());
-        },
-    )?;
-    let (mut same, mut pixels) = (0u64, 0u64);
-    let small = score::measure(
-        &arguments.out,
-        score::backend("ort", Precision::Int8)?,
-        &samples,
-        |index, labels| {
-            same += labels
-                .iter()
-                .zip(&predictions[index])
-                .filter(|(a, b)| a == b)
-                .count() as u64;
-            pixels += labels.len() as u64;
-        },
-    )?;
-    let ious = [&real, &small].map(|measured| measured.matrix.mean_iou());
-    let [Some(fp32_iou), Some(int8_iou)] = ious.map(|iou| iou.map(|iou| 100.0 * iou)) else {
-        bail!("the pictures of {} hold no label", arguments.split);
-    };
+    let compared = Compared::measure(&arguments.out, &samples)?;
+    let (fp32_iou, int8_iou) = compared
+        .mean_iou()
+        .with_context(|| format!("the pictures of {} hold no label", arguments.split))?;
     let receipt = Receipt {
         model: recipe.name.clone(),
         split: arguments.split.clone(),
@@ -160,43 +122,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         loss: fp32_iou - int8_iou,
         limit: arguments.limit,
         good: fp32_iou - int8_iou <= arguments.limit,
-        agreement: same as f64 / pixels.max(1) as f64,
-        classes: recipe
-            .classes()
-            .iter()
-            .take(recipe.network.classes as usize)
-            .enumerate()
-            .map(|(index, class)| ClassScore {
-                name: class.name.clone().into_owned(),
-                iou_fp32: real.matrix.iou(index).map(|iou| 100.0 * iou),
-                iou_int8: small.matrix.iou(index).map(|iou| 100.0 * iou),
-            })
-            .collect(),
+        agreement: compared.agreement,
+        classes: compared.classes(&recipe),
         bytes_fp32: fp32.len(),
         bytes_int8: int8.len(),
-        speed: vec![
-            Speed {
-                file: FP32.to_owned(),
-                backend: "ort".to_owned(),
-                cpu_ms: real.cpu_ms,
-            },
-            Speed {
-                file: INT8.to_owned(),
-                backend: "ort".to_owned(),
-                cpu_ms: small.cpu_ms,
-            },
-            Speed {
-                file: FP32.to_owned(),
-                backend: "tract".to_owned(),
-                cpu_ms: score::measure(
-                    &arguments.out,
-                    score::backend("tract", Precision::Fp32)?,
-                    &samples[..samples.len().min(8)],
-                    |_, _| {},
-                )?
-                .cpu_ms,
-            },
-        ],
+        speed: compared.speed,
     };
     model::write(
         &arguments.out,
@@ -205,24 +135,20 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     )?;
     println!("{receipt}");
 
-    let matrices = [(Precision::Int8, small.matrix), (Precision::Fp32, real.matrix)];
-    for (precision, matrix) in &matrices {
-        contract.scores.push(model::score(
-            &recipe,
-            &arguments.split,
-            samples.len(),
-            *precision,
-            matrix,
-        ));
-    }
+    let mut matrices = vec![(Precision::Int8, compared.int8), (Precision::Fp32, compared.fp32)];
     if !receipt.good {
         // The folder stays usable: in f32.
         contract.files.retain(|file| file.precision == Precision::Fp32);
-        contract.scores.retain(|score| score.precision == Precision::Fp32);
+        matrices.remove(0);
     }
-    let text = card::write(&contract, recipe.classes(), &matrices);
-    model::write(&arguments.out, "card.md", text.as_bytes())?;
-    model::write(&arguments.out, CONTRACT, contract.to_toml()?.as_bytes())?;
+    model::write_scores(
+        &arguments.out,
+        &recipe,
+        &mut contract,
+        &arguments.split,
+        samples.len(),
+        &matrices,
+    )?;
     ensure!(
         receipt.good,
         "the 8-bit file loses {:.2} points of mean IoU, more than {}: the contract in {} names the f32 file alone; more \
@@ -232,6 +158,105 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         arguments.out.display()
     );
     Ok(())
+}
+
+/// Fine-tunes the weights with rounding.
+fn tune(
+    arguments: &Arguments,
+    recipe: &Recipe,
+    graph: &Graph,
+    quantized: &mut Quantized,
+    device: Device,
+) -> Result<()> {
+    let samples = arguments.checkpoint.samples(recipe, "train")?;
+    let longest = (recipe.augment.longest * 1.05) as usize;
+    let classes = recipe.network.classes as usize;
+    let pictures = data::load(&samples, classes, longest, 2, &ProgressBar::hidden())?;
+    let task = FineTune {
+        recipe,
+        pictures: &pictures,
+        steps: arguments.fine_tune,
+        device,
+    };
+    quantized.convs = fine_tune(graph, &quantized.convs, &quantized.calibration, &task)?;
+    quantized.calibration.correct_bias = false;
+    Ok(())
+}
+
+/// Both precisions on the same pictures, as segd runs them.
+struct Compared {
+    fp32: ConfusionMatrix,
+    int8: ConfusionMatrix,
+    /// Share of pixels with the same label in both.
+    agreement: f64,
+    speed: Vec<Speed>,
+}
+
+impl Compared {
+    fn measure(folder: &Path, samples: &[Sample]) -> Result<Self> {
+        /// Pictures that tell tract's speed.
+        const TIMED: usize = 8;
+        let mut predictions: Vec<Vec<u8>> = Vec::with_capacity(samples.len());
+        let fp32 = score::measure(
+            folder,
+            score::backend("ort", Precision::Fp32)?,
+            samples,
+            |_, labels| predictions.push(labels.to_vec()),
+        )?;
+        let (mut same, mut pixels) = (0, 0);
+        let int8 = score::measure(
+            folder,
+            score::backend("ort", Precision::Int8)?,
+            samples,
+            |index, labels| {
+                same += labels
+                    .iter()
+                    .zip(&predictions[index])
+                    .filter(|(a, b)| a == b)
+                    .count();
+                pixels += labels.len();
+            },
+        )?;
+        let tract = score::measure(
+            folder,
+            score::backend("tract", Precision::Fp32)?,
+            &samples[..samples.len().min(TIMED)],
+            |_, _| {},
+        )?;
+        let speed = |file: &str, backend: &str, cpu_ms| Speed {
+            file: file.to_owned(),
+            backend: backend.to_owned(),
+            cpu_ms,
+        };
+        Ok(Self {
+            agreement: same as f64 / pixels.max(1) as f64,
+            speed: vec![
+                speed(FP32, "ort", fp32.cpu_ms),
+                speed(INT8, "ort", int8.cpu_ms),
+                speed(FP32, "tract", tract.cpu_ms),
+            ],
+            fp32: fp32.matrix,
+            int8: int8.matrix,
+        })
+    }
+
+    /// In percent, of f32 and of 8 bits; none if there is no label.
+    fn mean_iou(&self) -> Option<(f64, f64)> {
+        Some((100.0 * self.fp32.mean_iou()?, 100.0 * self.int8.mean_iou()?))
+    }
+
+    fn classes(&self, recipe: &Recipe) -> Vec<ClassScore> {
+        let percent = |matrix: &ConfusionMatrix, class| matrix.iou(class).map(|iou| 100.0 * iou);
+        let classes = recipe.classes().iter().take(self.fp32.classes());
+        classes
+            .enumerate()
+            .map(|(index, class)| ClassScore {
+                name: class.name.clone().into_owned(),
+                iou_fp32: percent(&self.fp32, index),
+                iou_int8: percent(&self.int8, index),
+            })
+            .collect()
+    }
 }
 
 /// The pictures to calibrate on, evenly spread over those there are.
@@ -275,9 +300,9 @@ impl<'a> Probe<'a> {
     fn agreement(&self, graph: &Graph, quantized: &Quantized) -> Result<f64> {
         let int8 = qlinear::write(&self.recipe.name, graph, &quantized.convs, &quantized.calibration);
         let folder: &Path = self.folder.path();
-        let files: [(&str, Precision, &[&str], &[u8]); 1] = [(INT8, Precision::Int8, &["ort"], &int8)];
-        model::write(folder, INT8, &int8)?;
-        let contract = model::contract(self.recipe, graph, &files, None);
+        let file = NetworkFile::int8(&int8);
+        model::write(folder, file.name, file.bytes)?;
+        let contract = model::contract(self.recipe, graph, &[file], None);
         model::write(folder, CONTRACT, contract.to_toml()?.as_bytes())?;
         score::agreement(folder, score::backend("ort", Precision::Int8)?, &self.images)
     }

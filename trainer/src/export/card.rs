@@ -2,17 +2,14 @@
 
 use std::fmt::Write;
 
-use segd::dataset::DatasetClass;
 use segd::model::contract::{Contract, Precision};
 use segd::score::ConfusionMatrix;
 
-/// Writes the card of a model. `matrices` are the scores by precision.
+use crate::recipe::Recipe;
+
+/// Writes the card of a model trained by `recipe`. `matrices` are the scores by precision.
 #[must_use]
-pub fn write(
-    contract: &Contract,
-    classes: &[DatasetClass],
-    matrices: &[(Precision, ConfusionMatrix)],
-) -> String {
+pub fn write(contract: &Contract, recipe: &Recipe, matrices: &[(Precision, ConfusionMatrix)]) -> String {
     let mut card = format!("# {}\n\n{}.\n\n", contract.name, contract.description);
     let mut line = |text: String| {
         card.push_str(&text);
@@ -39,6 +36,9 @@ pub fn write(
             input.height
         ));
     }
+    for note in &recipe.about.notes {
+        line(format!("\n{note}"));
+    }
     if !contract.scores.is_empty() {
         line("\n## Scores\n\n| data | split | images | precision | metric | value |\n|---|---|---|---|---|---|".into());
         for score in &contract.scores {
@@ -62,7 +62,7 @@ pub fn write(
         }
         line(header);
         line(format!("|---|{}", "---|".repeat(matrices.len())));
-        for (index, class) in classes.iter().enumerate() {
+        for (index, class) in recipe.classes().iter().enumerate() {
             let mut row = format!("| {} |", class.name);
             for (_, matrix) in matrices {
                 match matrix.iou(index) {

@@ -10,11 +10,14 @@ use segd::model::contract::{
 use segd::model::load::sha256_hex;
 use segd::score::ConfusionMatrix;
 
+use crate::export::card;
 use crate::graph::Graph;
 use crate::recipe::Recipe;
 use crate::validate::{GRID, predict};
 use crate::weights::Weights;
 
+/// The card's name.
+pub const CARD: &str = "card.md";
 /// The contract's name.
 pub const CONTRACT: &str = "contract.toml";
 /// The fp32 file's name.
@@ -27,12 +30,113 @@ pub const INT8_TENSORRT: &str = "int8-tensorrt.onnx";
 /// The share of pixels on which a backend must agree; an int8 file gives a few pixels at borders another label.
 const SELFTEST_AGREEMENT: f64 = 0.95;
 
-/// The contract of a network trained by `recipe` with the given files: name, precision, backends, bytes.
+/// A network's file in a model's folder.
+#[derive(Clone, Copy, Debug)]
+pub struct NetworkFile<'a> {
+    /// Its name.
+    pub name: &'static str,
+    /// How its numbers are stored.
+    pub precision: Precision,
+    /// The backends that it is for.
+    pub backends: &'static [&'static str],
+    /// What is in it.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> NetworkFile<'a> {
+    /// The fp32 file, for every backend on a CPU.
+    #[must_use]
+    pub fn fp32(bytes: &'a [u8]) -> Self {
+        Self {
+            name: FP32,
+            precision: Precision::Fp32,
+            backends: &["tract", "ort"],
+            bytes,
+        }
+    }
+
+    /// The int8 file for ONNX Runtime on a CPU.
+    #[must_use]
+    pub fn int8(bytes: &'a [u8]) -> Self {
+        Self {
+            name: INT8,
+            precision: Precision::Int8,
+            backends: &["ort"],
+            bytes,
+        }
+    }
+
+    /// The int8 file for TensorRT.
+    #[must_use]
+    pub fn int8_tensorrt(bytes: &'a [u8]) -> Self {
+        Self {
+            name: INT8_TENSORRT,
+            precision: Precision::Int8,
+            backends: &["tensorrt"],
+            bytes,
+        }
+    }
+}
+
+/// Makes the model's folder: before a long computation that ends in it, so that a name that can't be had is said first.
+///
+/// # Errors
+/// It can't be made.
+pub fn make_folder(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))
+}
+
+/// Writes the network's files, a self-test on `picture` if there is one, and the contract.
+///
+/// # Errors
+/// A file can't be written, or the picture can't be read.
+pub fn write_folder(
+    folder: &Path,
+    recipe: &Recipe,
+    graph: &Graph,
+    weights: &Weights,
+    files: &[NetworkFile],
+    picture: Option<&Path>,
+) -> Result<Contract> {
+    for file in files {
+        write(folder, file.name, file.bytes)?;
+    }
+    let selftest = picture
+        .map(|picture| write_selftest(folder, picture, graph, weights, recipe))
+        .transpose()?;
+    let contract = contract(recipe, graph, files, selftest);
+    write(folder, CONTRACT, contract.to_toml()?.as_bytes())?;
+    Ok(contract)
+}
+
+/// Adds the scores of the files to the contract, and writes it again, with the card.
+///
+/// # Errors
+/// A file can't be written.
+pub fn write_scores(
+    folder: &Path,
+    recipe: &Recipe,
+    contract: &mut Contract,
+    split: &str,
+    images: usize,
+    matrices: &[(Precision, ConfusionMatrix)],
+) -> Result<()> {
+    for (precision, matrix) in matrices {
+        contract
+            .scores
+            .extend(scores(recipe, split, images, *precision, matrix));
+    }
+    let text = card::write(contract, recipe, matrices);
+    write(folder, CARD, text.as_bytes())?;
+    write(folder, CONTRACT, contract.to_toml()?.as_bytes())
+}
+
+/// The contract of a network trained by `recipe` with the given files.
 #[must_use]
 pub fn contract(
     recipe: &Recipe,
     graph: &Graph,
-    files: &[(&str, Precision, &[&str], &[u8])],
+    files: &[NetworkFile],
     selftest: Option<SelfTest>,
 ) -> Contract {
     let side = recipe.validate.longest as i64;
@@ -62,11 +166,11 @@ pub fn contract(
             .collect(),
         files: files
             .iter()
-            .map(|(path, precision, backends, bytes)| ModelFile {
-                path: (*path).to_owned(),
-                precision: *precision,
-                backends: backends.iter().map(|&backend| backend.to_owned()).collect(),
-                sha256: sha256_hex(bytes),
+            .map(|file| ModelFile {
+                path: file.name.to_owned(),
+                precision: file.precision,
+                backends: file.backends.iter().map(|&backend| backend.to_owned()).collect(),
+                sha256: sha256_hex(file.bytes),
             })
             .collect(),
         selftest,
@@ -78,20 +182,18 @@ pub fn contract(
     }
 }
 
-/// A score of one file, in percent.
-#[must_use]
-pub fn score(
+/// The scores of one file, in percent: mean IoU, and where there is one class beside the background its Dice.
+fn scores(
     recipe: &Recipe,
     split: &str,
     images: usize,
     precision: Precision,
     matrix: &ConfusionMatrix,
-) -> Score {
-    let iou = 100.0 * matrix.mean_iou().unwrap_or_default();
-    Score {
-        metric: "mean IoU".to_owned(),
+) -> Vec<Score> {
+    let score = |metric: &str, share: Option<f64>| Score {
+        metric: metric.to_owned(),
         // Two decimals: more would claim more than a split of this size can tell.
-        value: (iou * 100.0).round() / 100.0,
+        value: (share.unwrap_or_default() * 10_000.0).round() / 100.0,
         precision,
         dataset: recipe.about.dataset.clone(),
         split: split.to_owned(),
@@ -101,7 +203,12 @@ pub fn score(
              {} classes, pixels labelled 255 left out, counts summed over all images; segd through ONNX Runtime",
             recipe.validate.longest, recipe.validate.multiple, recipe.network.classes
         ),
+    };
+    let mut scores = vec![score("mean IoU", matrix.mean_iou())];
+    if let [_, foreground] = recipe.classes() {
+        scores.push(score(&format!("Dice of {}", foreground.name), matrix.dice(1)));
     }
+    scores
 }
 
 /// Writes a file of the model's folder.
@@ -109,7 +216,7 @@ pub fn score(
 /// # Errors
 /// It can't be written.
 pub fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    make_folder(folder)?;
     let path = folder.join(name);
     std::fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))
 }
@@ -118,7 +225,7 @@ pub fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// The picture can't be read, or a file can't be written.
-pub fn write_selftest(
+fn write_selftest(
     folder: &Path,
     picture: &Path,
     graph: &Graph,
