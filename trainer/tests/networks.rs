@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use segd::infer::{Backend, InputSize, Output, TensorData};
+use segd::infer::Backend;
 use segd::model::Model;
 use segd::model::contract::Precision;
 use segd_train::export::model::{self, CONTRACT, NetworkFile};
@@ -16,6 +16,8 @@ use segd_train::quantize::calibrate;
 use segd_train::recipe::Recipe;
 use segd_train::weights::{Weights, fold};
 use tch::{Device, Kind, Reduction, Tensor};
+
+mod common;
 
 const CLASSES: i64 = 3;
 /// A side that every network takes.
@@ -166,29 +168,6 @@ fn open(folder: &Path, recipe: &Recipe, graph: &Graph, files: &[NetworkFile]) ->
     Model::open(folder).unwrap()
 }
 
-/// The logits that a backend computes for `[1, 3, H, W]`.
-fn logits_of(backend: &dyn Backend, model: &Model, input: &Tensor) -> Tensor {
-    let (_, _, height, width) = input.size4().unwrap();
-    let size = InputSize {
-        width: width as usize,
-        height: height as usize,
-    };
-    let mut segmenter = backend.prepare(model, size).unwrap();
-    let values = Vec::try_from(input.contiguous().view([-1])).unwrap();
-    let mut output = Output::empty();
-    segmenter.run(&TensorData::F32(values), &mut output).unwrap();
-    let Output::Logits {
-        classes,
-        height,
-        width,
-        values,
-    } = output
-    else {
-        panic!("the networks give logits")
-    };
-    Tensor::from_slice(&values).reshape([1, classes as i64, height as i64, width as i64])
-}
-
 fn has_ort() -> bool {
     let found = score::backend("ort", Precision::Fp32).is_ok();
     assert!(
@@ -219,7 +198,7 @@ fn unpooling_is_exact_in_the_exported_file() {
             if name == "tract" || has_ort() {
                 let backend = score::backend(name, Precision::Fp32).unwrap();
                 assert_eq!(
-                    logits_of(&*backend, &model, &x),
+                    common::logits_of(&*backend, &model, &x),
                     expected,
                     "{name} {height}x{width}"
                 );
@@ -268,7 +247,7 @@ fn check(name: &str) {
         let (mut right, mut cells) = (0.0, 0.0);
         for input in inputs {
             let expected = tch::no_grad(|| forward(&graph, &weights, input, Mode::Eval, Kind::Float));
-            let found = logits_of(&*backend, &model, input);
+            let found = common::logits_of(&*backend, &model, input);
             assert_eq!(found.size(), expected.size());
             let size = [input.size()[2], input.size()[3]];
             let labels = |logits: &Tensor| {

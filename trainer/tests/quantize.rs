@@ -5,7 +5,6 @@ mod common;
 use std::path::Path;
 
 use proptest::prelude::*;
-use segd::infer::{InputSize, Output, TensorData};
 use segd::model::Model;
 use segd::model::contract::Precision;
 use segd_train::export::model::{self, CONTRACT, NetworkFile};
@@ -36,24 +35,8 @@ fn by_onnx_runtime(folder: &Path, bytes: &[u8], classes: usize, input: &Tensor) 
     contract.input.multiple = 1;
     contract.classes.truncate(classes);
     model::write(folder, CONTRACT, contract.to_toml().unwrap().as_bytes()).unwrap();
-    let size = InputSize {
-        width: SIDE,
-        height: SIDE,
-    };
-    let mut segmenter = backend.prepare(&Model::open(folder).unwrap(), size).unwrap();
-    let values = Vec::<f32>::try_from(input.contiguous().view([-1])).unwrap();
-    let mut output = Output::empty();
-    segmenter.run(&TensorData::F32(values), &mut output).unwrap();
-    let Output::Logits {
-        classes,
-        height,
-        width,
-        values,
-    } = output
-    else {
-        panic!("logits");
-    };
-    Some(Tensor::from_slice(&values).reshape([1, classes as i64, height as i64, width as i64]))
+    let model = Model::open(folder).unwrap();
+    Some(common::logits_of(backend.as_ref(), &model, input))
 }
 
 /// A convolution, its activation, and a classifier that shows its stored values as they are.

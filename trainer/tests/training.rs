@@ -43,6 +43,26 @@ fn made(count: usize) -> Made {
     }
 }
 
+impl Made {
+    fn train(
+        &self,
+        run: &mut Run,
+        recipe: &Recipe,
+        folder: &Folder,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<End> {
+        train(
+            run,
+            recipe,
+            &self.pictures,
+            &self.order,
+            &self.samples,
+            folder,
+            stop,
+        )
+    }
+}
+
 fn run(recipe: &Recipe) -> Run {
     let graph = recipe.graph();
     let weights = Weights::random(&graph, 3, Device::Cpu);
@@ -60,16 +80,7 @@ fn a_small_dataset_is_learnt() {
     let out = tempfile::tempdir().unwrap();
     let folder = Folder::create(&out.path().join("run")).unwrap();
     let stop = AtomicBool::new(false);
-    train(
-        &mut run,
-        &recipe,
-        &made.pictures,
-        &made.order,
-        &made.samples,
-        &folder,
-        &stop,
-    )
-    .unwrap();
+    made.train(&mut run, &recipe, &folder, &stop).unwrap();
 
     let matrix = validate::score(&run.graph, &run.ema, &recipe, &made.samples, |_, _, _, _| {}).unwrap();
     let iou = matrix.mean_iou().unwrap();
@@ -219,18 +230,8 @@ fn a_run_that_was_stopped_ends_as_one_that_was_not() {
     recipe.train.batch = 2;
     recipe.train.accumulate = 2;
     let out = tempfile::tempdir().unwrap();
-    let go = |run: &mut Run, folder: &Folder, stop: &AtomicBool| {
-        train(
-            run,
-            &recipe,
-            &made.pictures,
-            &made.order,
-            &made.samples,
-            folder,
-            stop,
-        )
-        .unwrap()
-    };
+    let go =
+        |run: &mut Run, folder: &Folder, stop: &AtomicBool| made.train(run, &recipe, folder, stop).unwrap();
     let whole_folder = Folder::create(&out.path().join("whole")).unwrap();
     let mut whole = run(&recipe);
     assert_eq!(go(&mut whole, &whole_folder, &AtomicBool::new(false)), End::Done);
@@ -294,16 +295,7 @@ fn a_run_ends_early_where_scores_stop_rising() {
     let folder = Folder::create(out.path()).unwrap();
     let mut run = run(&recipe);
     let stop = AtomicBool::new(false);
-    let end = train(
-        &mut run,
-        &recipe,
-        &made.pictures,
-        &made.order,
-        &made.samples,
-        &folder,
-        &stop,
-    )
-    .unwrap();
+    let end = made.train(&mut run, &recipe, &folder, &stop).unwrap();
     assert_eq!((end, run.progress.stale), (End::Early, 2));
     let log = folder.read_log().unwrap();
     let best = log.scores.iter().map(|(_, score)| *score).fold(0.0, f64::max);

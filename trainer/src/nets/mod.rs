@@ -65,6 +65,13 @@ fn separable(
     conv_relu6(graph, &format!("{name}.pointwise"), pointwise, x)
 }
 
+/// Appends two separable 3x3 convolutions of the head, `<name>.1` and `<name>.2`: what a decoder does after a skip.
+fn refined(graph: &mut Graph, name: &str, input: Features, channels: i64) -> Features {
+    let first = separable(graph, &format!("{name}.1"), 3, input, channels);
+    let second = separable(graph, &format!("{name}.2"), 3, (first, channels), channels);
+    (second, channels)
+}
+
 /// Appends the last convolution: 1x1, with a bias, to a logit a class.
 fn classifier(graph: &mut Graph, (input, channels): Features, classes: i64) -> NodeId {
     let conv = Conv {

@@ -7,7 +7,7 @@
 //! starts small, so that pretrained weights keep their meaning.
 
 use super::efficientnet_lite::lite0_with;
-use super::{BATCH_NORM_EPS, Features, classifier, conv_relu6, separable};
+use super::{BATCH_NORM_EPS, Features, classifier, conv_relu6, refined};
 use crate::graph::{Conv, Graph, NodeId, Op, Part, Pool};
 
 /// Sizes of the network.
@@ -70,11 +70,7 @@ pub fn segnet_separable(sizes: Sizes) -> Graph {
             Op::Unpool,
             &[z, pooling.input, pooling.pooled],
         );
-        let first = separable(&mut graph, &layer("1"), 3, (unpooled, channels), channels);
-        x = (
-            separable(&mut graph, &layer("2"), 3, (first, channels), channels),
-            channels,
-        );
+        x = refined(&mut graph, name, (unpooled, channels), channels);
     }
     classifier(&mut graph, x, sizes.classes);
     graph

@@ -1,7 +1,7 @@
 //! U-Net's decoder (Ronneberger et al. 2015) on a trunk of inverted residuals, with depthwise-separable convolutions:
 //! at each step the features are doubled in size and concatenated with the encoder's of that stride.
 
-use super::{BATCH_NORM_EPS, Features, Trunk, classifier, separable};
+use super::{BATCH_NORM_EPS, Features, Trunk, classifier, refined};
 use crate::graph::{Conv, Graph, Op, Part};
 
 /// Sizes of the decoder.
@@ -29,11 +29,7 @@ pub fn unet_light(trunk: Trunk, sizes: Sizes) -> Graph {
         let conv = Conv::pointwise(skip.1, channels, BATCH_NORM_EPS);
         let skip = super::conv_relu6(&mut graph, &layer("skip"), conv, skip.0);
         let both = graph.push(Part::Head, layer("concat"), Op::Concat, &[up, skip]);
-        let first = separable(&mut graph, &layer("1"), 3, (both, 2 * channels), channels);
-        x = (
-            separable(&mut graph, &layer("2"), 3, (first, channels), channels),
-            channels,
-        );
+        x = refined(&mut graph, name, (both, 2 * channels), channels);
     }
     classifier(&mut graph, x, sizes.classes);
     graph

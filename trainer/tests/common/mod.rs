@@ -1,11 +1,16 @@
 //! A made dataset in VOC's form, and a recipe for it.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use std::fs;
 use std::path::Path;
 
 use image::{Rgb, RgbImage};
 use segd::dataset::IGNORE;
+use segd::infer::{Backend, InputSize, Output, TensorData};
+use segd::model::Model;
 use segd_train::recipe::Recipe;
+use tch::Tensor;
 
 /// Classes of the made dataset: ground, red boxes, blue boxes.
 pub const CLASSES: i64 = 3;
@@ -57,7 +62,6 @@ pub fn recipe(steps: u64) -> Recipe {
 }
 
 /// Writes `count` pictures of 96x64 with a red and a blue box each on a green ground; the left column is ignored.
-#[allow(dead_code, reason = "not every test needs pictures")]
 pub fn write_dataset(root: &Path, count: usize) {
     for folder in ["ImageSets/Segmentation", "JPEGImages", "SegmentationClass"] {
         fs::create_dir_all(root.join(folder)).expect("a folder");
@@ -104,4 +108,27 @@ pub fn write_dataset(root: &Path, count: usize) {
     for split in ["train", "val"] {
         fs::write(root.join(format!("ImageSets/Segmentation/{split}.txt")), &names).expect("a list");
     }
+}
+
+/// The logits that a backend computes for `[1, C, H, W]`.
+pub fn logits_of(backend: &dyn Backend, model: &Model, input: &Tensor) -> Tensor {
+    let (_, _, height, width) = input.size4().unwrap();
+    let size = InputSize {
+        width: width as usize,
+        height: height as usize,
+    };
+    let mut segmenter = backend.prepare(model, size).unwrap();
+    let values = Vec::try_from(input.contiguous().view([-1])).unwrap();
+    let mut output = Output::empty();
+    segmenter.run(&TensorData::F32(values), &mut output).unwrap();
+    let Output::Logits {
+        classes,
+        height,
+        width,
+        values,
+    } = output
+    else {
+        panic!("the networks give logits")
+    };
+    Tensor::from_slice(&values).reshape([1, classes as i64, height as i64, width as i64])
 }
