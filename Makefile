@@ -4,9 +4,10 @@
 # make bench-peers   segd beside other software, same clip and network
 # make deb     target/debian/segd_*.deb
 # make test-vm the package and the camera in a virtual machine (needs root, debootstrap, QEMU)
+# make fuzz    each fuzz target for a minute (SECONDS=...)
 # make soak    45 minutes under clients that misbehave
 # Each target installs what it needs and says so. ARGS="..." is passed on to segd by `make run`.
-.PHONY: run build deb cargo-deb test test-vm vm-deps soak deps test-deps libtorch onnxruntime bench bench-peers clean
+.PHONY: run build deb cargo-deb test test-vm vm-deps soak fuzz deps test-deps libtorch onnxruntime bench bench-peers clean
 
 CARGO_DENY_VERSION = 0.20.2
 CARGO_DEB_VERSION = 3.8.0
@@ -37,19 +38,24 @@ cargo-deb:
 deb: build onnxruntime cargo-deb
 	cargo deb --no-build --locked
 
-# The package of the debug build, which the tests have made already.
+# The package of the debug build as the tests make it: `cargo build` alone would compile the dependencies once more,
+# with other features.
 test-vm: vm-deps onnxruntime cargo-deb
-	cargo build --locked
-	mkdir -p target/vm
-	cargo deb --no-build --profile dev --strip --fast --output target/vm/segd.deb
+	cargo test --locked --no-run --test camera_vm
+	rm -rf target/vm && mkdir -p target/vm
+	cargo deb --no-build --profile dev --strip --fast --output target/vm/
 	scripts/vm/build.sh
-	scripts/vm/run.sh target/vm/segd.deb
+	scripts/vm/run.sh target/vm/segd_*.deb
 
 vm-deps:
 	@scripts/deps.sh vm
 
 soak: build
 	scripts/soak.py --minutes $(or $(MINUTES),45)
+
+# Off the normal build: with coverage, and without video and networks.
+fuzz:
+	scripts/fuzz.sh $(or $(SECONDS),60)
 
 # libtorch for the trainer only; segd does not use it.
 libtorch: deps

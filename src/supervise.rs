@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select_biased, unbounded};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::clock::{Clock, Stop, StopHandle, Waited, stop_pair};
 use crate::error::{Error, Result};
@@ -352,11 +352,12 @@ pub struct Job {
     pub run: Run,
 }
 
-/// Runs all until each has ended, one has failed, or `asked_to_stop` fires; then stops them all. One job runs on the
-/// calling thread.
+/// Runs all until each has ended, or `asked_to_stop` fires and stops them all. One that fails is said in the log, and
+/// the others go on. One job runs on the calling thread.
 ///
 /// # Errors
-/// The first that failed, with its name where there are several.
+/// With its name where there are several: the first that failed, if nothing else ended the run; after a stop, the
+/// first that could not end well.
 pub fn run_all(mut jobs: Vec<Job>, asked_to_stop: &Receiver<()>) -> Result<Ended> {
     if jobs.len() == 1
         && let Some(job) = jobs.pop()
@@ -385,6 +386,7 @@ pub fn run_all(mut jobs: Vec<Job>, asked_to_stop: &Receiver<()>) -> Result<Ended
                 }
                 Err(e) => {
                     outcome = Err(Error::fatal("a camera's thread can't be started").caused_by(e));
+                    stops.clear();
                     break;
                 }
             }
@@ -393,17 +395,19 @@ pub fn run_all(mut jobs: Vec<Job>, asked_to_stop: &Receiver<()>) -> Result<Ended
             select_biased! {
                 recv(done_rx) -> done => {
                     running -= 1;
-                    if let Ok((name, Err(error))) = done
-                        && outcome.is_ok()
-                    {
-                        outcome = Err(error.in_camera(&name));
-                        stops.clear();
+                    if let Ok((name, Err(error))) = done {
+                        let error = error.in_camera(&name);
+                        if running > 0 {
+                            error!(going_on = running, "{error}");
+                        }
+                        if outcome.is_ok() {
+                            outcome = Err(error);
+                        }
                     }
                 }
                 recv(asked_to_stop) -> _ => {
-                    if outcome.is_ok() {
-                        outcome = Ok(Ended::Stopped);
-                    }
+                    // What failed before was said then, and has not ended the run.
+                    outcome = Ok(Ended::Stopped);
                     stops.clear();
                     // Each ends by its own deadline.
                     while running > 0 && let Ok((name, result)) = done_rx.recv() {
@@ -568,6 +572,54 @@ mod tests {
             .unwrap();
         let (_tx, rx) = bounded(1);
         assert!(supervisor.run(&rx).unwrap_err().to_string().contains("panics"));
+    }
+
+    fn job(name: &str, run: impl FnOnce(&Receiver<()>) -> Result<Ended> + Send + 'static) -> Job {
+        Job {
+            name: name.into(),
+            run: Box::new(run),
+        }
+    }
+
+    #[test]
+    fn a_job_that_fails_leaves_the_others_running() {
+        let (tx, rx) = bounded(1);
+        let (failed_tx, failed) = bounded::<()>(0);
+        let fails = job("door", move |_| {
+            let _ended = failed_tx;
+            Err(Error::usage("no such mode"))
+        });
+        let goes_on = job("yard", move |stop| {
+            let _ = failed.recv();
+            assert!(
+                stop.recv_timeout(Duration::from_millis(300))
+                    .is_err_and(|e| e.is_timeout())
+            );
+            tx.send(()).unwrap();
+            let _ = stop.recv();
+            Ok(Ended::Stopped)
+        });
+        assert_eq!(run_all(vec![fails, goes_on], &rx).unwrap(), Ended::Stopped);
+
+        // All have failed: the first one's error.
+        let (_tx, rx) = bounded(1);
+        let (first_tx, first) = bounded::<()>(0);
+        let jobs = vec![
+            job("door", move |_| {
+                let _ = first.recv();
+                std::thread::sleep(Duration::from_millis(200));
+                Err(Error::fatal("later"))
+            }),
+            job("yard", move |_| {
+                let _ended = first_tx;
+                Err(Error::usage("no such mode"))
+            }),
+        ];
+        let error = run_all(jobs, &rx).unwrap_err();
+        assert_eq!(
+            (error.to_string().as_str(), error.exit_code()),
+            ("camera yard: no such mode", 2)
+        );
     }
 
     #[test]

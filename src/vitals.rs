@@ -50,6 +50,7 @@ pub struct Vitals {
     pub slipped_ns: AtomicU64,
     /// Times that a recording began again.
     pub loops: AtomicU64,
+    failed: Mutex<Option<String>>,
     source_lost: Mutex<Option<String>>,
     /// Where the network ran at first, and where it runs now.
     runs_on: Mutex<Option<(RunsOn, RunsOn)>>,
@@ -58,6 +59,17 @@ pub struct Vitals {
 impl Vitals {
     /// The value of [`mask_age_ns`](Self::mask_age_ns) for a frame without a mask.
     pub const NO_MASK: u64 = u64::MAX;
+
+    /// The pipeline has ended with an error; others may go on.
+    pub fn set_failed(&self, why: String) {
+        self.clients.store(0, Relaxed);
+        *self.failed.lock().unwrap_or_else(|e| e.into_inner()) = Some(why);
+    }
+
+    /// The error that ended the pipeline, if one did.
+    pub fn failed(&self) -> Option<String> {
+        self.failed.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
 
     /// The source is away, and why.
     pub fn set_source_lost(&self, why: String) {

@@ -109,9 +109,13 @@ struct Seen {
     pushed: Arc<AtomicUsize>,
 }
 
+/// The error of the n-th call, if it fails.
+type Fails = Arc<dyn Fn(usize) -> Option<Error> + Send + Sync>;
+
 struct Sink {
     seen: Seen,
-    fail: Arc<dyn Fn(usize) -> Option<Error> + Send + Sync>,
+    fail: Fails,
+    fail_open: Fails,
 }
 
 impl SinkOpener for Sink {
@@ -124,10 +128,13 @@ impl SinkOpener for Sink {
     }
 
     fn open(&self, _format: FrameFormat, _frame_rate: Option<f64>) -> Result<Box<dyn FrameSink>> {
-        self.seen.opened.fetch_add(1, Relaxed);
+        if let Some(error) = (self.fail_open)(self.seen.opened.fetch_add(1, Relaxed)) {
+            return Err(error);
+        }
         Ok(Box::new(Self {
             seen: self.seen.clone(),
             fail: self.fail.clone(),
+            fail_open: self.fail_open.clone(),
         }))
     }
 }
@@ -198,7 +205,10 @@ struct Rig {
 struct Faults {
     next: Step,
     answer: Answer,
-    fail_sink: Arc<dyn Fn(usize) -> Option<Error> + Send + Sync>,
+    fail_sink: Fails,
+    fail_open: Fails,
+    /// The pictures' format while the source is away.
+    lost_format: FrameFormat,
     privacy: Option<How>,
     clock: SharedClock,
 }
@@ -211,6 +221,8 @@ impl Default for Faults {
             next: Box::new(move |_| Ok(Some(now.now_ns()))),
             answer: Arc::new(|_| Ok(0)),
             fail_sink: Arc::new(|_| None),
+            fail_open: Arc::new(|_| None),
+            lost_format: format(),
             privacy: None,
             clock,
         }
@@ -230,6 +242,7 @@ impl Faults {
             sinks: vec![Box::new(Sink {
                 seen: seen.clone(),
                 fail: self.fail_sink,
+                fail_open: self.fail_open,
             })],
             engine: engine(self.answer, &metrics),
             control: control.clone(),
@@ -248,7 +261,7 @@ impl Faults {
             lost_picture: Some(LostPicture {
                 after: Duration::from_millis(400),
                 period: Duration::from_millis(100),
-                format: format(),
+                format: self.lost_format,
                 frame_rate: Some(30.0),
             }),
         };
@@ -285,8 +298,9 @@ impl Rig {
     }
 }
 
+/// Notices may be smaller.
 fn shows_secret(picture: &[u8]) -> bool {
-    picture[..WIDTH * HEIGHT].contains(&SECRET)
+    picture.len() > WIDTH * HEIGHT && picture[..WIDTH * HEIGHT].contains(&SECRET)
 }
 
 #[test]
@@ -428,6 +442,57 @@ fn an_output_that_fails_is_opened_again() {
     let at = rig.pictures().len();
     rig.wait("pictures after that", |r| r.pictures().len() > at + 20);
     assert_eq!(rig.metrics.vitals.output_failures.load(Relaxed), 2);
+    assert_eq!(rig.metrics.vitals.outputs_down.load(Relaxed), 0);
+    assert_eq!(rig.stop().unwrap(), Ended::Stopped);
+}
+
+#[test]
+fn an_output_that_can_not_be_opened_yet_is_opened_later() {
+    let faults = Faults {
+        fail_open: Arc::new(|n| (n < 2).then(|| Error::transient("no thread to be had"))),
+        ..Faults::default()
+    };
+    let rig = faults.start();
+    rig.wait("it is said to be down", |r| {
+        r.metrics.vitals.outputs_down.load(Relaxed) == 1
+    });
+    rig.wait("pictures", |r| r.pictures().len() > 20);
+    assert_eq!(rig.seen.opened.load(Relaxed), 3);
+    assert_eq!(rig.metrics.vitals.output_failures.load(Relaxed), 2);
+    assert_eq!(rig.metrics.vitals.outputs_down.load(Relaxed), 0);
+    assert_eq!(rig.stop().unwrap(), Ended::Stopped);
+
+    // What is wrong from the start and stays wrong ends it.
+    let faults = Faults {
+        fail_open: Arc::new(|_| Some(Error::usage("this port is another program's"))),
+        ..Faults::default()
+    };
+    let error = faults.start().thread.join().unwrap().unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+}
+
+#[test]
+fn an_output_that_can_not_be_opened_for_a_new_size_is_opened_later() {
+    // The source is away at first; when it comes it has another size than the notice.
+    let clock = RealClock::shared();
+    let now = clock.clone();
+    let reads = AtomicU64::new(0);
+    let faults = Faults {
+        next: Box::new(move |_| match reads.fetch_add(1, Relaxed) {
+            0..80 => Ok(None),
+            _ => Ok(Some(now.now_ns())),
+        }),
+        fail_open: Arc::new(|n| (n == 1).then(|| Error::fatal("the port is not free yet"))),
+        lost_format: FrameFormat::new(PixelFormat::I420, 32, 32),
+        clock,
+        ..Faults::default()
+    };
+    let rig = faults.start();
+    rig.wait("a notice", |r| r.metrics.vitals.notices.load(Relaxed) > 0);
+    rig.wait("pictures of the source", |r| {
+        r.pictures().last().is_some_and(|p| shows_secret(p))
+    });
+    assert_eq!(rig.seen.opened.load(Relaxed), 3);
     assert_eq!(rig.metrics.vitals.outputs_down.load(Relaxed), 0);
     assert_eq!(rig.stop().unwrap(), Ended::Stopped);
 }

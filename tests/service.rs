@@ -344,6 +344,19 @@ fn served_name(port: u16) -> String {
     name.unwrap_or_default().to_owned()
 }
 
+/// Exit code and messages of `segd check-config` on the daemon's configuration.
+fn check_config(daemon: &Daemon) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_segd"))
+        .args(["check-config", "--no-source"])
+        .arg(daemon.config())
+        .output()
+        .unwrap();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
+
 #[test]
 fn rtsps_serves_its_certificate_and_a_new_one_when_it_changes() {
     let folder = tempfile::tempdir().unwrap();
@@ -365,10 +378,26 @@ fn rtsps_serves_its_certificate_and_a_new_one_when_it_changes() {
         daemon.log().contains("the old one stays in use")
     });
     assert_eq!(served_name(daemon.rtsp), "first");
-    make_certificate(&certificate, &key, "second");
+    // A certificate whose key has not come: likewise.
+    let other_key = folder.path().join("other.key");
+    make_certificate(&certificate, &other_key, "second");
+    wait_for("said", 20 * SECOND, || {
+        daemon.log().contains("no TLS client can connect with these")
+    });
+    assert_eq!(served_name(daemon.rtsp), "first");
+    let checked = check_config(&daemon);
+    assert_eq!(checked.0, Some(2), "{}", checked.1);
+    assert!(
+        checked.1.contains("tls.crt and ") && checked.1.contains("the key must be the one"),
+        "{}",
+        checked.1
+    );
+    std::fs::rename(&other_key, &key).unwrap();
     wait_for("the new certificate", 20 * SECOND, || {
         served_name(daemon.rtsp) == "second"
     });
+    let checked = check_config(&daemon);
+    assert_eq!(checked.0, Some(0), "{}", checked.1);
     viewer.wait_frames(5, 10 * SECOND);
     // No clear text on the port.
     let why = view(&daemon.address(), 1, 5 * SECOND).unwrap_err();
@@ -497,6 +526,115 @@ fn two_cameras_have_their_own_mounts_on_one_port() {
     let inferences = |name: &str| daemon.metric(&format!("segd_inferences_total{{camera=\"{name}\"}}"));
     let before = inferences("yard");
     wait_for("both infer", 30 * SECOND, || inferences("yard") > before + 5.0);
+    let (code, log) = daemon.stop(3 * SECOND);
+    assert_eq!(code, Some(0), "{log}");
+}
+
+#[test]
+fn a_camera_that_fails_leaves_the_others_running_and_is_said() {
+    // A damaged picture is no fault that passes, and nothing that the configuration's check without sources sees.
+    let pictures = tempfile::tempdir().unwrap();
+    std::fs::write(pictures.path().join("a.png"), "no picture").unwrap();
+    let config = |second: &str| {
+        format!(
+            "[stream]\noutputs = [\"rtsp://127.0.0.1:RTSP/{{name}}\"]\n[model]\nbackend = \"tract\"\nsize = 64\n\
+             [[camera]]\nname = \"door\"\ncapture.input = {:?}\n[[camera]]\nname = \"yard\"\n\
+             capture.input = {second:?}\n",
+            pictures.path()
+        )
+    };
+    let systemd = Systemd::listen();
+    let env = [
+        ("NOTIFY_SOCKET", systemd.path.as_str()),
+        ("WATCHDOG_USEC", "4000000"),
+    ];
+    let daemon = Daemon::spawn(&config(PATTERN), free_port(), &env);
+    wait_for("READY=1", 90 * SECOND, || systemd.count("READY=1") == 1);
+    let (code, text) = daemon.get("/healthz");
+    assert_eq!(code, 503, "{text}");
+    assert!(text.contains("door: ended: "), "{text}");
+    assert!(!text.contains("yard"), "{text}");
+    assert_eq!(daemon.get("/readyz").0, 503);
+    let mut viewer = Viewer::watch(&format!("rtsp://127.0.0.1:{}/yard", daemon.rtsp));
+    viewer.wait_frames(10, 30 * SECOND);
+    let beats = systemd.count("WATCHDOG=1");
+    wait_for("the watchdog is fed", 10 * SECOND, || {
+        systemd.count("WATCHDOG=1") >= beats + 5
+    });
+    viewer.wait_frames(10, 30 * SECOND);
+    assert_eq!(daemon.metric("segd_healthy{camera=\"yard\"}"), 1.0);
+    let (code, log) = daemon.stop(3 * SECOND);
+    assert_eq!(code, Some(0), "{log}");
+
+    // None is left: the process ends with the first one's code.
+    let mut daemon = Daemon::spawn(&config(pictures.path().to_str().unwrap()), free_port(), &[]);
+    let mut code = None;
+    wait_for("the end", 90 * SECOND, || {
+        code = daemon.child.try_wait().unwrap();
+        code.is_some()
+    });
+    let log = daemon.log();
+    assert_eq!(code.and_then(|c| c.code()), Some(2), "{log}");
+    assert!(
+        log.contains("camera door: ") || log.contains("camera yard: "),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    // A source that does not let go of its thread: stopping it takes as long as one sleep, 20 s.
+    let source = "gst:videotestsrc is-live=true ! video/x-raw,width=160,height=128,framerate=25/1 ! \
+                  identity sleep-time=20000000 ! appsink";
+    let mut daemon = Daemon::spawn(&small(source), free_port(), &[]);
+    wait_for("HTTP", 90 * SECOND, || daemon.get("/healthz").0 != 0);
+    wait_for("the source is being opened", 30 * SECOND, || {
+        daemon.status()["cameras"][0]["running_s"].as_f64() > Some(3.0)
+    });
+    daemon.signal("-TERM");
+    wait_for("the first signal is heard", 5 * SECOND, || {
+        daemon.log().contains("a second one exits at once")
+    });
+    std::thread::sleep(SECOND);
+    assert!(daemon.child.try_wait().unwrap().is_none(), "{}", daemon.log());
+    let asked = Instant::now();
+    daemon.signal("-INT");
+    let status = daemon.child.wait().unwrap();
+    assert_eq!(status.code(), Some(130), "{}", daemon.log());
+    assert!(asked.elapsed() < SECOND);
+}
+
+#[test]
+fn a_disk_that_is_full_costs_the_recording_alone() {
+    // No file of more than 100 KiB; the signal that says so is ignored, as the error is what a full disk gives.
+    let before = "trap '' XFSZ; ulimit -f 200";
+    let config = format!(
+        "[stream]\noutputs = [\"rtsp://127.0.0.1:RTSP/segd\", \"FOLDER/a.mkv\"]\n{}",
+        small("test://?width=320&height=240&fps=25")
+    );
+    let daemon = Daemon::spawn_under(before, &config, free_port(), &[]);
+    wait_for("ready", 90 * SECOND, || daemon.get("/readyz").0 == 200);
+    let mut viewer = Viewer::watch(&daemon.address());
+    viewer.wait_frames(5, 30 * SECOND);
+    wait_for("the recording fails", 60 * SECOND, || {
+        daemon.metric("segd_output_failures_total{camera=\"segd\"}") >= 1.0
+    });
+    let log = daemon.log();
+    assert!(
+        log.contains("a.mkv has failed") && log.contains("can't be written"),
+        "{log}"
+    );
+    // It is opened again, beside what it left.
+    wait_for("another recording", 30 * SECOND, || {
+        daemon.log().contains("stream: open again")
+    });
+    viewer.wait_frames(25, 20 * SECOND);
+    let recordings = std::fs::read_dir(daemon.folder.path()).unwrap();
+    let names: Vec<String> = recordings
+        .map(|f| f.unwrap().file_name().into_string().unwrap())
+        .filter(|n| n.ends_with(".mkv"))
+        .collect();
+    assert!(names.len() >= 2, "{names:?}");
     let (code, log) = daemon.stop(3 * SECOND);
     assert_eq!(code, Some(0), "{log}");
 }

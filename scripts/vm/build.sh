@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=$PWD/.cache/vm
-version=1
+version=2
 if [ -f "$out/VERSION" ] && [ "$(cat "$out/VERSION")" = "$version" ]; then exit 0; fi
 case "$(uname -m)" in
 x86_64) ;;
@@ -25,7 +25,7 @@ if [ ! -f "$root/.installed" ]; then
   in_root() { $as_root chroot "$root" env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"; }
   in_root apt-get update -qq
   in_root apt-get install -y -qq --no-install-recommends \
-    curl ffmpeg adduser glib-networking gstreamer1.0-plugins-{base,good,bad,ugly} gstreamer1.0-libav libgstrtspserver-1.0-0 \
+    curl ffmpeg adduser sudo openssl glib-networking gstreamer1.0-plugins-{base,good,bad,ugly} gstreamer1.0-libav libgstrtspserver-1.0-0 \
     >"$out/apt.log" 2>&1 || { tail -20 "$out/apt.log" >&2; exit 1; }
   $as_root touch "$root/.installed"
 fi

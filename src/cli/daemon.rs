@@ -84,9 +84,15 @@ pub fn run(args: RunArgs) -> Result<()> {
     let jobs = running
         .iter()
         .zip(built)
-        .map(|(running, built)| Job {
-            name: running.config.name.clone(),
-            run: Box::new(move |stop| pipeline::run(built.parts, built.options, stop)),
+        .map(|(running, built)| {
+            let metrics = running.metrics.clone();
+            Job {
+                name: running.config.name.clone(),
+                run: Box::new(move |stop| {
+                    pipeline::run(built.parts, built.options, stop)
+                        .inspect_err(|e| metrics.vitals.set_failed(e.to_string()))
+                }),
+            }
         })
         .collect();
     let _notify = notify::start(health.clone())?;
@@ -188,6 +194,14 @@ fn reload(args: &RunArgs, file: &mut FileConfig, running: &mut [Running]) -> Res
             changes.push(None);
             continue;
         };
+        if old.metrics.vitals.failed().is_some() {
+            restart.push(format!(
+                "{}: the camera has failed, and what is said of it",
+                config.name
+            ));
+            changes.push(None);
+            continue;
+        }
         let change = prepare(args, config, &new_file, old).map_err(|e| match running.len() {
             1 => e,
             _ => e.in_camera(&config.name),

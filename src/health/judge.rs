@@ -17,6 +17,8 @@ pub struct Limits {
 /// Signs of life of one pipeline at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
+    /// The error that ended the pipeline, if one did.
+    pub failed: Option<String>,
     /// Whether the source is one that should give frames without end.
     pub source_is_live: bool,
     /// Why the source is away, if it is.
@@ -46,6 +48,8 @@ pub struct Observed {
 /// Something that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
+    /// The pipeline has ended: why.
+    Failed(String),
     /// The source is away: how long, and why.
     SourceLost(Duration, String),
     /// The source gives no frames.
@@ -66,6 +70,7 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let s = |d: &Duration| format!("{:.1} s", d.as_secs_f64());
         match self {
+            Self::Failed(why) => write!(f, "ended: {why}"),
             Self::SourceLost(since, why) => write!(f, "source lost for {}: {why}", s(since)),
             Self::SourceStalled(since) => write!(f, "source stalled: no frame for {}", s(since)),
             Self::NothingGoesOut(since) => write!(f, "no frame went out for {}", s(since)),
@@ -80,6 +85,9 @@ impl fmt::Display for Trouble {
 
 /// What is wrong.
 pub fn judge(seen: &Observed, limits: &Limits) -> Vec<Trouble> {
+    if let Some(why) = &seen.failed {
+        return vec![Trouble::Failed(why.clone())];
+    }
     let mut troubles = Vec::new();
     let warm = seen.running > limits.warm_up;
     let silent = seen.silent > limits.silence;
@@ -127,6 +135,7 @@ mod tests {
 
     fn well() -> Observed {
         Observed {
+            failed: None,
             source_is_live: true,
             source_lost: None,
             has_captured: true,
@@ -204,6 +213,12 @@ mod tests {
             outputs_down: 1,
             ..well()
         };
+        let ended = Observed {
+            failed: Some("out of memory".into()),
+            silent: s(99),
+            ..moved.clone()
+        };
+        assert_eq!(kinds(ended), [Trouble::Failed("out of memory".into())]);
         assert_eq!(
             kinds(moved),
             [

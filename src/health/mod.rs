@@ -59,6 +59,7 @@ impl Watched {
             |at: u64| Duration::from_nanos(now_ns.saturating_sub(if at == 0 { self.began_ns } else { at }));
         let began = vitals.infer_began_ns.load(Relaxed);
         Observed {
+            failed: vitals.failed(),
             source_is_live: vitals.source_is_live.load(Relaxed),
             source_lost: vitals.source_lost(),
             has_captured: vitals.last_captured_ns.load(Relaxed) > 0,
@@ -106,18 +107,22 @@ impl Health {
         all.collect()
     }
 
-    /// Whether every pipeline has handed a picture to its outputs, a notice that the camera is missing included.
+    /// Whether every pipeline that has not failed has handed a picture to its outputs, a notice that the camera is
+    /// missing included.
     pub fn has_begun(&self) -> bool {
-        self.cameras
-            .iter()
-            .all(|c| c.metrics.composed.load(Relaxed) > 0 || c.metrics.vitals.notices.load(Relaxed) > 0)
+        self.cameras.iter().all(|c| {
+            let vitals = &c.metrics.vitals;
+            c.metrics.composed.load(Relaxed) > 0
+                || vitals.notices.load(Relaxed) > 0
+                || vitals.failed().is_some()
+        })
     }
 
     /// Whether every pipeline shows its camera's pictures now.
     pub fn is_ready(&self) -> bool {
         self.cameras.iter().all(|c| {
             let seen = c.observe();
-            seen.has_composed && seen.source_lost.is_none()
+            seen.has_composed && seen.source_lost.is_none() && seen.failed.is_none()
         })
     }
 }

@@ -93,6 +93,10 @@ impl Pulse {
     fn beats(&mut self, health: &Health, now: Instant) -> bool {
         let mut all = true;
         for (camera, (before, at)) in health.cameras().iter().zip(&mut self.seen) {
+            if camera.metrics.vitals.failed().is_some() {
+                // A restart would end those that go on.
+                continue;
+            }
             let steps = Steps::of(camera);
             if steps.moved_since(before) {
                 (*before, *at) = (steps, now);
@@ -120,6 +124,7 @@ fn status(health: &Health, composed_before: &mut Vec<u64>, seconds: f64) -> Stri
             *before = composed;
             let seen = camera.observe();
             let mask = match (&seen.source_lost, seen.mask_age) {
+                _ if seen.failed.is_some() => "failed".to_owned(),
                 (Some(_), _) => format!("source lost for {} s", seen.silent.as_secs()),
                 (None, Some(age)) => format!("mask age {} ms", age.as_millis()),
                 (None, None) => "no mask".to_owned(),
@@ -213,6 +218,9 @@ mod tests {
         camera.advance(Duration::from_secs(25));
         step(30, 30);
         assert!(!pulse.beats(&health, at(37)));
+        // It has failed: the others go on without it.
+        vitals.set_failed("out of memory".into());
+        assert!(pulse.beats(&health, at(99)));
     }
 
     #[test]

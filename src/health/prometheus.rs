@@ -147,7 +147,10 @@ pub(super) fn render(health: &Health) -> String {
         ("segd_source_up", "1 while the source gives frames.", |c| {
             let seen = c.observe();
             f64::from(u8::from(
-                seen.source_lost.is_none() && seen.has_captured && seen.silent <= c.limits.silence,
+                seen.failed.is_none()
+                    && seen.source_lost.is_none()
+                    && seen.has_captured
+                    && seen.silent <= c.limits.silence,
             ))
         }),
         (

@@ -30,6 +30,7 @@ fn camera(camera: &Watched) -> Value {
     json!({
         "name": camera.name,
         "troubles": camera.troubles().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "failed": seen.failed,
         "running_s": seen.running.as_secs_f64(),
         "source": {
             "live": seen.source_is_live,

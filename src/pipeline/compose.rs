@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::control::{Control, Looks};
 use super::lost::{Lost, in_words};
@@ -96,9 +96,10 @@ impl ComposeStage {
         Ok(())
     }
 
-    fn open(&self, format: FrameFormat, frame_rate: Option<f64>) -> Result<Outputs> {
+    fn open(&self, format: FrameFormat, frame_rate: Option<f64>, again: bool) -> Result<Outputs> {
         let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
-        Outputs::open(&self.sinks, format, frame_rate, self.options.live, clock, metrics)
+        let how = (self.options.live, again);
+        Outputs::open(&self.sinks, format, frame_rate, how, clock, metrics)
     }
 
     /// Paintings and outputs for frames of `item`'s format. Outputs keep the format that they began with, and the
@@ -126,10 +127,14 @@ impl ComposeStage {
             _ => Some(painting),
         };
         if keep.is_none() {
-            if let Some(outputs) = state.outputs.take() {
-                outputs.finish()?;
+            let again = state.outputs.is_some();
+            if let Some(Err(why)) = state.outputs.take().map(Outputs::finish) {
+                if !self.options.live {
+                    return Err(why);
+                }
+                warn!("{why}");
             }
-            state.outputs = Some(self.open(painted, item.frame_rate)?);
+            state.outputs = Some(self.open(painted, item.frame_rate, again)?);
         }
         state.provisional = false;
         Ok(())
@@ -205,7 +210,7 @@ impl ComposeStage {
         };
         if state.outputs.is_none() {
             let options = lost.options();
-            state.outputs = Some(self.open(options.format, options.frame_rate)?);
+            state.outputs = Some(self.open(options.format, options.frame_rate, false)?);
             state.provisional = true;
         }
         let Some(outputs) = &mut state.outputs else {

@@ -36,6 +36,17 @@ struct Slot {
     dropped: u64,
 }
 
+impl Slot {
+    /// Leaves the output alone for a while.
+    fn fail(&mut self, clock: &SharedClock, metrics: &Metrics, why: &str) {
+        self.failures = self.failures.saturating_add(1);
+        let delay = BACKOFF.delay(self.failures);
+        self.at_ns = clock.now_ns() + delay.as_nanos() as u64;
+        error!(retry_in_s = delay.as_secs(), "output {why}");
+        metrics.vitals.output_failures.fetch_add(1, Relaxed);
+    }
+}
+
 /// All outputs, for frames of one format.
 pub(super) struct Outputs {
     slots: Vec<Slot>,
@@ -49,32 +60,42 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    /// Opens all.
+    /// Opens all. `again` if they were open before, in another format.
     ///
     /// # Errors
-    /// The first output's that can't be opened: at the start that is a mistake to be shown, not waited out.
+    /// The first output's that can't be opened, and whose fault opening it later can't mend: at the start that is a
+    /// mistake to be shown, not waited out. A live pipeline that has begun goes on in any case.
     pub(super) fn open(
         openers: &[Box<dyn SinkOpener>],
         format: FrameFormat,
         frame_rate: Option<f64>,
-        live: bool,
+        (live, again): (bool, bool),
         clock: SharedClock,
         metrics: Arc<Metrics>,
     ) -> Result<Self> {
         let mut slots = Vec::with_capacity(openers.len());
         for (index, opener) in openers.iter().enumerate() {
-            let sink = opener.open(format, frame_rate)?;
-            info!(output = sink.describe(), "stream");
-            slots.push(Slot {
+            let mut slot = Slot {
                 opener: index,
-                sink: Some(sink),
+                sink: None,
                 failures: 0,
                 at_ns: clock.now_ns(),
                 dropped: 0,
-            });
+            };
+            match opener.open(format, frame_rate) {
+                Ok(sink) => {
+                    info!(output = sink.describe(), "stream");
+                    slot.sink = Some(sink);
+                }
+                Err(why) if live && (again || why.is_transient()) => {
+                    slot.fail(&clock, &metrics, &format!("{}: {why}", opener.name()));
+                }
+                Err(why) => return Err(why),
+            }
+            slots.push(slot);
         }
         let pool = FramePool::new(OUTPUT_BUFFERS * slots.len().max(1), format.packed_bytes());
-        Ok(Self {
+        let mut outputs = Self {
             slots,
             format,
             frame_rate,
@@ -82,7 +103,9 @@ impl Outputs {
             live,
             clock,
             metrics,
-        })
+        };
+        outputs.count();
+        Ok(outputs)
     }
 
     /// The format of the frames that go out.
@@ -160,12 +183,8 @@ impl Outputs {
         if now.saturating_sub(slot.at_ns) > RECOVERED_NS {
             slot.failures = 0;
         }
-        slot.failures = slot.failures.saturating_add(1);
-        let delay = BACKOFF.delay(slot.failures);
-        slot.at_ns = now + delay.as_nanos() as u64;
         let name = openers[slot.opener].name();
-        error!(retry_in_s = delay.as_secs(), "output {name} has failed: {why}");
-        self.metrics.vitals.output_failures.fetch_add(1, Relaxed);
+        slot.fail(&self.clock, &self.metrics, &format!("{name} has failed: {why}"));
         // What it has so far may still be worth having.
         if let Some(Err(why)) = slot.sink.take().map(FrameSink::finish) {
             warn!("output {name} was not completed: {why}");
@@ -189,13 +208,7 @@ impl Outputs {
                     slot.sink = Some(sink);
                     slot.at_ns = self.clock.now_ns();
                 }
-                Err(why) => {
-                    slot.failures = slot.failures.saturating_add(1);
-                    let delay = BACKOFF.delay(slot.failures);
-                    slot.at_ns = self.clock.now_ns() + delay.as_nanos() as u64;
-                    warn!(retry_in_s = delay.as_secs(), "output {}: {why}", opener.name());
-                    self.metrics.vitals.output_failures.fetch_add(1, Relaxed);
-                }
+                Err(why) => slot.fail(&self.clock, &self.metrics, &format!("{}: {why}", opener.name())),
             }
         }
     }

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant, SystemTime};
 
+use gstreamer::glib;
 use gstreamer_rtsp_server as gst_rtsp_server;
 use gstreamer_rtsp_server::prelude::*;
 use gstreamer_rtsp_server::{gio, gst_rtsp};
@@ -37,6 +38,9 @@ type FileTimes = (SystemTime, SystemTime);
 
 /// Certificate and key are read again once both have stood still for so long: they are not written at once.
 const FILES_SETTLE: Duration = Duration::from_secs(3);
+
+/// How long the two ends of a handshake with ourselves wait for each other.
+const HANDSHAKE_TIMEOUT_S: u32 = 5;
 
 /// What clients must show; `None` where nothing is asked of them.
 pub(super) fn make_auth(rules: &RtspAccess, tls: bool) -> Result<Option<gst_rtsp_server::RTSPAuth>> {
@@ -89,18 +93,50 @@ fn certificate(files: &TlsFiles) -> Result<gio::TlsCertificate> {
         std::fs::File::open(path)
             .map_err(|e| Error::usage(format!("{}: can't be read", path.display())).caused_by(e))?;
     }
-    gio::TlsCertificate::from_files(&files.certificate, &files.key).map_err(|e| {
-        Error::usage(format!(
-            "{} and {}: not a certificate and its key",
-            files.certificate.display(),
-            files.key.display()
-        ))
-        .caused_by(e)
-        .hint("both in PEM; TLS needs the package glib-networking")
-    })
+    let wrong = |what: &str, e: glib::Error| {
+        let (certificate, key) = (files.certificate.display(), files.key.display());
+        Error::usage(format!("{certificate} and {key}: {what}")).caused_by(e)
+    };
+    let certificate = gio::TlsCertificate::from_files(&files.certificate, &files.key).map_err(|e| {
+        wrong("not a certificate and its key", e).hint("both in PEM; TLS needs the package glib-networking")
+    })?;
+    shake_hands(&certificate).map_err(|e| {
+        wrong("no TLS client can connect with these", e)
+            .hint("the key must be the one that the certificate was made for")
+    })?;
+    Ok(certificate)
 }
 
-/// Checks that certificate and key can be read. Whether they belong together shows when a client connects.
+/// One handshake of a server that shows the certificate with a client that trusts everyone: GIO reads a certificate
+/// beside another one's key without complaint, and every client would then be refused.
+fn shake_hands(certificate: &gio::TlsCertificate) -> Result<(), glib::Error> {
+    let failed = |e: std::io::Error| glib::Error::new(gio::IOErrorEnum::Failed, &e.to_string());
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
+    let stream = |end: std::os::unix::net::UnixStream| {
+        let socket = gio::Socket::from_fd(end.into())?;
+        socket.set_timeout(HANDSHAKE_TIMEOUT_S);
+        Ok::<_, glib::Error>(socket.connection_factory_create_connection())
+    };
+    let server = gio::TlsServerConnection::new(&stream(ours)?, Some(certificate))?;
+    let client = gio::TlsClientConnection::new(&stream(theirs)?, gio::SocketConnectable::NONE)?;
+    client.connect_accept_certificate(|_, _, _| true);
+    let context = glib::MainContext::new();
+    let shaken = context.with_thread_default(|| {
+        let client_side =
+            context.spawn_local(async move { client.handshake_future(glib::Priority::DEFAULT).await });
+        context.block_on(async {
+            let server_side = server.handshake_future(glib::Priority::DEFAULT).await;
+            match client_side.await {
+                // The client's reason is the first: the server only hears that it went.
+                Ok(client_side) => client_side.and(server_side),
+                Err(_) => server_side,
+            }
+        })
+    });
+    shaken.unwrap_or_else(|e| Err(glib::Error::new(gio::IOErrorEnum::Failed, &e.to_string())))
+}
+
+/// Checks that certificate and key can be read, and that a client can connect with them.
 ///
 /// # Errors
 /// Usage, naming the files.

@@ -54,6 +54,11 @@ impl Daemon {
 
     /// Starts segd without waiting.
     pub fn spawn(config: &str, rtsp: u16, env: &[(&str, &str)]) -> Self {
+        Self::spawn_under(":", config, rtsp, env)
+    }
+
+    /// Starts segd without waiting, from a shell that has run `before`.
+    pub fn spawn_under(before: &str, config: &str, rtsp: u16, env: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let http = free_port();
         let mut daemon = Self {
@@ -65,7 +70,9 @@ impl Daemon {
         };
         let _ = daemon.child.wait();
         daemon.configure(config);
-        daemon.child = Command::new(env!("CARGO_BIN_EXE_segd"))
+        daemon.child = Command::new("sh")
+            .args(["-c", &format!("{before}; exec \"$0\" \"$@\"")])
+            .arg(env!("CARGO_BIN_EXE_segd"))
             .arg("--config")
             .arg(daemon.config())
             .envs(env.iter().copied())
