@@ -204,8 +204,9 @@ pub struct Validate {
 }
 
 /// The recipes that the program holds, by name.
-const BUILT_IN: [(&str, &str); 4] = [
+const BUILT_IN: [(&str, &str); 5] = [
     ("voc21", include_str!("../recipes/voc21.toml")),
+    ("voc21-fast", include_str!("../recipes/voc21-fast.toml")),
     ("camvid-deeplab", include_str!("../recipes/camvid-deeplab.toml")),
     ("camvid-segnet", include_str!("../recipes/camvid-segnet.toml")),
     ("human-unet", include_str!("../recipes/human-unet.toml")),
