@@ -3,11 +3,12 @@
 # make build   target/release/segd
 # make bench-peers   segd beside other software, same clip and network
 # make deb     target/debian/segd_*.deb
+# make cross  the same package for aarch64, from x86-64 (needs root, debootstrap)
 # make test-vm the package and the camera in a virtual machine (needs root, debootstrap, QEMU)
 # make fuzz    each fuzz target for a minute (SECONDS=...)
 # make soak    45 minutes under clients that misbehave
 # Each target installs what it needs and says so. ARGS="..." is passed on to segd by `make run`.
-.PHONY: run build deb cargo-deb test test-vm vm-deps soak fuzz deps test-deps libtorch onnxruntime bench bench-peers clean
+.PHONY: run build deb cross cargo-deb test test-vm vm-deps cross-deps soak fuzz deps test-deps libtorch onnxruntime bench bench-peers clean
 
 CARGO_DENY_VERSION = 0.20.2
 CARGO_DEB_VERSION = 3.8.0
@@ -37,6 +38,13 @@ cargo-deb:
 
 deb: build onnxruntime cargo-deb
 	cargo deb --no-build --locked
+
+# For boards, in a Debian 12 chroot: target/cross/segd_*_arm64.deb.
+cross: cross-deps
+	cross/build.sh
+
+cross-deps:
+	@scripts/deps.sh cross
 
 # The package of the debug build as the tests make it: `cargo build` alone would compile the dependencies once more,
 # with other features.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the system packages that segd needs and that are missing, and says what and why.
-# Debian 12, Ubuntu 22.04 and 24.04. Usage: scripts/deps.sh run|test|vm|peers
+# Debian 12, Ubuntu 22.04 and 24.04. Usage: scripts/deps.sh run|test|vm|cross|peers
 set -euo pipefail
 goal=${1:-run}
 
@@ -10,6 +10,8 @@ fetch="python3 python3-pip"
 tests="ffmpeg openssl glib-networking"
 peers="ffmpeg python3-venv"
 vm="qemu-system-x86 debootstrap busybox kmod e2fsprogs"
+
+cross="debootstrap binutils git python3 python3-pip"
 
 declare -A why=(
   [build-essential]="C compiler and linker"
@@ -32,13 +34,16 @@ declare -A why=(
   [openssl]="the tests make certificates with it"
   [glib-networking]="TLS, for rtsps://"
   [qemu-system-x86]="the virtual machine of the tests"
-  [debootstrap]="fills its disk"
+  [debootstrap]="makes a Debian in a folder"
+  [binutils]="looks into binaries"
+  [git]="lists the sources"
   [busybox]="mounts its disk"
   [kmod]="finds its kernel modules"
   [e2fsprogs]="formats its disk"
 )
 
 packages="$build $runtime"
+if [ "$goal" = cross ]; then packages=$cross; fi
 python3 -m pip --version >/dev/null 2>&1 || packages="$packages $fetch"
 if [ "$goal" = test ]; then packages="$packages $tests"; fi
 if [ "$goal" = peers ]; then packages="$packages $peers"; fi

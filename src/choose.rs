@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::infer::{Backend, Device};
 use crate::model::contract::Precision;
 use crate::model::{DEFAULT_MODEL, Model, Registry};
+use crate::segment::Fallback;
 use crate::selftest;
 
 /// The backend that is asked for.
@@ -24,6 +25,32 @@ pub enum BackendName {
     Ort,
 }
 
+/// The device that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum DeviceName {
+    /// The CPU at first, then CUDA and TensorRT as soon as they are ready, where they can be had.
+    Auto,
+    /// The CPU.
+    #[default]
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+    /// An NVIDIA GPU, with engines built by TensorRT.
+    #[value(name = "tensorrt")]
+    TensorRt,
+}
+
+impl DeviceName {
+    /// The device to begin with.
+    pub fn first(self) -> Device {
+        match self {
+            Self::Auto | Self::Cpu => Device::Cpu,
+            Self::Cuda => Device::Cuda,
+            Self::TensorRt => Device::TensorRt,
+        }
+    }
+}
+
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub struct ChoiceOptions {
@@ -33,6 +60,8 @@ pub struct ChoiceOptions {
     pub backend: BackendName,
     /// Where the network runs. Anything but the CPU needs ONNX Runtime.
     pub device: Device,
+    /// Whether it moves on to CUDA and TensorRT once they are ready, where they can be had.
+    pub accelerate: bool,
     /// Only files of this precision.
     pub precision: Option<Precision>,
     /// Longer side of the network's input in pixels; the contract's if `None`.
@@ -51,6 +80,7 @@ impl Default for ChoiceOptions {
             model: DEFAULT_MODEL.into(),
             backend: BackendName::Auto,
             device: Device::Cpu,
+            accelerate: false,
             precision: None,
             longest: None,
             threads: 1,
@@ -71,6 +101,27 @@ pub struct Choice {
     pub longest: Option<usize>,
     /// Why this backend, for people.
     pub why: String,
+    /// What takes over in this order where the backend fails while it runs.
+    pub fallbacks: Vec<Fallback>,
+    /// What takes over in this order once it is ready.
+    pub faster: Vec<ChoiceOptions>,
+}
+
+/// The backends and devices that come after one, fastest first.
+fn steps_after(backend: BackendName, device: Device) -> Vec<(BackendName, Device)> {
+    let all = [
+        (BackendName::Ort, Device::TensorRt),
+        (BackendName::Ort, Device::Cuda),
+        (BackendName::Ort, Device::Cpu),
+        (BackendName::Tract, Device::Cpu),
+    ];
+    let after = match (backend, device) {
+        (BackendName::Tract, _) => 4,
+        (_, Device::TensorRt) => 1,
+        (_, Device::Cuda) => 2,
+        (_, Device::Cpu) => 3,
+    };
+    all[after..].to_vec()
 }
 
 impl ChoiceOptions {
@@ -121,7 +172,53 @@ impl ChoiceOptions {
             backend,
             longest: self.longest,
             why,
+            fallbacks: self.fallbacks(),
+            faster: self.faster(),
         })
+    }
+
+    /// What may take over once it is ready.
+    fn faster(&self) -> Vec<Self> {
+        if !self.accelerate || self.backend == BackendName::Tract {
+            return Vec::new();
+        }
+        let on = |device| Self {
+            backend: BackendName::Ort,
+            device,
+            accelerate: false,
+            ..self.clone()
+        };
+        vec![on(Device::Cuda), on(Device::TensorRt)]
+    }
+
+    /// What may take over where the backend fails while it runs: the next slower device, and tract at last. Each is
+    /// loaded and tested only then.
+    fn fallbacks(&self) -> Vec<Fallback> {
+        let steps = steps_after(self.backend, self.device);
+        let fallback = |(backend, device): (BackendName, Device)| {
+            // The file that suits the device, whatever precision was asked of the other one.
+            let options = Self {
+                backend,
+                device,
+                precision: None,
+                ..self.clone()
+            };
+            Fallback {
+                name: match backend {
+                    BackendName::Tract => "tract".to_owned(),
+                    _ => format!("ONNX Runtime on {}", device.provider()),
+                },
+                make: Arc::new(move |model: &Arc<Model>| {
+                    let backend = match options.backend {
+                        BackendName::Tract => options.tract()?,
+                        _ => options.ort()?,
+                    };
+                    options.trust(model, &backend)?;
+                    Ok(backend)
+                }),
+            }
+        };
+        steps.into_iter().map(fallback).collect()
     }
 
     fn best(&self, model: &Arc<Model>) -> Result<(Arc<dyn Backend>, String)> {
@@ -236,5 +333,41 @@ impl ChoiceOptions {
     #[cfg(not(feature = "ort"))]
     fn ort(&self) -> Result<Arc<dyn Backend>> {
         Err(Error::fatal("this segd was built without ONNX Runtime").hint("use --backend tract"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slower_devices_come_after_faster_ones() {
+        use BackendName::{Auto, Ort, Tract};
+        use Device::{Cpu, Cuda, TensorRt};
+        assert_eq!(
+            steps_after(Ort, TensorRt),
+            [(Ort, Cuda), (Ort, Cpu), (Tract, Cpu)]
+        );
+        assert_eq!(steps_after(Auto, Cuda), [(Ort, Cpu), (Tract, Cpu)]);
+        assert_eq!(steps_after(Auto, Cpu), [(Tract, Cpu)]);
+        assert_eq!(steps_after(Tract, Cpu), []);
+    }
+
+    #[test]
+    fn only_auto_moves_on_and_only_where_there_is_something_faster() {
+        let faster = |accelerate, backend| {
+            let options = ChoiceOptions {
+                accelerate,
+                backend,
+                ..ChoiceOptions::default()
+            };
+            let steps = options.faster();
+            assert!(steps.iter().all(|step| !step.accelerate));
+            steps.iter().map(|step| step.device).collect::<Vec<_>>()
+        };
+        assert_eq!(faster(true, BackendName::Auto), [Device::Cuda, Device::TensorRt]);
+        assert_eq!(faster(false, BackendName::Auto), []);
+        assert_eq!(faster(true, BackendName::Tract), []);
+        assert_eq!(DeviceName::Auto.first(), Device::Cpu);
     }
 }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::capture::CameraFormat;
 use crate::error::{Error, Result};
 use crate::overlay::Visualize;
+use crate::stream::Codec;
 
 mod cameras;
 mod environment;
@@ -104,7 +105,7 @@ section! {
         name: String,
         /// `auto`, `tract` or `ort`.
         backend: String,
-        /// `cpu`, `cuda` or `tensorrt`.
+        /// `auto`, `cpu`, `cuda` or `tensorrt`.
         device: String,
         /// `fp32`, `fp16` or `int8`.
         precision: String,
@@ -168,11 +169,13 @@ section! {
     StreamFile {
         /// `rtsp://` and `rtsps://` addresses, `.mp4`/`.mkv` files, folders.
         outputs: Vec<String>,
+        /// `h264` or `h265`.
+        codec: Codec,
         /// Video bitrate in kbit/s.
         bitrate_kbps: u32,
         /// Seconds between keyframes at most.
         keyframe_interval_s: f64,
-        /// H.264 encoder element; chosen if absent.
+        /// Encoder element; chosen if absent.
         encoder: String,
     }
 }

@@ -38,6 +38,7 @@ pub mod selftest;
 pub mod choose;
 pub mod schedule;
 pub mod pipeline;
+pub mod upgrade;
 pub mod supervise;
 pub mod metrics;
 pub mod stamp;
@@ -49,6 +50,9 @@ pub mod health;
 pub mod dataset;
 pub mod score;
 pub mod picture;
+
+// What the machine is.
+pub mod board;
 
 pub mod cli;
 

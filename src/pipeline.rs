@@ -236,6 +236,7 @@ pub fn run(parts: Parts, options: PipelineOptions, asked_to_stop: &Receiver<()>)
                 metrics,
                 stop,
                 failing_since_ns: None,
+                failures: 0,
             }
             .run()
         })?;

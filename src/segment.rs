@@ -3,7 +3,10 @@
 //! The stages don't know each other; this joins the three that run on the inference thread. The pipeline,
 //! `segd image` and `segd eval` all segment through it, so a score is the score of what is streamed.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+
+use tracing::warn;
 
 use crate::error::{Error, Result};
 use crate::frame::{FrameFormat, ImageRef, Mask};
@@ -13,6 +16,18 @@ use crate::model::Model;
 use crate::postprocess::Postprocessor;
 use crate::preprocess::Preprocessor;
 use crate::propagate::CellGrid;
+
+/// A backend that takes over where the one that runs fails.
+#[derive(Clone)]
+pub struct Fallback {
+    /// What it is, for logs.
+    pub name: String,
+    /// Makes it, once it is needed; what it makes is trusted.
+    pub make: MakeBackend,
+}
+
+/// Makes a backend that runs a model, and tests it.
+pub type MakeBackend = Arc<dyn Fn(&Arc<Model>) -> Result<Arc<dyn Backend>> + Send + Sync>;
 
 /// Tables and buffers for one frame format.
 struct Prepared {
@@ -29,6 +44,8 @@ struct Prepared {
 pub struct Engine {
     model: Arc<Model>,
     backend: Arc<dyn Backend>,
+    /// What may take over, in order.
+    fallbacks: VecDeque<Fallback>,
     longest: Option<usize>,
     segmenters: Vec<Box<dyn Segmenter>>,
     prepared: Option<Prepared>,
@@ -51,6 +68,7 @@ impl Engine {
         Self {
             model,
             backend,
+            fallbacks: VecDeque::new(),
             longest,
             segmenters: Vec::new(),
             prepared: None,
@@ -62,6 +80,38 @@ impl Engine {
             },
             metrics,
         }
+    }
+
+    /// The same engine, with backends that may take over in this order where the one that runs fails.
+    #[must_use]
+    pub fn with_fallbacks(mut self, fallbacks: Vec<Fallback>) -> Self {
+        self.fallbacks = fallbacks.into();
+        self
+    }
+
+    /// Whether a backend is left that may take over.
+    pub fn has_fallback(&self) -> bool {
+        !self.fallbacks.is_empty()
+    }
+
+    /// Replaces a backend that fails by the next that can be had, prepared for the same pictures, and says what will
+    /// run. Where none can be had nothing changes, and none is left. What stands in the log is why one could not.
+    pub fn fall_back(&mut self) -> Option<RunsOn> {
+        let size = self.prepared.as_ref()?.size;
+        while let Some(next) = self.fallbacks.pop_front() {
+            let made = (next.make)(&self.model)
+                .and_then(|backend| Ok((backend.prepare(&self.model, size)?, backend)));
+            match made {
+                Ok((segmenter, backend)) => {
+                    let on = segmenter.runs_on();
+                    self.backend = backend;
+                    self.segmenters = vec![segmenter];
+                    return Some(on);
+                }
+                Err(why) => warn!("{} can't take over: {why}", next.name),
+            }
+        }
+        None
     }
 
     /// Prepares the network and the tables for pictures of `format`; says what will run.

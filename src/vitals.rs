@@ -54,6 +54,21 @@ pub struct Vitals {
     source_lost: Mutex<Option<String>>,
     /// Where the network ran at first, and where it runs now.
     runs_on: Mutex<Option<(RunsOn, RunsOn)>>,
+    /// The faster device that is being prepared, if one is.
+    preparing: Mutex<Option<String>>,
+    /// Why it was moved, if it was.
+    moved: Mutex<Option<String>>,
+}
+
+/// A network that runs somewhere else than it was chosen for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProviderChange {
+    /// Backend and provider that were chosen.
+    pub from: String,
+    /// Backend and provider that run.
+    pub to: String,
+    /// Why, if it failed there.
+    pub why: Option<String>,
 }
 
 impl Vitals {
@@ -95,8 +110,17 @@ impl Vitals {
         let mut runs_on = self.runs_on.lock().unwrap_or_else(|e| e.into_inner());
         *runs_on = match runs_on.take() {
             Some((first, _)) if !chosen => Some((first, on)),
-            _ => Some((on.clone(), on)),
+            _ => {
+                *self.moved.lock().unwrap_or_else(|e| e.into_inner()) = None;
+                Some((on.clone(), on))
+            }
         };
+    }
+
+    /// The network failed where it ran, for this reason, and runs here from now on.
+    pub fn set_moved(&self, on: RunsOn, why: String) {
+        self.set_runs_on(on, false);
+        *self.moved.lock().unwrap_or_else(|e| e.into_inner()) = Some(why);
     }
 
     /// Where the network runs.
@@ -105,12 +129,26 @@ impl Vitals {
         runs_on.as_ref().map(|(_, now)| now.clone())
     }
 
-    /// Backend and provider, from and to, if the network runs somewhere else than it was chosen for.
-    pub fn provider_change(&self) -> Option<(String, String)> {
+    /// If the network runs somewhere else than it was chosen for: from where, to where, why.
+    pub fn provider_change(&self) -> Option<ProviderChange> {
         let runs_on = self.runs_on.lock().unwrap_or_else(|e| e.into_inner());
         let (first, now) = runs_on.as_ref()?;
         let text = |on: &RunsOn| format!("{} {}", on.backend, on.provider);
-        (text(first) != text(now)).then(|| (text(first), text(now)))
+        (text(first) != text(now)).then(|| ProviderChange {
+            from: text(first),
+            to: text(now),
+            why: self.moved.lock().unwrap_or_else(|e| e.into_inner()).clone(),
+        })
+    }
+
+    /// The faster device that is being prepared; `None` once it is not any more.
+    pub fn set_preparing(&self, name: Option<String>) {
+        *self.preparing.lock().unwrap_or_else(|e| e.into_inner()) = name;
+    }
+
+    /// The faster device that is being prepared, if one is.
+    pub fn preparing(&self) -> Option<String> {
+        self.preparing.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     /// Adds what an opened source counted since `before`.
@@ -159,13 +197,23 @@ mod tests {
         vitals.set_runs_on(on("CUDA"), true);
         vitals.set_runs_on(on("CUDA"), false);
         assert_eq!(vitals.provider_change(), None);
-        vitals.set_runs_on(on("CPU"), false);
+        vitals.set_moved(on("CPU"), "the device is gone".into());
         assert_eq!(
             vitals.provider_change(),
-            Some(("ort CUDA".into(), "ort CPU".into()))
+            Some(ProviderChange {
+                from: "ort CUDA".into(),
+                to: "ort CPU".into(),
+                why: Some("the device is gone".into()),
+            })
         );
         vitals.set_runs_on(on("CPU"), true);
         assert_eq!(vitals.provider_change(), None);
+        vitals.set_runs_on(on("CUDA"), false);
+        assert_eq!(
+            vitals.provider_change().unwrap().why,
+            None,
+            "the old reason is gone"
+        );
     }
 
     #[test]

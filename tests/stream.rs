@@ -19,7 +19,7 @@ use gstreamer_video::VideoFrameExt;
 use segd::frame::{Colorimetry, Frame, FrameFormat, Matrix, PixelFormat, Range};
 use segd::pool::{FramePool, PooledBuffer};
 use segd::stream::rtsp::RtspSink;
-use segd::stream::{FrameSink, RtspAddress, SinkOpener, StreamOptions, parse_output};
+use segd::stream::{Codec, FrameSink, RtspAddress, SinkOpener, StreamOptions, parse_output};
 
 const BITS: usize = 16;
 const FRAME_TIME_NS: u64 = 33_333_333;
@@ -122,6 +122,14 @@ impl Picture {
     }
 }
 
+/// What makes pictures of a stream.
+fn decoder(codec: Codec) -> &'static str {
+    match codec {
+        Codec::H264 => "h264parse ! openh264dec",
+        Codec::H265 => "h265parse ! avdec_h265 max-threads=1",
+    }
+}
+
 /// An RTSP client of its own.
 struct Client {
     pipeline: gst::Pipeline,
@@ -130,9 +138,15 @@ struct Client {
 
 impl Client {
     fn connect(address: &RtspAddress, protocol: &str) -> Self {
+        Self::decoding(address, protocol, Codec::H264)
+    }
+
+    fn decoding(address: &RtspAddress, protocol: &str, codec: Codec) -> Self {
+        let depay = codec.payloader().replace("pay", "depay");
         let pipeline = gst::parse::launch(&format!(
-            "rtspsrc location={address} protocols={protocol} latency=0 ! rtph264depay ! h264parse ! \
-             openh264dec ! appsink name=out sync=false max-buffers=2 drop=true"
+            "rtspsrc location={address} protocols={protocol} latency=0 ! {depay} ! {} ! \
+             appsink name=out sync=false max-buffers=2 drop=true",
+            decoder(codec)
         ))
         .unwrap()
         .downcast::<gst::Pipeline>()
@@ -149,6 +163,17 @@ impl Client {
     fn next(&self, timeout: Duration) -> Option<Picture> {
         let timeout = gst::ClockTime::from_mseconds(timeout.as_millis() as u64);
         self.sink.try_pull_sample(timeout).map(|s| Picture::of(&s))
+    }
+
+    /// Skips the grey that libav makes of pictures whose keyframe came before the client did.
+    fn skip_to_keyframe(&self) {
+        let grey = |picture: &Picture| picture.y.iter().filter(|&&y| y == 128).count() > picture.y.len() / 2;
+        for _ in 0..60 {
+            if !grey(&self.next(Duration::from_secs(10)).expect("a picture within 10 s")) {
+                return;
+            }
+        }
+        panic!("no keyframe within 60 pictures");
     }
 
     /// Looks at `count` pictures: their numbers must rise.
@@ -407,6 +432,10 @@ fn encoders_and_sizes_that_do_not_work_are_refused_with_the_reason() {
 
 /// Decodes a file: its pictures, and their times.
 fn decode(path: &Path) -> Vec<(Picture, u64)> {
+    decode_as(path, Codec::H264)
+}
+
+fn decode_as(path: &Path, codec: Codec) -> Vec<(Picture, u64)> {
     gst::init().unwrap();
     let demux = if path.extension().unwrap() == "mp4" {
         "qtdemux"
@@ -414,7 +443,8 @@ fn decode(path: &Path) -> Vec<(Picture, u64)> {
         "matroskademux"
     };
     let pipeline = gst::parse::launch(&format!(
-        "filesrc name=in ! {demux} ! h264parse ! openh264dec ! appsink name=out sync=false"
+        "filesrc name=in ! {demux} ! {} ! appsink name=out sync=false",
+        decoder(codec)
     ))
     .unwrap()
     .downcast::<gst::Pipeline>()
@@ -516,6 +546,35 @@ fn files_hold_every_frame_at_its_time_under_the_final_name_alone() {
         }
     }
     assert_eq!(names(folder.path()), ["a.mkv", "a.mp4"]);
+}
+
+#[test]
+fn h265_reaches_clients_and_files() {
+    let options = StreamOptions {
+        codec: Codec::H265,
+        keyframe_interval_s: 60.0,
+        ..StreamOptions::default()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a.mp4", "a.mkv"] {
+        let path = folder.path().join(name);
+        record(&path, format(320, 240), &options, 30, |n| n * FRAME_TIME_NS);
+        let pictures = decode_as(&path, Codec::H265);
+        let numbers: Vec<_> = pictures.iter().map(|(p, _)| p.number()).collect();
+        assert_eq!(numbers, (0..30).collect::<Vec<_>>(), "{name}");
+        pictures[20].0.assert_is_drawn(320);
+    }
+    let mut fed = Fed::open(format(320, 240), &options);
+    let first = Client::decoding(&fed.address, "tcp", Codec::H265);
+    first.skip_to_keyframe();
+    first.watch(10);
+    // Without a keyframe of its own it would wait for a minute.
+    let second = Client::decoding(&fed.address, "udp", Codec::H265);
+    second.skip_to_keyframe();
+    second.watch(10);
+    let sink = fed.stop();
+    assert!(sink.describe().contains("(H.265 by "), "{}", sink.describe());
+    sink.finish().unwrap();
 }
 
 #[test]

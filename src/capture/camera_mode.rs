@@ -44,6 +44,8 @@ pub enum Encoding {
     Nv12,
     /// 4:2:2, a third more bytes (`YUYV`).
     Yuyv,
+    /// 4:2:2 with chroma first (`UYVY`): turned into `Yuyv` as it is copied.
+    Uyvy,
     /// A JPEG a picture, which has to be decoded (`MJPG`, `JPEG`).
     Mjpeg,
 }
@@ -56,6 +58,7 @@ impl Encoding {
             b"YU12" => Some(Self::I420),
             b"NV12" => Some(Self::Nv12),
             b"YUYV" => Some(Self::Yuyv),
+            b"UYVY" => Some(Self::Uyvy),
             b"MJPG" | b"JPEG" => Some(Self::Mjpeg),
             _ => None,
         }

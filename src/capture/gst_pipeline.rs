@@ -5,8 +5,8 @@
 //! is tagged as rotated. Decoders get as many threads as the options say: their default, one thread a
 //! core with frame threading, adds a frame of delay and a stack of pictures for each.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use gstreamer as gst;
 use gstreamer::glib;
@@ -15,6 +15,7 @@ use gstreamer_app::AppSink;
 
 use crate::error::{Error, Result};
 
+use super::decoders;
 use super::uri::mask_credentials;
 use super::{CaptureOptions, RtspTransport};
 
@@ -25,6 +26,17 @@ pub(super) struct Built {
     pub appsink: AppSink,
     /// Set when all streams of the source are known and none is video.
     pub no_video: Arc<AtomicBool>,
+    /// The hardware decoder that was plugged in first, if one was.
+    pub hardware: Arc<OnceLock<String>>,
+}
+
+/// What may decode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Decoding {
+    /// The best that there is.
+    Any,
+    /// No hardware.
+    OnCpu,
 }
 
 /// Initialises GStreamer (any number of times).
@@ -63,10 +75,12 @@ fn configure(appsink: &AppSink) {
 ///
 /// # Errors
 /// Fatal, if GStreamer lacks a basic element.
-pub(super) fn from_uri(uri: &str, options: &CaptureOptions) -> Result<Built> {
+pub(super) fn from_uri(uri: &str, options: &CaptureOptions, decoding: Decoding) -> Result<Built> {
     init()?;
+    decoders::prefer_hardware();
     let decode = element("uridecodebin")?;
     decode.set_property("uri", uri);
+    decode.set_property("force-sw-decoders", decoding == Decoding::OnCpu);
     let convert = element("videoconvert")?;
     let flip = element("videoflip")?;
     flip.set_property_from_str("video-direction", "auto");
@@ -75,6 +89,13 @@ pub(super) fn from_uri(uri: &str, options: &CaptureOptions) -> Result<Built> {
 
     let pipeline = gst::Pipeline::new();
     limit_threads(&pipeline, options.decoder_threads);
+    let hardware = Arc::new(OnceLock::new());
+    let plugged = hardware.clone();
+    pipeline.connect_deep_element_added(move |_, _, element| {
+        if let Some(factory) = element.factory().filter(decoders::is_hardware) {
+            plugged.get_or_init(|| factory.name().to_string());
+        }
+    });
     pipeline
         .add_many([&decode, &convert, &flip, appsink.upcast_ref()])
         .and_then(|()| gst::Element::link_many([&convert, &flip, appsink.upcast_ref()]))
@@ -124,6 +145,7 @@ pub(super) fn from_uri(uri: &str, options: &CaptureOptions) -> Result<Built> {
         pipeline,
         appsink,
         no_video,
+        hardware,
     })
 }
 
@@ -266,6 +288,7 @@ pub(super) fn from_launch(line: &str, options: &CaptureOptions) -> Result<Built>
         pipeline,
         appsink,
         no_video: Arc::default(),
+        hardware: Arc::default(),
     })
 }
 

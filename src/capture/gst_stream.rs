@@ -1,19 +1,19 @@
 //! A running pipeline: its samples in a bounded queue, its errors, and how it is started.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, SendTimeoutError, TrySendError, bounded};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app::AppSinkCallbacks;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::error::{Error, Result};
 
-use super::gst_pipeline::{self, Built};
+use super::gst_pipeline::{self, Built, Decoding};
 use super::uri::meant;
 use super::{CaptureOptions, SourceSpec, csi};
 
@@ -166,15 +166,15 @@ pub(super) fn start(spec: &SourceSpec, name: &str, options: &CaptureOptions) -> 
         // without its index) leaves a pipeline that waits for ever. So silence is tried a second time.
         // https://gitlab.freedesktop.org/gstreamer/gstreamer/-/blob/1.22/subprojects/gst-plugins-base/gst/playback/gstdecodebin2.c
         SourceSpec::File(_) => {
-            if let Some(started) = start_within(timeout / 4, spec, name, options)? {
+            if let Some(started) = start_decoding(timeout / 4, spec, name, options)? {
                 return Ok(started);
             }
             debug!("{name}: no frame and no error; started again");
-            return start_within(timeout - timeout / 4, spec, name, options)?
+            return start_decoding(timeout - timeout / 4, spec, name, options)?
                 .ok_or_else(|| silence(spec, name, timeout));
         }
         _ => {
-            return start_within(timeout, spec, name, options)?.ok_or_else(|| silence(spec, name, timeout));
+            return start_decoding(timeout, spec, name, options)?.ok_or_else(|| silence(spec, name, timeout));
         }
     };
     gst_pipeline::init()?;
@@ -183,7 +183,7 @@ pub(super) fn start(spec: &SourceSpec, name: &str, options: &CaptureOptions) -> 
     // An element that is installed may still find no camera of its kind.
     for plan in csi::plans(*sensor, options, &has)? {
         let spec = SourceSpec::Launch(plan.line);
-        let why = match start_within(timeout, &spec, name, options) {
+        let why = match start_within(timeout, &spec, name, options, Decoding::Any, &mut Arc::default()) {
             Ok(Some(started)) => return Ok(started),
             Ok(None) => silence(&spec, name, timeout),
             Err(why) => why,
@@ -203,17 +203,41 @@ fn silence(spec: &SourceSpec, name: &str, timeout: Duration) -> Error {
     }
 }
 
-/// Starts the pipeline of `spec`; none if neither a picture nor an error came in time.
-fn start_within(
+/// As [`start_within`]; where a hardware decoder gives no picture in time, a second time without any.
+fn start_decoding(
     timeout: Duration,
     spec: &SourceSpec,
     name: &str,
     options: &CaptureOptions,
 ) -> Result<Option<Started>> {
+    let mut hardware = Arc::default();
+    let started = start_within(timeout, spec, name, options, Decoding::Any, &mut hardware);
+    let why = match (&started, hardware.get()) {
+        (Ok(Some(_)), _) | (_, None) => return started,
+        (Ok(None), Some(_)) => format!("no picture within {} s", timeout.as_secs_f64()),
+        (Err(why), Some(_)) => why.to_string(),
+    };
+    warn!(
+        "{name}: the decoder {} is installed but does not work, the CPU decodes: {why}",
+        hardware.get().map_or("", String::as_str)
+    );
+    start_within(timeout, spec, name, options, Decoding::OnCpu, &mut hardware)
+}
+
+/// Starts the pipeline of `spec`; none if neither a picture nor an error came in time. `hardware` gets the name of the
+/// hardware decoder that was plugged in, if one was.
+fn start_within(
+    timeout: Duration,
+    spec: &SourceSpec,
+    name: &str,
+    options: &CaptureOptions,
+    decoding: Decoding,
+    hardware: &mut Arc<OnceLock<String>>,
+) -> Result<Option<Started>> {
     let network = matches!(spec, SourceSpec::Rtsp(_));
     let built = match spec {
-        SourceSpec::File(path) => gst_pipeline::from_uri(&file_uri(path)?, options)?,
-        SourceSpec::Rtsp(uri) => gst_pipeline::from_uri(uri, options)?,
+        SourceSpec::File(path) => gst_pipeline::from_uri(&file_uri(path)?, options, decoding)?,
+        SourceSpec::Rtsp(uri) => gst_pipeline::from_uri(uri, options, decoding)?,
         SourceSpec::Launch(line) => gst_pipeline::from_launch(line, options)?,
         SourceSpec::Camera(_)
         | SourceSpec::Csi(_)
@@ -223,6 +247,7 @@ fn start_within(
             return Err(Error::fatal(format!("{name} is not read through GStreamer")));
         }
     };
+    *hardware = built.hardware.clone();
     let mut stream = Stream::start(built, network).map_err(|e| open_error(spec, name, &e, None))?;
     let deadline = Instant::now() + timeout;
     loop {

@@ -18,6 +18,8 @@ pub mod images;
 #[cfg(feature = "gstreamer")]
 pub mod csi;
 #[cfg(feature = "gstreamer")]
+pub mod decoders;
+#[cfg(feature = "gstreamer")]
 pub mod gst;
 #[cfg(feature = "gstreamer")]
 pub mod gst_pipeline;
@@ -32,6 +34,8 @@ mod camera_controls;
 pub mod camera_mode;
 #[cfg(feature = "camera")]
 pub mod camera_list;
+#[cfg(all(feature = "camera", feature = "gstreamer"))]
+pub mod converted;
 #[cfg(feature = "camera")]
 pub mod mjpeg;
 #[cfg(feature = "camera")]

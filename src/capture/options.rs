@@ -31,6 +31,8 @@ pub enum CameraFormat {
     Nv12,
     /// 4:2:2.
     Yuyv,
+    /// 4:2:2, chroma first.
+    Uyvy,
     /// JPEG.
     Mjpg,
 }

@@ -31,7 +31,7 @@ use crate::pool::FramePool;
 use super::camera_controls::set_controls;
 use super::camera_id::{Identity, Nodes};
 use super::camera_list::device_name;
-use super::camera_mode::{Encoding, Interval, Mode, Rates, Sizes, Wanted, choose_mode};
+use super::camera_mode::{Choice, Encoding, Interval, Mode, Rates, Sizes, Wanted, choose_mode};
 use super::mjpeg::MjpegDecoder;
 use super::v4l2_error::{EINVAL, ENODEV, camera_error};
 use super::v4l2_unpack::{Decode, Numbering, Unpacker, age_of, colorimetry};
@@ -90,8 +90,37 @@ impl SourceOpener for CameraOpener {
         if identity.is_some() {
             *seen = identity;
         }
-        Ok(Box::new(source))
+        Ok(source)
     }
+}
+
+/// The camera read by way of the board's converter, where that is the better way and works.
+#[cfg(feature = "gstreamer")]
+fn open_converted(
+    path: &Path,
+    choice: &Choice,
+    options: &CaptureOptions,
+    clock: &SharedClock,
+) -> Option<Box<dyn FrameSource>> {
+    use super::{SourceSpec, converted, gst::GstOpener, gst_pipeline};
+    gst_pipeline::init().ok()?;
+    let has = |name: &str| gstreamer::ElementFactory::find(name).is_some();
+    for plan in converted::plans(path.to_str()?, choice, &has) {
+        match GstOpener::new(&SourceSpec::Launch(plan.line), options, clock.clone()).open() {
+            Ok(source) => return Some(source),
+            Err(why) => warn!(
+                "camera {}: {} does not read it, it is read directly: {why}",
+                path.display(),
+                plan.element
+            ),
+        }
+    }
+    None
+}
+
+#[cfg(not(feature = "gstreamer"))]
+fn open_converted(_: &Path, _: &Choice, _: &CaptureOptions, _: &SharedClock) -> Option<Box<dyn FrameSource>> {
+    None
 }
 
 fn interval(fraction: Fraction) -> Interval {
@@ -150,7 +179,7 @@ pub(super) fn modes_of(device: &Device, width: u32, height: u32) -> std::result:
     if modes.is_empty() {
         let offered: Vec<String> = formats.iter().map(|f| f.fourcc.to_string()).collect();
         return Err(format!(
-            "it offers {}; segd reads YUYV, NV12, YU12 and MJPG",
+            "it offers {}; segd reads YUYV, UYVY, NV12, YU12 and MJPG",
             if offered.is_empty() {
                 "no format".to_owned()
             } else {
@@ -255,7 +284,7 @@ impl CameraStream {
 }
 
 impl CameraSource {
-    fn open(path: &Path, options: &CaptureOptions, clock: SharedClock) -> Result<Self> {
+    fn open(path: &Path, options: &CaptureOptions, clock: SharedClock) -> Result<Box<dyn FrameSource>> {
         let fail = |action: &str, e: io::Error| camera_error(path, action, e);
         if path.as_os_str().as_encoded_bytes().contains(&0) {
             return Err(Error::usage(format!(
@@ -284,6 +313,7 @@ impl CameraSource {
                 CameraFormat::Yu12 => Encoding::I420,
                 CameraFormat::Nv12 => Encoding::Nv12,
                 CameraFormat::Yuyv => Encoding::Yuyv,
+                CameraFormat::Uyvy => Encoding::Uyvy,
                 CameraFormat::Mjpg => Encoding::Mjpeg,
             };
             modes.retain(|mode| mode.encoding == encoding);
@@ -303,6 +333,12 @@ impl CameraSource {
         let choice = choose_mode(&modes, &wanted).ok_or_else(|| {
             Error::usage(format!("camera {}: none of its modes has a size", path.display()))
         })?;
+        if choice.encoding == Encoding::Uyvy {
+            set_controls(&device, path, &options.controls)?;
+            if let Some(source) = open_converted(path, &choice, options, &clock) {
+                return Ok(source);
+            }
+        }
         let fourcc = fourcc_of(&device, choice.encoding);
         let set = device
             .set_format(&Format::new(choice.width, choice.height, fourcc))
@@ -326,7 +362,7 @@ impl CameraSource {
             pixel: match encoding {
                 Encoding::I420 | Encoding::Mjpeg => PixelFormat::I420,
                 Encoding::Nv12 => PixelFormat::Nv12,
-                Encoding::Yuyv => PixelFormat::Yuyv,
+                Encoding::Yuyv | Encoding::Uyvy => PixelFormat::Yuyv,
             },
             width: set.width as usize,
             height: set.height as usize,
@@ -346,13 +382,13 @@ impl CameraSource {
                 set.height
             );
         }
+        // Some drivers leave it at 0 for rows without padding.
+        let stride =
+            (set.stride as usize).max(format.pixel.plane_size(0, format.width, format.height).row_bytes);
         let decode = match encoding {
             Encoding::Mjpeg => Decode::Mjpeg(MjpegDecoder::new(format.width, format.height)?),
-            _ => Decode::Raw {
-                // Some drivers leave it at 0 for rows without padding.
-                stride: (set.stride as usize)
-                    .max(format.pixel.plane_size(0, format.width, format.height).row_bytes),
-            },
+            Encoding::Uyvy => Decode::Uyvy { stride },
+            _ => Decode::Raw { stride },
         };
         let stream = MmapStream::with_buffers(&device, Type::VideoCapture, BUFFERS)
             .map_err(|e| fail("asking for buffers", e))?;
@@ -382,7 +418,7 @@ impl CameraSource {
             format.height,
             rate.map_or_else(String::new, |r| format!(" at {r:.2} fps"))
         );
-        Ok(Self {
+        Ok(Box::new(Self {
             path: path.to_owned(),
             stream,
             rate,
@@ -395,7 +431,7 @@ impl CameraSource {
                 clock,
             },
             first: Some(first),
-        })
+        }))
     }
 }
 

@@ -129,7 +129,13 @@ fn raw_image(format: FrameFormat, stride: usize, bytes: &[u8]) -> std::result::R
 /// How a buffer becomes a frame.
 #[derive(Debug)]
 pub(super) enum Decode {
-    Raw { stride: usize },
+    Raw {
+        stride: usize,
+    },
+    /// Raw 4:2:2 whose chroma stands before its luma.
+    Uyvy {
+        stride: usize,
+    },
     Mjpeg(MjpegDecoder),
 }
 
@@ -182,6 +188,21 @@ impl Unpacker {
         match &mut self.decode {
             Decode::Raw { stride } => {
                 raw_image(self.format, *stride, bytes)?.copy_packed(out);
+                Ok(())
+            }
+            Decode::Uyvy { stride } => {
+                let image = raw_image(self.format, *stride, bytes)?;
+                let (row_bytes, plane) = (self.format.width.div_ceil(2) * 4, image.plane(0));
+                for (y, row) in out
+                    .chunks_exact_mut(row_bytes)
+                    .take(self.format.height)
+                    .enumerate()
+                {
+                    let pairs = plane.row(y, row_bytes).as_chunks::<2>().0;
+                    for (to, &[chroma, luma]) in row.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
+                        *to = [luma, chroma];
+                    }
+                }
                 Ok(())
             }
             Decode::Mjpeg(decoder) => decoder.decode(bytes, out),
@@ -278,6 +299,23 @@ mod tests {
         image.copy_packed(&mut out);
         assert_eq!(out, [1, 2, 3, 4, 5, 6, 7, 8]);
         assert!(raw_image(FrameFormat::new(PixelFormat::Yuyv, 2, 2), 6, &yuyv[..9]).is_err());
+    }
+
+    #[test]
+    fn uyvy_becomes_yuyv() {
+        // 2x2, rows 6 bytes apart: what is in the padding is 99.
+        let uyvy = [20, 1, 30, 2, 99, 99, 21, 3, 31, 4];
+        let mut unpacker = unpacker(
+            FrameFormat::new(PixelFormat::Yuyv, 2, 2),
+            Decode::Uyvy { stride: 6 },
+        );
+        let mut out = vec![0; 8];
+        unpacker
+            .fill(&uyvy, &meta(0, 10, Flags::empty()), &mut out)
+            .unwrap();
+        assert_eq!(out, [1, 20, 2, 30, 3, 21, 4, 31]);
+        let short = unpacker.fill(&uyvy, &meta(0, 9, Flags::empty()), &mut out);
+        assert!(short.is_err(), "one byte short");
     }
 
     #[test]

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::choose::{BackendName, ChoiceOptions};
+use crate::choose::{BackendName, ChoiceOptions, DeviceName};
 use crate::config::{ModelFile, OverlayFile, check_range};
 use crate::error::{Error, Result};
-use crate::infer::Device;
 use crate::model::contract::{Contract, MAX_SIDE, Precision};
 use crate::overlay::{OverlayOptions, Visualize};
 
@@ -21,9 +20,9 @@ pub struct ModelArgs {
     /// What runs the network; auto: ONNX Runtime if it is there and passes its self-test, else tract [default: auto]
     #[arg(long, value_enum, env = "SEGD_BACKEND", hide_possible_values = false)]
     pub backend: Option<BackendName>,
-    /// Where it runs; an accelerator that can't be had is an error [default: cpu]
+    /// Where it runs; an accelerator that can't be had is an error, but for auto [default: cpu]
     #[arg(long, value_enum)]
-    pub device: Option<Device>,
+    pub device: Option<DeviceName>,
     /// Precision of the network's arithmetic; the model's first file for the backend if not given
     #[arg(long, value_enum)]
     pub precision: Option<Precision>,
@@ -53,7 +52,9 @@ impl ModelArgs {
         }
         let from_file = |key: &str, text: &Option<String>| text.clone().map(|t| (format!("model.{key}"), t));
         options.backend = pick(self.backend, from_file("backend", &file.backend))?.unwrap_or_default();
-        options.device = pick(self.device, from_file("device", &file.device))?.unwrap_or_default();
+        let device = pick(self.device, from_file("device", &file.device))?.unwrap_or_default();
+        options.device = device.first();
+        options.accelerate = device == DeviceName::Auto;
         options.precision = pick(self.precision, from_file("precision", &file.precision))?;
         if let Some(size) = self.size.or(file.size) {
             check_range("size", size as f64, 16.0..=MAX_SIDE as f64)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, select_biased};
 use tracing::{error, info, warn};
 
-use crate::choose::Choice;
+use crate::choose::{Choice, ChoiceOptions};
 use crate::cli::run::{
     Built, RunArgs, access_from, build_camera, cameras, infer_interval, looks_from, pipeline_options,
     read_config, source_from, stream_options,
@@ -17,6 +17,7 @@ use crate::clock::Stop;
 use crate::config::{CameraConfig, FileConfig, PrivacyFile};
 use crate::error::Result;
 use crate::health::{Health, Limits, Watched, http, notify};
+use crate::infer::Device;
 use crate::metrics::Metrics;
 use crate::pipeline;
 use crate::pipeline::control::{Control, Looks, NextModel};
@@ -24,6 +25,7 @@ use crate::segment::Engine;
 use crate::stream::parse_output;
 use crate::supervise::{Background, Job, run_all, signals};
 use crate::turns::Turns;
+use crate::upgrade::{self, Upgrade};
 
 /// How long after the start nothing but a missing camera counts as unwell.
 const WARM_UP: Duration = Duration::from_secs(20);
@@ -36,6 +38,45 @@ struct Running {
     metrics: Arc<Metrics>,
     /// Of the model that was chosen last.
     generation: u64,
+    /// Moves the network to faster devices.
+    upgrade: Option<Background>,
+}
+
+impl Running {
+    /// Begins to move the network to the faster devices of its choice.
+    fn upgrade(&mut self) -> Result<()> {
+        // One that is still at work for the model before ends by itself.
+        self.upgrade = None;
+        if self.choice.faster.is_empty() {
+            return Ok(());
+        }
+        let step = |options: &ChoiceOptions| {
+            let (options, metrics) = (options.clone(), self.metrics.clone());
+            let model = self.choice.model.clone();
+            upgrade::Step {
+                name: options.device.provider().to_owned(),
+                make: Box::new(move || Ok(engine(&options.choose_for((*model).clone())?, metrics))),
+            }
+        };
+        let upgrade = Upgrade {
+            control: self.control.clone(),
+            metrics: self.metrics.clone(),
+            steps: self.choice.faster.iter().map(step).collect(),
+        };
+        self.upgrade = Some(Background::spawn("upgrade", move |stop| upgrade.run(stop))?);
+        Ok(())
+    }
+}
+
+/// Segments with what was chosen.
+fn engine(choice: &Choice, metrics: Arc<Metrics>) -> Engine {
+    Engine::new(
+        choice.model.clone(),
+        choice.backend.clone(),
+        choice.longest,
+        metrics,
+    )
+    .with_fallbacks(choice.fallbacks.clone())
 }
 
 /// Runs until the sources have ended or a signal comes.
@@ -45,6 +86,14 @@ struct Running {
 pub fn run(args: RunArgs) -> Result<()> {
     let file = read_config(args.config.as_ref())?;
     let configs = cameras(&args, &file)?;
+    let builds_engines = |config: &CameraConfig| {
+        let options = args.model.over(&config.model);
+        options.is_ok_and(|options| options.device == Device::TensorRt)
+    };
+    let preparing = match configs.iter().any(builds_engines) {
+        true => Some(notify::preparing()?),
+        false => None,
+    };
     let mut built = Vec::with_capacity(configs.len());
     for config in &configs {
         let made = build_camera(&args, config, &file, Metrics::shared());
@@ -53,6 +102,7 @@ pub fn run(args: RunArgs) -> Result<()> {
             _ => e.in_camera(&config.name),
         })?);
     }
+    drop(preparing);
     if built.len() > 1 {
         let turns = Turns::new(std::thread::available_parallelism().map_or(1, usize::from));
         built.iter().for_each(|b| b.parts.control.share(turns.clone()));
@@ -70,7 +120,7 @@ pub fn run(args: RunArgs) -> Result<()> {
         (false, [only]) => status::show_progress(only.parts.metrics.clone(), args.frames)?,
         _ => None,
     };
-    let running: Vec<Running> = configs
+    let mut running: Vec<Running> = configs
         .into_iter()
         .zip(&built)
         .map(|(config, built)| Running {
@@ -79,8 +129,10 @@ pub fn run(args: RunArgs) -> Result<()> {
             control: built.parts.control.clone(),
             metrics: built.parts.metrics.clone(),
             generation: 0,
+            upgrade: None,
         })
         .collect();
+    running.iter_mut().try_for_each(Running::upgrade)?;
     let jobs = running
         .iter()
         .zip(built)
@@ -236,6 +288,7 @@ fn reload(args: &RunArgs, file: &mut FileConfig, running: &mut [Running]) -> Res
                     engine,
                     looks: Arc::new(change.looks),
                 });
+                old.upgrade()?;
             }
         }
     }
@@ -280,12 +333,7 @@ fn prepare(args: &RunArgs, config: &CameraConfig, file: &FileConfig, old: &Runni
     }
     let choice = wanted.choose()?;
     let looks = looks_from(args, config, &choice.model.contract, old.generation + 1)?;
-    let mut engine = Engine::new(
-        choice.model.clone(),
-        choice.backend.clone(),
-        choice.longest,
-        old.metrics.clone(),
-    );
+    let mut engine = engine(&choice, old.metrics.clone());
     if let Some(format) = old.control.format() {
         engine.prepare(format)?;
     }

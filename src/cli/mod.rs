@@ -15,6 +15,7 @@ pub mod hash_password;
 pub mod image;
 #[cfg(feature = "gstreamer")]
 mod latency;
+pub mod missing;
 pub mod models;
 pub mod probe;
 pub mod propagation;

@@ -2,7 +2,10 @@
 
 use clap::Args;
 
+use crate::board::Board;
+use crate::choose::ChoiceOptions;
 use crate::cli::args::ModelArgs;
+use crate::cli::missing::{Facts, missing};
 use crate::error::Result;
 
 /// Arguments of `segd probe`.
@@ -13,8 +16,8 @@ pub struct ProbeArgs {
     pub model: ModelArgs,
 }
 
-/// Prints cameras, the backend and the encoder that would be used. What is missing is printed with what to
-/// do about it; it is no error.
+/// Prints the board, cameras, backends, encoders and decoders, and what would be used. What is missing is printed with
+/// the command that brings it; it is no error.
 ///
 /// # Errors
 /// Usage for wrong arguments.
@@ -27,6 +30,8 @@ pub fn run(args: ProbeArgs) -> Result<()> {
         std::env::consts::OS,
         std::env::consts::ARCH
     );
+    let board = Board::read();
+    print_board(&board);
     cameras();
     match options.choose() {
         Ok(choice) => println!(
@@ -37,8 +42,115 @@ pub fn run(args: ProbeArgs) -> Result<()> {
         ),
         Err(error) => println!("network   none: {error}"),
     }
-    encoder();
+    let providers = providers(&options);
+    video();
+    let (tensorrt, gpu) = (tensorrt(), gpu());
+    let facts = Facts {
+        board: &board,
+        has: &has_element,
+        providers: providers.as_deref(),
+        tensorrt: tensorrt.as_deref(),
+        gpu: gpu.as_deref(),
+    };
+    for one in missing(&facts) {
+        println!("missing   {}: {}", one.what, one.command);
+    }
     Ok(())
+}
+
+fn print_board(board: &Board) {
+    if let Some(model) = &board.model {
+        println!("board     {model}");
+    }
+    if let Some(l4t) = board.l4t {
+        let jetpack = l4t.jetpack().unwrap_or("unknown");
+        println!("L4T       {l4t} (JetPack {jetpack})");
+        if l4t.major < 36 {
+            println!("          segd's package needs JetPack 6; see \"Older JetPacks\" in docs/jetson.md");
+        }
+    }
+    if let Some(mode) = &board.power_mode {
+        println!("power     {mode}");
+    }
+    let modes: Vec<String> = board
+        .power_modes
+        .iter()
+        .map(|(n, name)| format!("{n} {name}"))
+        .collect();
+    if !modes.is_empty() {
+        println!(
+            "          modes: {}; change with `sudo nvpmodel -m NUMBER`",
+            modes.join(", ")
+        );
+    }
+    if let Some(gpu) = gpu() {
+        println!("GPU       {gpu}");
+    }
+    if let Some(version) = tensorrt() {
+        println!("TensorRT  {version}");
+    }
+}
+
+/// Prints ONNX Runtime's library, and gives what it was built with.
+#[cfg(feature = "ort")]
+fn providers(options: &ChoiceOptions) -> Option<Vec<&'static str>> {
+    use crate::infer::ort::{OrtBackend, OrtOptions, built_in_providers};
+    let found = OrtBackend::load(OrtOptions {
+        library: options.ort_library.clone(),
+        ..OrtOptions::default()
+    })
+    .and_then(|ort| Ok((built_in_providers(options.ort_library.as_deref())?, ort)));
+    match found {
+        Ok((providers, ort)) => {
+            println!(
+                "ort       {} of {}, built with {}",
+                ort.version(),
+                ort.library().display(),
+                providers.join(", ")
+            );
+            Some(providers)
+        }
+        Err(error) => {
+            println!("ort       none: {error}");
+            None
+        }
+    }
+}
+
+#[cfg(not(feature = "ort"))]
+fn providers(_: &ChoiceOptions) -> Option<Vec<&'static str>> {
+    println!("ort       this build has no ONNX Runtime (feature `ort`)");
+    None
+}
+
+#[cfg(feature = "ort")]
+fn tensorrt() -> Option<String> {
+    crate::infer::engine_cache::installed_tensorrt()
+}
+
+#[cfg(not(feature = "ort"))]
+fn tensorrt() -> Option<String> {
+    None
+}
+
+#[cfg(feature = "ort")]
+fn gpu() -> Option<String> {
+    crate::infer::engine_cache::gpu_name()
+}
+
+#[cfg(not(feature = "ort"))]
+fn gpu() -> Option<String> {
+    None
+}
+
+#[cfg(feature = "gstreamer")]
+fn has_element(name: &str) -> bool {
+    gstreamer::init().is_ok() && gstreamer::ElementFactory::find(name).is_some()
+}
+
+#[cfg(not(feature = "gstreamer"))]
+fn has_element(_: &str) -> bool {
+    true
 }
 
 #[cfg(feature = "camera")]
@@ -79,17 +191,57 @@ fn cameras() {
     println!("cameras   this build has no camera support (feature `camera`)");
 }
 
+/// Prints encoders, decoders and what reads CSI cameras: what would be used, and what stands behind it.
 #[cfg(feature = "gstreamer")]
-fn encoder() {
+fn video() {
+    use crate::capture::decoders::{self, Compression};
+    use crate::capture::{CaptureOptions, csi};
     use crate::frame::{FrameFormat, PixelFormat};
+    use crate::stream::{Codec, StreamOptions, chosen_encoder, encoder};
     let format = FrameFormat::new(PixelFormat::I420, 640, 480);
-    match crate::stream::chosen_encoder(format, Some(30.0), &crate::stream::StreamOptions::default()) {
-        Ok(name) => println!("encoder   {name}"),
-        Err(error) => println!("encoder   none: {error}"),
+    for codec in Codec::ALL {
+        let options = StreamOptions {
+            codec,
+            ..StreamOptions::default()
+        };
+        match chosen_encoder(format, Some(30.0), &options) {
+            Ok(name) => {
+                let others = encoder::known(codec)
+                    .iter()
+                    .filter(|e| **e != name && has_element(e));
+                println!("encoder   {codec}: {name}{}", also(others.copied().collect()));
+            }
+            Err(error) => println!("encoder   {codec}: none: {error}"),
+        }
+    }
+    for (compression, text) in [
+        (Compression::H264, "H.264"),
+        (Compression::H265, "H.265"),
+        (Compression::Jpeg, "JPEG"),
+    ] {
+        let found = decoders::candidates(compression, &has_element);
+        match found.split_first() {
+            Some((name, others)) => println!("decoder   {text}: {name}{}", also(others.to_vec())),
+            None => println!("decoder   {text}: none"),
+        }
+    }
+    match csi::plans(0, &CaptureOptions::default(), &has_element) {
+        Ok(plans) => println!("csi       {}", plans[0].element),
+        Err(_) => println!("csi       no GStreamer element for cameras on CSI connectors"),
+    }
+}
+
+/// What else is installed, for the end of a line.
+#[cfg(feature = "gstreamer")]
+fn also(others: Vec<&str>) -> String {
+    if others.is_empty() {
+        String::new()
+    } else {
+        format!(" (also installed: {})", others.join(", "))
     }
 }
 
 #[cfg(not(feature = "gstreamer"))]
-fn encoder() {
+fn video() {
     println!("encoder   this build has no GStreamer (feature `gstreamer`)");
 }

@@ -23,7 +23,7 @@ use crate::pipeline::{self, LostPicture, MaskPolicy, Parts, PipelineOptions};
 use crate::redact::{How, RedactOptions};
 use crate::segment::Engine;
 use crate::stream::access::{RtspAccess, TlsFiles, User};
-use crate::stream::{StreamOptions, parse_output};
+use crate::stream::{Codec, StreamOptions, parse_output};
 use crate::supervise::OnTransient;
 
 /// Where frames come from.
@@ -70,7 +70,10 @@ pub struct OutputArgs {
     /// Video bitrate in kbit/s; chosen from size and rate if not given
     #[arg(long, value_name = "KBPS")]
     pub bitrate_kbps: Option<u32>,
-    /// GStreamer element that encodes H.264; the first that works if not given
+    /// What video is encoded as: h264, which every player has, or h265, for fewer bits [default: h264]
+    #[arg(long, value_enum)]
+    pub codec: Option<Codec>,
+    /// GStreamer element that encodes; the first that works if not given
     #[arg(long, value_name = "ELEMENT")]
     pub encoder: Option<String>,
 }
@@ -293,6 +296,7 @@ pub fn access_from(args: &RunArgs, file: &config::AccessFile) -> Result<RtspAcce
 pub fn stream_options(args: &RunArgs, camera: &CameraConfig, file: &FileConfig) -> Result<StreamOptions> {
     let defaults = StreamOptions::default();
     let options = StreamOptions {
+        codec: args.output.codec.or(camera.stream.codec).unwrap_or_default(),
         bitrate_kbps: args.output.bitrate_kbps.or(camera.stream.bitrate_kbps),
         keyframe_interval_s: camera
             .stream
@@ -406,7 +410,8 @@ pub fn build_camera(
         chosen.backend.clone(),
         chosen.longest,
         metrics.clone(),
-    );
+    )
+    .with_fallbacks(chosen.fallbacks.clone());
     for output in camera.outputs.iter().filter(|o| o.starts_with("rtsp")) {
         eprintln!("segd: watch it with: ffplay -fflags nobuffer {output}   (or vlc {output})");
     }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::vitals::ProviderChange;
+
 /// From when on something counts as wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -41,8 +43,8 @@ pub struct Observed {
     pub running: Duration,
     /// Outputs that have failed and are opened again.
     pub outputs_down: u64,
-    /// Execution providers, when the network does not run where it did at first: from, to.
-    pub provider_change: Option<(String, String)>,
+    /// When the network does not run where it was chosen to.
+    pub provider_change: Option<ProviderChange>,
 }
 
 /// Something that is wrong.
@@ -60,8 +62,8 @@ pub enum Trouble {
     MaskFrozen(Option<Duration>),
     /// An inference does not come to its end.
     InferenceHangs(Duration),
-    /// The network runs somewhere else than it did.
-    ProviderChanged(String, String),
+    /// Degraded: the network runs somewhere else than it was chosen to.
+    ProviderChanged(ProviderChange),
     /// Outputs are down.
     OutputsDown(u64),
 }
@@ -77,7 +79,10 @@ impl fmt::Display for Trouble {
             Self::MaskFrozen(Some(age)) => write!(f, "mask frozen: it is {} old", s(age)),
             Self::MaskFrozen(None) => write!(f, "mask frozen: frames go out without any"),
             Self::InferenceHangs(since) => write!(f, "inference hangs for {}", s(since)),
-            Self::ProviderChanged(from, to) => write!(f, "the network ran on {from} and runs on {to} now"),
+            Self::ProviderChanged(ProviderChange { from, to, why }) => {
+                write!(f, "degraded: the network ran on {from} and runs on {to} now")?;
+                why.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
+            }
             Self::OutputsDown(count) => write!(f, "{count} outputs are down"),
         }
     }
@@ -114,8 +119,8 @@ pub fn judge(seen: &Observed, limits: &Limits) -> Vec<Trouble> {
     {
         troubles.push(Trouble::InferenceHangs(time));
     }
-    if let Some((from, to)) = &seen.provider_change {
-        troubles.push(Trouble::ProviderChanged(from.clone(), to.clone()));
+    if let Some(change) = &seen.provider_change {
+        troubles.push(Trouble::ProviderChanged(change.clone()));
     }
     if seen.outputs_down > 0 {
         troubles.push(Trouble::OutputsDown(seen.outputs_down));
@@ -208,8 +213,13 @@ mod tests {
             ..well()
         };
         assert_eq!(kinds(hanging), [Trouble::InferenceHangs(s(8))]);
+        let change = ProviderChange {
+            from: "ort CUDA".into(),
+            to: "ort CPU".into(),
+            why: Some("the device is gone".into()),
+        };
         let moved = Observed {
-            provider_change: Some(("CUDA".into(), "CPU".into())),
+            provider_change: Some(change.clone()),
             outputs_down: 1,
             ..well()
         };
@@ -221,10 +231,11 @@ mod tests {
         assert_eq!(kinds(ended), [Trouble::Failed("out of memory".into())]);
         assert_eq!(
             kinds(moved),
-            [
-                Trouble::ProviderChanged("CUDA".into(), "CPU".into()),
-                Trouble::OutputsDown(1)
-            ]
+            [Trouble::ProviderChanged(change.clone()), Trouble::OutputsDown(1)]
+        );
+        assert_eq!(
+            Trouble::ProviderChanged(change).to_string(),
+            "degraded: the network ran on ort CUDA and runs on ort CPU now: the device is gone"
         );
     }
 

@@ -31,6 +31,40 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
 }
 
+/// Longest that a network may take until it is ready to run: TensorRT's first engine takes minutes on a board.
+const LONGEST_PREPARATION: Duration = Duration::from_secs(30 * 60);
+
+/// From one word to the next while it is prepared, and how long systemd waits for the next one.
+const PREPARATION_PERIOD: Duration = Duration::from_secs(10);
+const PREPARATION_PATIENCE_US: u32 = 60_000_000;
+
+/// Keeps systemd waiting for READY while networks are prepared, until it is dropped, for half an hour at most.
+///
+/// # Errors
+/// Fatal if the system can't start another thread.
+pub fn preparing() -> Result<Ticker> {
+    let began = Instant::now();
+    Ticker::start("preparing", PREPARATION_PERIOD, move || {
+        let Some(text) = preparation_status(began.elapsed()) else {
+            return;
+        };
+        tell(&[
+            NotifyState::ExtendTimeoutUsec(PREPARATION_PATIENCE_US),
+            NotifyState::Status(&text),
+        ]);
+    })
+}
+
+/// What the status says after so long; `None` once it is too long.
+fn preparation_status(elapsed: Duration) -> Option<String> {
+    (elapsed < LONGEST_PREPARATION).then(|| {
+        format!(
+            "preparing the network for {} s (TensorRT builds an engine once)",
+            elapsed.as_secs()
+        )
+    })
+}
+
 /// The configuration is being read again; end with [`reloaded`].
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
@@ -181,6 +215,13 @@ pub fn start(health: Health) -> Result<Ticker> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_preparation_is_not_waited_for_without_end() {
+        let said = preparation_status(Duration::from_secs(95)).unwrap();
+        assert!(said.contains("for 95 s"), "{said}");
+        assert_eq!(preparation_status(LONGEST_PREPARATION), None);
+    }
     use crate::health::tests::watched;
 
     #[test]

@@ -47,6 +47,7 @@ fn camera(camera: &Watched) -> Value {
             "precision": on.precision,
             "version": on.version,
             "failures": vitals.infer_failures.load(Relaxed),
+            "preparing": vitals.preparing(),
         })),
         "classes_shown": looks.overlay.shown.as_ref().map(|shown| {
             let names = shown.iter().filter_map(|l| looks.classes.get(usize::from(*l)));

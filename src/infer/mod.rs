@@ -17,7 +17,11 @@ pub mod tract;
 #[cfg(feature = "ort")]
 pub mod ort;
 #[cfg(feature = "ort")]
+pub mod engine_cache;
+#[cfg(feature = "ort")]
 mod ort_library;
+#[cfg(feature = "ort")]
+mod ort_profile;
 
 /// Where a network runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -126,7 +130,7 @@ impl Output {
 pub struct RunsOn {
     /// `tract` or `ort`.
     pub backend: &'static str,
-    /// Execution provider: `CPU`, `CUDA`, `TensorRT`.
+    /// Execution provider: `CPU`, `CUDA`, `TensorRT`; where several share the network, all of them, joined by `+`.
     pub provider: String,
     /// `fp32`, `fp16` or `int8`.
     pub precision: String,

@@ -1,7 +1,8 @@
 //! The backend through [ONNX Runtime](https://onnxruntime.ai), whose library is loaded at run time.
 //!
 //! Fast on CPUs, and the way to CUDA and TensorRT. An accelerator that was asked for and can't be had is an
-//! error: ONNX Runtime alone would fall back to the CPU without a word.
+//! error: ONNX Runtime alone would fall back to the CPU without a word. Which providers ran is read from the profile
+//! of the first run. TensorRT's engines are kept from one start to the next.
 
 use std::path::{Path, PathBuf};
 
@@ -11,14 +12,38 @@ use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 
+use tracing::{info, warn};
+
 use super::answer::{Elements, Reader};
+use super::engine_cache::{self, EngineKey};
 use super::ort_library::{self, Loaded};
+use super::ort_profile;
 use super::{Backend, Device, InputSize, Output, RunsOn, Segmenter, TensorData, network_for, pick_output};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::contract::{Contract, InputType, Layout, ModelFile, Precision};
 
 pub use super::ort_library::LIBRARY_VARIABLE;
+
+/// The execution providers that a library was built with, of those that segd can use; whether they work shows only when
+/// a network is run.
+///
+/// # Errors
+/// Usage or fatal if the library can't be loaded.
+pub fn built_in_providers(library: Option<&Path>) -> Result<Vec<&'static str>> {
+    use ort::ep::ExecutionProvider;
+    ort_library::load(library)?;
+    let mut providers = vec![Device::Cpu.provider()];
+    for (there, device) in [
+        (CUDA::is_available(), Device::Cuda),
+        (TensorRT::is_available(), Device::TensorRt),
+    ] {
+        if there.unwrap_or(false) {
+            providers.push(device.provider());
+        }
+    }
+    Ok(providers)
+}
 
 /// What to run on, and how.
 #[derive(Debug, Clone)]
@@ -75,22 +100,74 @@ impl OrtBackend {
         &self.loaded.version
     }
 
-    fn file<'m>(&self, model: &'m Model) -> Result<&'m ModelFile> {
-        if self.options.precision == Some(Precision::Int8) && self.options.device == Device::TensorRt {
+    /// The file to run, and the precision that it is run with.
+    fn file<'m>(&self, model: &'m Model) -> Result<(&'m ModelFile, Precision)> {
+        let contract = &model.contract;
+        match (self.options.device, self.options.precision) {
             // TensorRT takes symmetric 8-bit numbers with their scales beside them, and no integer operators.
-            if let Some(file) = model.contract.file_for("tensorrt", Some(Precision::Int8)) {
-                return Ok(file);
+            (Device::TensorRt, Some(Precision::Int8)) => {
+                return match contract.file_for("tensorrt", Some(Precision::Int8)) {
+                    Some(file) => Ok((file, Precision::Int8)),
+                    None => Err(Error::usage(format!(
+                        "model {} has no int8 file for tensorrt",
+                        contract.name
+                    ))
+                    .hint("use --precision fp16, or make one with `segd-train quantize`")),
+                };
             }
+            // It makes 16-bit engines of 32-bit files.
+            (Device::TensorRt, Some(Precision::Fp16)) => {
+                if let Some(file) = contract.file_for("ort", Some(Precision::Fp16)) {
+                    return Ok((file, Precision::Fp16));
+                }
+                let file = network_for(model, "ort", Some(Precision::Fp32))?;
+                return Ok((file, Precision::Fp16));
+            }
+            _ => {}
         }
         if self.options.precision.is_none() && self.options.device != Device::Cpu {
             // Files for the CPU's integer units are slow on an accelerator, or don't run there at all.
             for precision in [Precision::Fp16, Precision::Fp32] {
-                if let Some(file) = model.contract.file_for("ort", Some(precision)) {
-                    return Ok(file);
+                if let Some(file) = contract.file_for("ort", Some(precision)) {
+                    return Ok((file, precision));
                 }
             }
         }
-        network_for(model, "ort", self.options.precision)
+        let file = network_for(model, "ort", self.options.precision)?;
+        Ok((file, file.precision))
+    }
+
+    /// TensorRT for a file that is run with `precision`: 8- and 16-bit engines where asked for, engines and timings
+    /// kept in a folder of their own.
+    /// (<https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html>)
+    fn tensorrt(&self, file: &ModelFile, precision: Precision, size: InputSize) -> TensorRT {
+        let provider = TensorRT::default()
+            .with_fp16(precision == Precision::Fp16)
+            .with_int8(precision == Precision::Int8);
+        let key = EngineKey {
+            model_sha256: &file.sha256,
+            runtime: &self.loaded.version,
+            tensorrt: &engine_cache::installed_tensorrt().unwrap_or_default(),
+            gpu: &engine_cache::gpu_name().unwrap_or_default(),
+            precision: precision.as_str(),
+            size,
+        };
+        let Some(folder) = engine_cache::folder(&key) else {
+            return provider;
+        };
+        let is_empty = std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_none());
+        if is_empty {
+            info!(
+                folder = %folder.display(),
+                "TensorRT builds an engine, which takes minutes on a board; it is kept for later starts"
+            );
+        }
+        let folder = folder.display();
+        provider
+            .with_engine_cache(true)
+            .with_engine_cache_path(&folder)
+            .with_timing_cache(true)
+            .with_timing_cache_path(&folder)
     }
 
     fn builder(&self) -> ort::Result<SessionBuilder> {
@@ -104,8 +181,17 @@ impl OrtBackend {
     }
 
     /// The session that runs the network at a fixed size.
-    fn session(&self, bytes: &[u8], sides: &[(String, i64)]) -> ort::Result<Session> {
+    fn session(
+        &self,
+        bytes: &[u8],
+        sides: &[(String, i64)],
+        tensorrt: impl FnOnce() -> TensorRT,
+        profile: Option<&Path>,
+    ) -> ort::Result<Session> {
         let mut builder = self.builder()?;
+        if let Some(profile) = profile {
+            builder = builder.with_profiling(profile)?;
+        }
         for (name, size) in sides {
             builder = builder.with_dimension_override(name, *size)?;
         }
@@ -114,7 +200,7 @@ impl OrtBackend {
             Device::Cuda => vec![CUDA::default().build().error_on_failure()],
             // CUDA takes the operators that TensorRT doesn't have.
             Device::TensorRt => vec![
-                TensorRT::default().build().error_on_failure(),
+                tensorrt().build().error_on_failure(),
                 CUDA::default().build().error_on_failure(),
             ],
         };
@@ -133,7 +219,7 @@ impl Backend for OrtBackend {
     }
 
     fn prepare(&self, model: &Model, size: InputSize) -> Result<Box<dyn Segmenter>> {
-        let file = self.file(model)?;
+        let (file, precision) = self.file(model)?;
         let location = model.locate(&file.path);
         let bytes = model.network(file)?;
         let contract = &model.contract;
@@ -162,13 +248,15 @@ impl Backend for OrtBackend {
         let output_index = pick_output(&names, contract).map_err(mismatch)?;
         drop(probe);
 
-        let session = self.session(&bytes, &sides).map_err(|e| {
+        let asked = self.options.device.provider();
+        let scratch = tempfile::tempdir().ok();
+        let profile = scratch.as_ref().map(|folder| folder.path().join("run"));
+        let tensorrt = || self.tensorrt(file, precision, size);
+        let session = self.session(&bytes, &sides, tensorrt, profile.as_deref());
+        let session = session.map_err(|e| {
             fatal(format!(
                 "ONNX Runtime {} can't run it on {} at {}x{}",
-                self.loaded.version,
-                self.options.device.provider(),
-                size.width,
-                size.height
+                self.loaded.version, asked, size.width, size.height
             ))
             .caused_by(one_line(&e))
             .hint(match self.options.device {
@@ -186,14 +274,26 @@ impl Backend for OrtBackend {
             reader: Reader::new(contract, &location),
             runs_on: RunsOn {
                 backend: "ort",
-                provider: self.options.device.provider().into(),
-                precision: file.precision.as_str().into(),
+                provider: asked.into(),
+                precision: precision.as_str().into(),
                 version: self.loaded.version.clone(),
             },
             file: location,
         };
         // One run, so that an answer that is not what the contract says is found here, and memory is there.
         segmenter.run(&zeros, &mut Output::empty())?;
+        match profile.map(|_| segmenter.profiled()) {
+            Some(Ok(shares)) => {
+                segmenter.runs_on.provider = ort_profile::provider(&shares, asked).map_err(|why| {
+                    Error::fatal(format!("{}: {why}", segmenter.file))
+                        .hint("choose --device cuda or --device cpu")
+                })?;
+            }
+            // Without accelerators there is nothing else that it could run on.
+            _ if self.options.device == Device::Cpu => {}
+            Some(Err(why)) => warn!("where the network runs can't be verified: {why}"),
+            None => warn!("where the network runs can't be verified: no folder for temporary files"),
+        }
         Ok(Box::new(segmenter))
     }
 }
@@ -208,6 +308,15 @@ struct OrtSegmenter {
     reader: Reader,
     runs_on: RunsOn,
     file: String,
+}
+
+impl OrtSegmenter {
+    /// Ends the profile that the session began with, and reads from it on which providers the nodes ran.
+    fn profiled(&mut self) -> Result<Vec<ort_profile::Share>, String> {
+        let path = self.session.end_profiling().map_err(|e| one_line(&e))?;
+        let text = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
+        ort_profile::shares(&text)
+    }
 }
 
 impl Segmenter for OrtSegmenter {

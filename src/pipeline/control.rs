@@ -2,7 +2,7 @@
 //! between two frames.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -45,10 +45,22 @@ pub struct NextModel {
     pub looks: Arc<Looks>,
 }
 
+/// Tells the model that was handed over last from those before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket(u64);
+
+/// What waits to be swapped in.
+#[derive(Default)]
+struct Next {
+    model: Option<NextModel>,
+    /// Models that were handed over so far.
+    handed_over: u64,
+}
+
 /// Changes a running pipeline from another thread.
 pub struct Control {
     looks: ArcSwap<Looks>,
-    next_model: Mutex<Option<NextModel>>,
+    next: Mutex<Next>,
     infer_interval_ns: AtomicU64,
     format: Mutex<Option<FrameFormat>>,
     /// Outgoing pictures for who asks.
@@ -61,7 +73,7 @@ impl Control {
     pub fn new(looks: Looks, infer_interval: Duration) -> Arc<Self> {
         Arc::new(Self {
             looks: ArcSwap::from_pointee(looks),
-            next_model: Mutex::new(None),
+            next: Mutex::default(),
             infer_interval_ns: AtomicU64::new(infer_interval.as_nanos() as u64),
             format: Mutex::new(None),
             snapshots: SnapshotDesk::default(),
@@ -92,7 +104,32 @@ impl Control {
     /// Hands over a model; its masks are shown from its first one on. One that was handed over before and not
     /// taken yet is dropped.
     pub fn swap_model(&self, next: NextModel) {
-        *self.next_model.lock().unwrap_or_else(|e| e.into_inner()) = Some(next);
+        let mut slot = self.next();
+        slot.handed_over += 1;
+        slot.model = Some(next);
+    }
+
+    /// Stands for the model that runs, or was handed over last.
+    pub fn ticket(&self) -> Ticket {
+        Ticket(self.next().handed_over)
+    }
+
+    /// Hands over another engine of the same model. False, and nothing changes, if another model was handed over since
+    /// `ticket` was taken.
+    pub fn swap_engine(&self, engine: Engine, ticket: Ticket) -> bool {
+        let mut slot = self.next();
+        if slot.handed_over != ticket.0 {
+            return false;
+        }
+        // The model's own looks, if its first engine was not taken yet.
+        let looks = slot.model.take().map_or_else(|| self.looks(), |next| next.looks);
+        slot.model = Some(NextModel { engine, looks });
+        true
+    }
+
+    fn next(&self) -> MutexGuard<'_, Next> {
+        // Its holders only copy or replace values.
+        self.next.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// At least this long between the starts of two inferences.
@@ -116,7 +153,7 @@ impl Control {
 
     /// The model that waits, if one does.
     pub(super) fn take_next_model(&self) -> Option<NextModel> {
-        self.next_model.lock().unwrap_or_else(|e| e.into_inner()).take()
+        self.next().model.take()
     }
 
     /// The first mask of a new model is there.

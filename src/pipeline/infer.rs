@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::control::{Control, Looks};
 use super::{AskedMask, Done, MASKS, TimedMask, ToCompose, ToInfer};
 use crate::clock::{SharedClock, Stop, TimeNs};
 use crate::error::{Error, Result};
 use crate::frame::{Frame, FrameFormat, Mask};
-use crate::infer::Output;
+use crate::infer::{Output, RunsOn};
 use crate::mailbox::{MailboxReceiver, MailboxSender, Received};
 use crate::metrics::{Metrics, Stage, thread_cpu_ns};
 use crate::propagate::{LogitSmoother, Tiles};
@@ -38,10 +38,15 @@ pub(super) struct InferStage {
     pub(super) stop: Stop,
     /// When inferences began to fail, if the last one has.
     pub(super) failing_since_ns: Option<TimeNs>,
+    /// How many have failed in a row.
+    pub(super) failures: u32,
 }
 
 /// A network that fails for so long is not waited for any longer: the run ends, and a service manager begins anew.
 const GIVE_UP_NS: u64 = 5_000_000_000;
+/// After so many failed inferences in a row the next backend takes over, where there is one: a GPU out of memory for a
+/// moment is waited for, one that is gone is not.
+const FAILURES_BEFORE_NEXT: u32 = 3;
 /// Between a failed inference and the next.
 const AFTER_FAILURE: Duration = Duration::from_millis(50);
 
@@ -87,29 +92,14 @@ impl InferStage {
             if let Some(next) = self.control.take_next_model() {
                 self.engine = next.engine;
                 self.looks = next.looks;
+                self.failures = 0;
                 work.last_key = None;
                 prepared = None;
                 chosen = true;
             }
             if prepared != Some(frame.format) {
                 let on = self.engine.prepare(frame.format)?;
-                let size = self
-                    .engine
-                    .input_size()
-                    .map(|s| format!("{}x{}", s.width, s.height));
-                let size = size.unwrap_or_default();
-                info!(
-                    backend = on.backend,
-                    version = %on.version,
-                    provider = %on.provider,
-                    precision = %on.precision,
-                    size,
-                    "infer"
-                );
-                self.metrics.set_runs_on(format!(
-                    "{} {} {} {} {size}",
-                    on.backend, on.version, on.provider, on.precision
-                ));
+                self.announce(&on);
                 self.metrics.vitals.set_runs_on(on, chosen);
                 chosen = false;
                 prepared = Some(frame.format);
@@ -119,12 +109,18 @@ impl InferStage {
                 return Ok(());
             };
             let cpu_ns = thread_cpu_ns();
-            let (slot, segmented) = self.segment(&frame, key.as_ref(), slot, &mut work);
+            let (mut slot, mut segmented) = self.segment(&frame, key.as_ref(), slot, &mut work);
+            while let Err(error) = &segmented
+                && self.replace_backend(error)
+            {
+                (slot, segmented) = self.segment(&frame, key.as_ref(), slot, &mut work);
+            }
             masks.push(slot.clone());
             drop(turn);
             let mask = match segmented {
                 Ok(()) => {
                     self.failing_since_ns = None;
+                    self.failures = 0;
                     Some(slot)
                 }
                 Err(error) => {
@@ -232,6 +228,51 @@ struct Work {
 }
 
 impl InferStage {
+    /// Says what runs, in the log and in the figures.
+    fn announce(&self, on: &RunsOn) {
+        let size = self
+            .engine
+            .input_size()
+            .map(|s| format!("{}x{}", s.width, s.height));
+        let size = size.unwrap_or_default();
+        info!(
+            backend = on.backend,
+            version = %on.version,
+            provider = %on.provider,
+            precision = %on.precision,
+            size,
+            "infer"
+        );
+        self.metrics.set_runs_on(format!(
+            "{} {} {} {} {size}",
+            on.backend, on.version, on.provider, on.precision
+        ));
+    }
+
+    /// After an inference that failed: whether another backend has taken over, to which the picture is to be given
+    /// again.
+    fn replace_backend(&mut self, why: &Error) -> bool {
+        self.failures += 1;
+        let lockstep = matches!(self.to, InferTo::Frames(_));
+        let waited = lockstep || !why.is_transient() || self.failures >= FAILURES_BEFORE_NEXT;
+        if !waited || !self.engine.has_fallback() {
+            return false;
+        }
+        let Some(on) = self.engine.fall_back() else {
+            return false;
+        };
+        self.failures = 0;
+        self.failing_since_ns = None;
+        self.metrics.vitals.infer_failures.fetch_add(1, Relaxed);
+        error!(
+            "the network runs on {} {} from now on: {why}",
+            on.backend, on.provider
+        );
+        self.announce(&on);
+        self.metrics.vitals.set_moved(on, why.to_string());
+        true
+    }
+
     /// A failed inference is left out, and the masks grow old; one that goes on failing ends the run.
     fn tolerate(&mut self, error: Error) -> Result<()> {
         let now = self.clock.now_ns();

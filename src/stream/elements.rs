@@ -45,7 +45,7 @@ pub fn internal(what: &str, cause: impl Into<Box<dyn std::error::Error + Send + 
 
 /// How frames of one format are handed to `GStreamer`: caps, and where the planes lie.
 ///
-/// H.264 4:2:0 has even sides, so the last column or row of an odd picture isn't encoded. Our planes lie
+/// 4:2:0 video has even sides, so the last column or row of an odd picture isn't encoded. Our planes lie
 /// without padding, where `GStreamer`'s default pads rows to 4 bytes; a `GstVideoMeta` tells the difference
 /// (<https://gstreamer.freedesktop.org/documentation/video/gstvideometa.html>).
 #[derive(Debug, Clone)]
@@ -75,7 +75,7 @@ impl VideoLayout {
         let (width, height) = (format.width & !1, format.height & !1);
         if width < MIN_SIDE || height < MIN_SIDE || width > 16_384 || height > 16_384 {
             return Err(Error::usage(format!(
-                "a picture of {}x{} can't be encoded as H.264; {MIN_SIDE}x{MIN_SIDE} to 16384x16384 can",
+                "a picture of {}x{} can't be encoded as video; {MIN_SIDE}x{MIN_SIDE} to 16384x16384 can",
                 format.width, format.height
             )));
         }
@@ -266,11 +266,12 @@ pub fn working_encoder(
     let (width, height) = (layout.width as usize, layout.height as usize);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let settings = EncoderSettings {
+        codec: options.codec,
         width,
         height,
         bitrate_kbps: options
             .bitrate_kbps
-            .unwrap_or_else(|| encoder::default_bitrate_kbps(width, height, frame_rate))
+            .unwrap_or_else(|| encoder::default_bitrate_kbps(options.codec, width, height, frame_rate))
             .min(options.max_bitrate_kbps),
         keyframe_interval_frames: encoder::keyframe_interval_frames(options.keyframe_interval_s, frame_rate),
         threads: encoder::threads(width, height, cores),
@@ -286,7 +287,8 @@ pub fn working_encoder(
                     encoder = plan.encoder,
                     kbps = settings.bitrate_kbps,
                     keyframe_every = settings.keyframe_interval_frames,
-                    "H.264 encoder chosen"
+                    "{} encoder chosen",
+                    options.codec
                 );
                 return Ok(plan);
             }
@@ -297,10 +299,14 @@ pub fn working_encoder(
         }
     }
     Err(Error::fatal(format!(
-        "no installed H.264 encoder works for {width}x{height} ({})",
+        "no installed {} encoder works for {width}x{height} ({})",
+        options.codec,
         failures.join("; ")
     ))
-    .hint("install the package gstreamer1.0-plugins-ugly for x264enc, which needs no hardware"))
+    .hint(format!(
+        "for one that needs no hardware {}",
+        encoder::software_hint(options.codec)
+    )))
 }
 
 /// Encodes two grey pictures: the hardware is opened, the format negotiated, and a picture comes out.

@@ -1,19 +1,25 @@
-//! Which H.264 encoder, with which properties: a pure choice over what is installed.
+//! Which encoder, with which properties: a pure choice over what is installed.
 //!
 //! All settings put latency first: no B-frames, no lookahead, a small rate-control buffer. Each element
-//! has its own names and units: NVIDIA's, V4L2's and OpenH264's bit rates are in bit/s, x264's and VA's
-//! in kbit/s.
+//! has its own names and units: NVIDIA's, V4L2's and OpenH264's bit rates are in bit/s, those of x264, x265 and
+//! VA in kbit/s.
 
 use crate::error::{Error, Result};
+use crate::stream::Codec;
 
-/// The encoders that are known, best first: dedicated hardware, then the CPU.
-pub const KNOWN: [&str; 5] = [
-    "nvv4l2h264enc",
-    "v4l2h264enc",
-    "vah264enc",
-    "x264enc",
-    "openh264enc",
-];
+/// The encoders of a codec that are known, best first: dedicated hardware, then the CPU.
+pub fn known(codec: Codec) -> &'static [&'static str] {
+    match codec {
+        Codec::H264 => &[
+            "nvv4l2h264enc",
+            "v4l2h264enc",
+            "vah264enc",
+            "x264enc",
+            "openh264enc",
+        ],
+        Codec::H265 => &["nvv4l2h265enc", "vah265enc", "x265enc"],
+    }
+}
 
 /// The name that the encoder element gets inside its bin.
 pub const ENCODER_NAME: &str = "encoder";
@@ -21,6 +27,8 @@ pub const ENCODER_NAME: &str = "encoder";
 /// What any encoder is asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncoderSettings {
+    /// What is made.
+    pub codec: Codec,
     /// Pixels a row.
     pub width: usize,
     /// Rows.
@@ -51,10 +59,12 @@ pub enum Step {
     Caps(&'static str),
 }
 
-/// An encoder and what must stand before and behind it: raw I420 in, H.264 out.
+/// An encoder and what must stand before and behind it: raw I420 in, the codec's stream out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncoderPlan {
-    /// The encoder's factory, one of [`KNOWN`].
+    /// What comes out.
+    pub codec: Codec,
+    /// The encoder's factory, one of [`known`].
     pub encoder: &'static str,
     /// The elements in order.
     pub chain: Vec<Step>,
@@ -62,10 +72,14 @@ pub struct EncoderPlan {
 
 /// The bit rate for a picture's size and rate where none is set: 0.15 bit a pixel, which an annotated
 /// scene needs from a fast encoder to look clean; 640x480 at 30 Hz gets 1382 kbit/s, 1920x1080 gets
-/// 9331. Between 300 and 20000 kbit/s; a rate that isn't known counts as 30 Hz.
-pub fn default_bitrate_kbps(width: usize, height: usize, frame_rate: Option<f64>) -> u32 {
+/// 9331. H.265 gets two thirds of that. Between 300 and 20000 kbit/s; a rate that isn't known counts as 30 Hz.
+pub fn default_bitrate_kbps(codec: Codec, width: usize, height: usize, frame_rate: Option<f64>) -> u32 {
     let rate = known_rate(frame_rate);
-    let kbps = 0.15 * width as f64 * height as f64 * rate / 1000.0;
+    let bits_per_pixel = match codec {
+        Codec::H264 => 0.15,
+        Codec::H265 => 0.1,
+    };
+    let kbps = bits_per_pixel * width as f64 * height as f64 * rate / 1000.0;
     kbps.clamp(300.0, 20_000.0) as u32
 }
 
@@ -108,14 +122,10 @@ pub fn plans(
             })
             .collect()
     };
+    let known_ones = known(settings.codec);
     if let Some(wanted) = wanted {
-        let Some(name) = KNOWN.iter().find(|name| **name == wanted) else {
-            return Err(
-                Error::usage(format!("encoder {wanted:?} is not known")).hint(format!(
-                    "use one of {}, or none to let segd choose",
-                    KNOWN.join(", ")
-                )),
-            );
+        let Some(name) = known_ones.iter().find(|name| **name == wanted) else {
+            return Err(unfit(wanted, settings.codec));
         };
         let plan = plan(name, settings);
         let missing = missing(&plan);
@@ -128,26 +138,56 @@ pub fn plans(
         }
         return Ok(vec![plan]);
     }
-    let plans: Vec<_> = KNOWN
+    let plans: Vec<_> = known_ones
         .iter()
         .map(|name| plan(name, settings))
         .filter(|plan| missing(plan).is_empty())
         .collect();
     if plans.is_empty() {
         return Err(Error::fatal(format!(
-            "no H.264 encoder is installed (looked for {})",
-            KNOWN.join(", ")
+            "no {} encoder is installed (looked for {})",
+            settings.codec,
+            known_ones.join(", ")
         ))
-        .hint(package_hint("x264enc")));
+        .hint(software_hint(settings.codec)));
     }
     Ok(plans)
 }
 
+/// The error for an encoder that isn't one of the codec's.
+fn unfit(wanted: &str, codec: Codec) -> Error {
+    if let Some(other) = Codec::ALL.into_iter().find(|c| known(*c).contains(&wanted)) {
+        return Error::usage(format!(
+            "encoder {wanted:?} makes {other}; the stream is to be {codec} (stream.codec)"
+        ))
+        .hint(format!(
+            "use --codec {}, or one of {}",
+            other.name(),
+            known(codec).join(", ")
+        ));
+    }
+    Error::usage(format!("encoder {wanted:?} is not known")).hint(format!(
+        "use one of {}, or none to let segd choose",
+        known(codec).join(", ")
+    ))
+}
+
+/// What to install for an encoder that needs no hardware.
+pub fn software_hint(codec: Codec) -> String {
+    package_hint(match codec {
+        Codec::H264 => "x264enc",
+        Codec::H265 => "x265enc",
+    })
+}
+
 /// The Debian package that has an encoder.
-fn package_hint(encoder: &str) -> String {
+pub fn package_hint(encoder: &str) -> String {
     match encoder {
         "x264enc" => "install the package gstreamer1.0-plugins-ugly".into(),
-        "nvv4l2h264enc" => "it comes with JetPack, for boards that have an encoder".into(),
+        "nvv4l2h264enc" | "nvv4l2h265enc" => {
+            "install the package nvidia-l4t-gstreamer; boards without an encoder, such as the Orin Nano, have none"
+                .into()
+        }
         "v4l2h264enc" => {
             "install the package gstreamer1.0-plugins-good; it appears where the kernel has an encoder".into()
         }
@@ -172,7 +212,7 @@ fn plan(encoder: &'static str, settings: &EncoderSettings) -> EncoderPlan {
     let threads = settings.threads.to_string();
     let chain = match encoder {
         // <https://docs.nvidia.com/jetson/archives/r36.4/DeveloperGuide/SD/Multimedia/AcceleratedGstreamer.html>
-        "nvv4l2h264enc" => {
+        "nvv4l2h264enc" | "nvv4l2h265enc" => {
             let mut chain = Vec::new();
             if !settings.default_layout {
                 chain.push(element("videoconvert", &[]));
@@ -209,7 +249,7 @@ fn plan(encoder: &'static str, settings: &EncoderSettings) -> EncoderPlan {
                 Step::Caps("video/x-h264,level=(string)4"),
             ]
         }
-        "vah264enc" => vec![
+        "vah264enc" | "vah265enc" => vec![
             element("videoconvert", &[]),
             Step::Caps("video/x-raw,format=NV12"),
             element(
@@ -224,6 +264,24 @@ fn plan(encoder: &'static str, settings: &EncoderSettings) -> EncoderPlan {
                 ],
             ),
         ],
+        // Rates in x265's own options are in kbit/s, its buffer in kbit: 300 ms, as for x264.
+        // <https://x265.readthedocs.io/en/stable/cli.html>
+        "x265enc" => {
+            let options = format!(
+                "pools={threads}:frame-threads=1:vbv-maxrate={kbps}:vbv-bufsize={}",
+                (u64::from(settings.bitrate_kbps) * 3 / 10).max(1)
+            );
+            vec![element(
+                encoder,
+                &[
+                    ("tune", "zerolatency"),
+                    ("speed-preset", "ultrafast"),
+                    ("bitrate", &kbps),
+                    ("key-int-max", &keyframes),
+                    ("option-string", &options),
+                ],
+            )]
+        }
         "openh264enc" => vec![element(
             encoder,
             &[
@@ -250,7 +308,11 @@ fn plan(encoder: &'static str, settings: &EncoderSettings) -> EncoderPlan {
             ],
         )],
     };
-    EncoderPlan { encoder, chain }
+    EncoderPlan {
+        codec: settings.codec,
+        encoder,
+        chain,
+    }
 }
 
 #[cfg(test)]
@@ -259,6 +321,7 @@ mod tests {
 
     fn settings() -> EncoderSettings {
         EncoderSettings {
+            codec: Codec::H264,
             width: 640,
             height: 480,
             bitrate_kbps: 1500,
@@ -285,27 +348,6 @@ mod tests {
     }
 
     #[test]
-    fn each_board_gets_its_hardware_first() {
-        let orin_nx = [
-            "nvv4l2h264enc",
-            "nvvidconv",
-            "videoconvert",
-            "x264enc",
-            "openh264enc",
-        ];
-        assert_eq!(names(&orin_nx), ["nvv4l2h264enc", "x264enc", "openh264enc"]);
-        // The Orin Nano has NVIDIA's converter but no encoder.
-        let orin_nano = ["nvvidconv", "videoconvert", "x264enc"];
-        assert_eq!(names(&orin_nano), ["x264enc"]);
-        let raspberry_pi_4 = ["v4l2h264enc", "videoconvert", "x264enc"];
-        assert_eq!(names(&raspberry_pi_4), ["v4l2h264enc", "x264enc"]);
-        let intel = ["vah264enc", "videoconvert", "x264enc", "openh264enc"];
-        assert_eq!(names(&intel), ["vah264enc", "x264enc", "openh264enc"]);
-        let bare = ["openh264enc", "videoconvert"];
-        assert_eq!(names(&bare), ["openh264enc"]);
-    }
-
-    #[test]
     fn an_encoder_without_its_converter_is_passed_over() {
         assert_eq!(names(&["nvv4l2h264enc", "x264enc"]), ["x264enc"]);
     }
@@ -329,12 +371,36 @@ mod tests {
         assert_eq!(absent.exit_code(), 2);
         let unknown = plans_of("h265enc").unwrap_err();
         assert!(unknown.to_string().contains("x264enc"), "{unknown}");
+        let of_another_codec = plans_of("x265enc").unwrap_err();
+        assert!(
+            of_another_codec.to_string().contains("--codec h265"),
+            "{of_another_codec}"
+        );
+        assert_eq!(of_another_codec.exit_code(), 2);
+    }
+
+    #[test]
+    fn h265_has_encoders_of_its_own() {
+        let settings = EncoderSettings {
+            codec: Codec::H265,
+            ..settings()
+        };
+        let all = plans(&settings, None, &|_| true).unwrap();
+        let names: Vec<&str> = all.iter().map(|plan| plan.encoder).collect();
+        assert_eq!(names, known(Codec::H265));
+        assert!(all.iter().all(|plan| plan.codec == Codec::H265));
+        let none = plans(&settings, None, &|name| name.contains("264")).unwrap_err();
+        assert!(none.to_string().contains("no H.265 encoder"), "{none}");
+        assert!(none.to_string().contains("gstreamer1.0-plugins-bad"), "{none}");
     }
 
     #[test]
     fn bit_rates_are_in_each_element_s_unit() {
         for (encoder, bitrate) in [
             ("nvv4l2h264enc", "1500000"),
+            ("nvv4l2h265enc", "1500000"),
+            ("vah265enc", "1500"),
+            ("x265enc", "1500"),
             ("openh264enc", "1500000"),
             ("x264enc", "1500"),
             ("vah264enc", "1500"),
@@ -349,6 +415,9 @@ mod tests {
         let controls = property(&v4l2, "extra-controls").unwrap();
         assert!(controls.contains("video_bitrate=1500000,"), "{controls}");
         assert!(controls.contains("h264_i_frame_period=60,"), "{controls}");
+        let x265 = plan("x265enc", &settings());
+        let options = property(&x265, "option-string").unwrap();
+        assert!(options.contains("vbv-maxrate=1500:vbv-bufsize=450"), "{options}");
     }
 
     #[test]
@@ -368,10 +437,11 @@ mod tests {
 
     #[test]
     fn defaults_follow_size_and_rate() {
-        assert_eq!(default_bitrate_kbps(640, 480, Some(30.0)), 1382);
-        assert_eq!(default_bitrate_kbps(640, 480, None), 1382);
-        assert_eq!(default_bitrate_kbps(160, 120, Some(5.0)), 300);
-        assert_eq!(default_bitrate_kbps(7680, 4320, Some(60.0)), 20_000);
+        assert_eq!(default_bitrate_kbps(Codec::H264, 640, 480, Some(30.0)), 1382);
+        assert_eq!(default_bitrate_kbps(Codec::H264, 640, 480, None), 1382);
+        assert_eq!(default_bitrate_kbps(Codec::H265, 640, 480, None), 921);
+        assert_eq!(default_bitrate_kbps(Codec::H264, 160, 120, Some(5.0)), 300);
+        assert_eq!(default_bitrate_kbps(Codec::H264, 7680, 4320, Some(60.0)), 20_000);
         assert_eq!(keyframe_interval_frames(2.0, Some(29.97)), 60);
         assert_eq!(keyframe_interval_frames(0.0, Some(30.0)), 1);
         assert_eq!(keyframe_interval_frames(1.0, Some(f64::NAN)), 30);

@@ -21,6 +21,7 @@ use gstreamer_app as gst_app;
 use crate::error::{Error, Result};
 use crate::frame::{Frame, FrameFormat};
 use crate::stream::elements::{self, VideoLayout, internal};
+use crate::stream::encoder::EncoderPlan;
 use crate::stream::{FrameSink, SinkOpener, StreamOptions};
 
 /// Frames that wait for the encoder at most.
@@ -91,7 +92,7 @@ struct FileSink {
     path: PathBuf,
     partial: PathBuf,
     completed: Arc<AtomicU32>,
-    encoder: &'static str,
+    plan: EncoderPlan,
     layout: VideoLayout,
     pipeline: gst::Pipeline,
     bus: gst::Bus,
@@ -110,7 +111,7 @@ impl FileSink {
         let path = &opener.path;
         let layout = VideoLayout::new(format, frame_rate)?;
         let plan = elements::working_encoder(&layout, frame_rate, &opener.options)?;
-        let parse = elements::make("h264parse", "gstreamer1.0-plugins-bad")?;
+        let parse = elements::make(plan.codec.parser(), "gstreamer1.0-plugins-bad")?;
         let mux = match opener.container {
             Container::Mp4 => {
                 let mux = elements::make("mp4mux", "gstreamer1.0-plugins-good")?;
@@ -154,7 +155,7 @@ impl FileSink {
             path: path.clone(),
             partial,
             completed: opener.completed.clone(),
-            encoder: plan.encoder,
+            plan,
             layout,
             pipeline,
             bus,
@@ -247,7 +248,7 @@ impl FileSink {
                     return Err(Error::fatal(format!(
                         "{}: the encoder {} took no frame for {} s",
                         self.partial.display(),
-                        self.encoder,
+                        self.plan.encoder,
                         STALL.as_secs()
                     )));
                 }
@@ -299,7 +300,12 @@ impl FileSink {
 
 impl FrameSink for FileSink {
     fn describe(&self) -> String {
-        format!("{} (H.264 by {})", self.path.display(), self.encoder)
+        format!(
+            "{} ({} by {})",
+            self.path.display(),
+            self.plan.codec,
+            self.plan.encoder
+        )
     }
 
     fn push(&mut self, frame: Frame) -> Result<()> {

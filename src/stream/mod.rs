@@ -20,7 +20,7 @@ pub mod rtsp_auth;
 #[cfg(feature = "gstreamer")]
 pub mod rtsp_server;
 
-pub use output::{DEFAULT_OUTPUT, OutputSpec, RtspAddress, StreamOptions, parse_output};
+pub use output::{Codec, DEFAULT_OUTPUT, OutputSpec, RtspAddress, StreamOptions, parse_output};
 
 /// Where composed frames (always I420) go.
 pub trait FrameSink: Send {
@@ -66,7 +66,7 @@ pub trait SinkOpener: Send {
     fn open(&self, format: FrameFormat, frame_rate: Option<f64>) -> Result<Box<dyn FrameSink>>;
 }
 
-/// The H.264 encoder that would be used for frames of `format`: the first that really works here.
+/// The encoder that would be used for frames of `format`: the first that really works here.
 ///
 /// # Errors
 /// Usage or fatal, if none is installed or none works.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -22,10 +23,62 @@ pub const DEFAULT_OUTPUT: &str = "rtsp://127.0.0.1:8554/segd";
 /// The forms that an output can have, for messages.
 const FORMS: &str = "rtsp(s)://ADDRESS:PORT/PATH, FILE.mp4, FILE.mkv, FOLDER/ (for PNG images) or null://";
 
+/// What the video is encoded as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Codec {
+    /// Every player has it.
+    #[default]
+    H264,
+    /// About a third fewer bits for the same picture; browsers and old players lack it.
+    H265,
+}
+
+impl Codec {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::H264, Self::H265];
+
+    /// As options write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::H264 => "h264",
+            Self::H265 => "h265",
+        }
+    }
+
+    /// The element that cuts a stream into pictures and tells their format.
+    pub fn parser(self) -> &'static str {
+        match self {
+            Self::H264 => "h264parse",
+            Self::H265 => "h265parse",
+        }
+    }
+
+    /// The element that makes RTP packets of a stream.
+    pub fn payloader(self) -> &'static str {
+        match self {
+            Self::H264 => "rtph264pay",
+            Self::H265 => "rtph265pay",
+        }
+    }
+}
+
+/// As the standards write it.
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::H264 => "H.264",
+            Self::H265 => "H.265",
+        })
+    }
+}
+
 /// How the video is encoded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StreamOptions {
+    /// What the video is encoded as.
+    pub codec: Codec,
     /// Mean bit rate in kbit/s; chosen from size and frame rate if absent (0.15 bit a pixel).
     pub bitrate_kbps: Option<u32>,
     /// Seconds between keyframes at most. A client that joins gets one at once.
@@ -42,6 +95,7 @@ pub struct StreamOptions {
 impl Default for StreamOptions {
     fn default() -> Self {
         Self {
+            codec: Codec::default(),
             bitrate_kbps: None,
             keyframe_interval_s: 2.0,
             encoder: None,

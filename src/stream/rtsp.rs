@@ -1,7 +1,7 @@
-//! Frames to RTSP clients, as H.264: one encoder for all of them.
+//! Frames to RTSP clients, as H.264 or H.265: one encoder for all of them.
 //!
 //! The encoder exists only while someone watches. The first client makes gst-rtsp-server build the bin
-//! `appsrc ! encoder ! rtph264pay`, and the appsrc is gone again when the last client has left. [`push`]
+//! `appsrc ! encoder ! rtph264pay` (or `rtph265pay`), and the appsrc is gone again when the last client has left. [`push`]
 //! never waits: without a client it drops the frame, and where the encoder is late appsrc drops the oldest
 //! of its two frames.
 //!
@@ -123,7 +123,7 @@ impl Mount for Shared {
 /// A stream of an RTSP server, that shows the pushed frames.
 pub struct RtspSink {
     address: RtspAddress,
-    encoder: &'static str,
+    plan: EncoderPlan,
     layout: VideoLayout,
     shared: Arc<Shared>,
     server: Option<Arc<Server>>,
@@ -142,7 +142,7 @@ impl RtspSink {
         frame_rate: Option<f64>,
     ) -> Result<Self> {
         let layout = VideoLayout::new(format, frame_rate)?;
-        for element in ["rtph264pay", "rtpbin", "multiudpsink"] {
+        for element in [options.codec.payloader(), "rtpbin", "multiudpsink"] {
             elements::make(element, "gstreamer1.0-plugins-good")?;
         }
         let plan = elements::working_encoder(&layout, frame_rate, options)?;
@@ -155,7 +155,7 @@ impl RtspSink {
         )?;
         Ok(Self {
             address: server.address(&address.path),
-            encoder: plan.encoder,
+            plan,
             layout,
             shared,
             server: Some(server),
@@ -177,7 +177,7 @@ impl RtspSink {
 
 impl FrameSink for RtspSink {
     fn describe(&self) -> String {
-        format!("{} (H.264 by {})", self.address, self.encoder)
+        format!("{} ({} by {})", self.address, self.plan.codec, self.plan.encoder)
     }
 
     fn push(&mut self, frame: Frame) -> Result<()> {
@@ -344,16 +344,18 @@ mod factory {
         bin.add(&appsrc).map_err(|e| internal("adding appsrc", e))?;
         let last = elements::append_encoder(&bin, appsrc.upcast_ref(), plan)?;
         // Parameter sets with each keyframe, so that a client can begin at any of them
-        // (<https://www.rfc-editor.org/rfc/rfc6184>).
-        let pay = gst::ElementFactory::make("rtph264pay")
+        // (<https://www.rfc-editor.org/rfc/rfc6184>, <https://www.rfc-editor.org/rfc/rfc7798>).
+        let payloader = plan.codec.payloader();
+        let pay = gst::ElementFactory::make(payloader)
             .name("pay0")
             .property("pt", 96u32)
             .property("config-interval", -1i32)
             .property_from_str("aggregate-mode", "zero-latency")
             .build()
-            .map_err(|e| internal("rtph264pay", e))?;
-        bin.add(&pay).map_err(|e| internal("adding rtph264pay", e))?;
-        last.link(&pay).map_err(|e| internal("linking rtph264pay", e))?;
+            .map_err(|e| internal(payloader, e))?;
+        bin.add(&pay).map_err(|e| internal("adding the payloader", e))?;
+        last.link(&pay)
+            .map_err(|e| internal("linking the payloader", e))?;
         Ok(bin)
     }
 }

@@ -13,12 +13,13 @@ use segd::segment::Engine;
 /// What a made network does with one input.
 pub type Run = Box<dyn FnMut(&TensorData, &mut Output) -> Result<()> + Send>;
 
-/// Runs what `prepare` gives for an input size.
-pub struct MadeBackend<F>(pub F);
+/// Runs what `prepare` gives for an input size, on a provider that is called as it says.
+pub struct MadeBackend<F>(pub F, pub &'static str);
 
 struct MadeSegmenter {
     size: InputSize,
     run: Run,
+    provider: &'static str,
 }
 
 impl<F: Fn(InputSize) -> Run + Send + Sync> Backend for MadeBackend<F> {
@@ -28,7 +29,11 @@ impl<F: Fn(InputSize) -> Run + Send + Sync> Backend for MadeBackend<F> {
 
     fn prepare(&self, _model: &Model, size: InputSize) -> Result<Box<dyn Segmenter>> {
         let run = (self.0)(size);
-        Ok(Box::new(MadeSegmenter { size, run }))
+        Ok(Box::new(MadeSegmenter {
+            size,
+            run,
+            provider: self.1,
+        }))
     }
 }
 
@@ -40,7 +45,7 @@ impl Segmenter for MadeSegmenter {
     fn runs_on(&self) -> RunsOn {
         RunsOn {
             backend: "made",
-            provider: "CPU".into(),
+            provider: self.provider.into(),
             precision: "fp32".into(),
             version: "1".into(),
         }
@@ -115,7 +120,7 @@ where
 {
     Engine::new(
         model.clone(),
-        Arc::new(MadeBackend(prepare)),
+        Arc::new(MadeBackend(prepare, "CPU")),
         None,
         metrics.clone(),
     )
