@@ -325,6 +325,13 @@ impl Background {
     }
 }
 
+impl Background {
+    /// Whether the thread has come to its end.
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
 /// Waits for the thread's end, but not for long: it may be loading a model.
 impl Drop for Background {
     fn drop(&mut self) {

@@ -39,6 +39,7 @@ frames() { grep -vc '^#' "/tmp/$1.md5" 2>/dev/null; }
 has_frames() { [ "$(frames "$1")" -gt "$2" ]; }
 
 ip link set lo up
+echo "127.0.0.1 $(hostname)" >>/etc/hosts
 modprobe vivid n_devs=1 node_types=0x1 || fail "vivid"
 until_true 20 "/dev/video0" test -c /dev/video0
 say "$(nproc) processors, $(systemd-detect-virt); kernel $(uname -r)"

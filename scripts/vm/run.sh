@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# Boots the VM with a package and the tests, and prints what the guest says. Usage: scripts/vm/run.sh PACKAGE.deb
-# The camera tests' binary is found by asking cargo for it.
+# Boots the VM with a package and the tests, and prints what the guest says. Usage:
+# scripts/vm/run.sh PACKAGE.deb [CAMERA_TESTS]. Without the second, cargo is asked for the camera tests' binary.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 package=$1
 vm=.cache/vm
 limit=${SEGD_VM_LIMIT_S:-2700}
 
-camera_tests=$(cargo test --locked --no-run --test camera_vm --message-format=json 2>/dev/null \
-  | sed -n 's/.*"name":"camera_vm".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
+camera_tests=${2:-}
+if [ -z "$camera_tests" ]; then
+  camera_tests=$(cargo test --locked --no-run --test camera_vm --message-format=json 2>/dev/null \
+    | sed -n 's/.*"name":"camera_vm".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
+fi
 payload=$(mktemp -d)
 trap 'rm -rf "$payload"' EXIT
 cp "$package" "$payload/"
@@ -42,9 +45,9 @@ fi
 echo "vm: $accelerator"
 timeout "$limit" qemu-system-x86_64 -accel "$accelerator" -cpu max,arch-capabilities=off -smp 2 -m 2048 -nographic -no-reboot -net none \
   -kernel $vm/vmlinuz -initrd $vm/initrd.gz \
-  -append "console=ttyS0 quiet loglevel=3 systemd.show_status=0 rw root=/dev/vda mitigations=off" \
+  -append "console=ttyS0 quiet loglevel=3 systemd.show_status=0 ${SEGD_VM_APPEND:-} rw root=/dev/vda mitigations=off" \
   -drive file=$vm/disk.img,format=raw,if=virtio,snapshot=on \
   -drive file="$payload.tar",format=raw,if=virtio,readonly=on \
-  </dev/null 2>&1 | tr -d '\r' | tee $log
+  </dev/null 2>&1 | sed -u 's/\r//g' | tee $log
 echo "vm: $((SECONDS - start)) s"
 grep -q '^VM-RESULT 0$' $log

@@ -4,11 +4,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tiny_http::{Header, Method, Request, Response, Server, StatusCode};
-use tracing::{debug, info};
+use tracing::info;
 
+use super::http_server::{Answer, Answering, serve, text};
 use super::{Health, prometheus, status};
-use crate::clock::Stop;
 use crate::error::{Error, Result};
 use crate::snapshot::jpeg;
 use crate::supervise::Background;
@@ -65,59 +64,27 @@ impl Bound {
     /// # Errors
     /// If the thread can't be started.
     pub fn serve(self, health: Health) -> Result<Background> {
-        let server = Server::from_listener(self.listener, None)
+        // The accepting thread looks at its stop as well.
+        self.listener
+            .set_nonblocking(true)
             .map_err(|e| Error::fatal("the HTTP server can't be started").caused_by(e))?;
         info!(
             "health: http://{}/healthz /readyz /metrics /status /snapshot.jpg",
             self.address
         );
-        Background::spawn("http", move |stop| serve(&server, &health, stop))
+        Background::spawn("http", move |stop| {
+            let answering: Answering = Arc::new(move |method, url| answer(method, url, &health));
+            serve(&self.listener, stop, &answering);
+        })
     }
 }
 
-fn serve(server: &Server, health: &Health, stop: &Stop) {
-    let health = Arc::new(health.clone());
-    while !stop.is_stopped() {
-        match server.recv_timeout(Duration::from_millis(100)) {
-            Ok(Some(request)) => answer(request, &health),
-            Ok(None) => {}
-            Err(e) => {
-                debug!("http: {e}");
-                stop.wait(Duration::from_millis(100));
-            }
-        }
+/// Answers one request.
+fn answer(method: &str, url: &str, health: &Health) -> Answer {
+    match method {
+        "GET" | "HEAD" => page(url, health),
+        _ => text(405, "only GET\n"),
     }
-}
-
-/// A body, its type, and the status code.
-struct Answer {
-    code: u16,
-    kind: &'static str,
-    body: Vec<u8>,
-}
-
-fn text(code: u16, body: impl Into<String>) -> Answer {
-    Answer {
-        code,
-        kind: "text/plain; charset=utf-8",
-        body: body.into().into_bytes(),
-    }
-}
-
-fn answer(request: Request, health: &Health) {
-    let answer = if matches!(request.method(), Method::Get | Method::Head) {
-        page(request.url(), health)
-    } else {
-        text(405, "only GET\n")
-    };
-    let mut response = Response::from_data(answer.body).with_status_code(StatusCode(answer.code));
-    for (name, value) in [("Content-Type", answer.kind), ("Cache-Control", "no-store")] {
-        if let Ok(header) = Header::from_bytes(name, value) {
-            response.add_header(header);
-        }
-    }
-    // The client may be gone.
-    let _ = request.respond(response);
 }
 
 fn page(url: &str, health: &Health) -> Answer {

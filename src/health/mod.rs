@@ -1,6 +1,7 @@
 //! Seen from outside: is it well, and how does it do. Over HTTP, and for systemd.
 
 pub mod http;
+mod http_server;
 mod judge;
 pub mod notify;
 mod prometheus;

@@ -2,9 +2,14 @@
 //!
 //! A connection that asks for nothing is closed after `IDLE`, and when there are too many the oldest such one
 //! makes room; so half-open connections neither add up nor lock anybody out.
+//!
+//! One thread runs everything that touches a connection. GStreamer's own way, a second thread for clients, has one of
+//! the two close what the other is reading: reading then fails without an error, for ever, with a line in the log each
+//! time. Whoever else wants a connection to end shuts its socket down, and GStreamer sees that its client has gone.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread::JoinHandle;
@@ -13,6 +18,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use gstreamer as gst;
 use gstreamer::glib;
+use gstreamer::glib::translate::from_glib_none;
 use gstreamer_rtsp_server as gst_rtsp_server;
 use gstreamer_rtsp_server::prelude::*;
 use gstreamer_rtsp_server::{gio, gst_rtsp};
@@ -21,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::stream::RtspAddress;
 use crate::stream::access::RtspAccess;
 use crate::stream::rtsp_auth::{Access, ROLE, make_auth, renew_certificate};
+use crate::supervise::Ticker;
 
 /// Seconds without a sign of life after which a client's session is closed.
 const SESSION_TIMEOUT_S: u32 = 30;
@@ -42,6 +49,13 @@ const SPARE_CONNECTIONS: usize = 16;
 
 /// Bytes of a request's body at most; no request that is answered has a longer one.
 const MAX_BODY: u32 = 16 * 1024;
+
+/// Bytes that the kernel holds of what a connection has sent. Requests are short. GStreamer reads header by header for as
+/// long as there is more, so what lies here when a connection is shut down is all that it can still keep busy with.
+const RECEIVE_BUFFER: i32 = 32 * 1024;
+/// Of `sys/socket.h`.
+const SOL_SOCKET: i32 = 1;
+const SO_RCVBUF: i32 = 8;
 
 /// Connections that the kernel completes ahead of us. GStreamer's default of 5 is full after a burst, and the next
 /// client then waits a second or more for its SYN's retransmission.
@@ -66,9 +80,21 @@ pub(super) trait Mount: Send + Sync {
 /// A connection.
 struct Connection {
     since: Instant,
+    /// Its socket once more, to shut it down by.
+    socket: Option<TcpStream>,
     watches: Option<Arc<dyn Mount>>,
     path: Option<String>,
     has_session: bool,
+}
+
+impl Connection {
+    /// Ends it; its client's end comes soon after.
+    fn hang_up(&self) {
+        if let Some(socket) = &self.socket {
+            // It may have gone by itself.
+            let _ = socket.shutdown(std::net::Shutdown::Both);
+        }
+    }
 }
 
 /// Shared with the signal handlers.
@@ -79,8 +105,6 @@ struct State {
     connections: Mutex<HashMap<usize, Connection>>,
     max_connections: AtomicUsize,
     stopping: AtomicBool,
-    /// Clients that are to be closed by the server's thread.
-    doomed: Mutex<Vec<usize>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -97,6 +121,7 @@ pub(super) struct Server {
     state: Arc<State>,
     access: Arc<Mutex<Access>>,
     thread: Mutex<Option<(JoinHandle<()>, Receiver<()>)>>,
+    _idle: Ticker,
 }
 
 /// The servers of this process.
@@ -156,6 +181,9 @@ impl Server {
         server.set_service(&address.port.to_string());
         server.set_content_length_limit(MAX_BODY);
         server.set_backlog(BACKLOG);
+        let threads = gst_rtsp_server::RTSPThreadPool::new();
+        threads.set_max_threads(0);
+        server.set_thread_pool(Some(&threads));
         let auth = make_auth(rules, address.tls)?;
         server.set_auth(auth.as_ref());
         let sessions = server
@@ -172,6 +200,9 @@ impl Server {
         socket
             .set_option(IPPROTO_TCP, TCP_USER_TIMEOUT, STUCK_MS)
             .map_err(|e| Error::fatal("the RTSP socket takes no timeout").caused_by(e))?;
+        socket
+            .set_option(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER)
+            .map_err(|e| Error::fatal("the RTSP socket takes no size of its buffer").caused_by(e))?;
         let accepting = server.downgrade();
         let source = SocketExtManual::create_source(
             &socket,
@@ -198,25 +229,22 @@ impl Server {
             .and_then(|a| a.downcast::<gio::InetSocketAddress>().ok())
             .map_or(address.port, |a| a.port());
         let cleaner = {
-            let (server, state, sessions, access) = (
-                server.downgrade(),
-                state.clone(),
-                sessions.clone(),
-                access.clone(),
-            );
+            let (server, sessions, access) = (server.downgrade(), sessions.clone(), access.clone());
             let tls = address.tls;
             glib::timeout_source_new_seconds(1, None, glib::Priority::DEFAULT, move || {
                 sessions.cleanup();
-                if let Some(server) = server.upgrade() {
-                    close_idle(&server, &state);
-                    if tls {
-                        renew_certificate(&server, &mut lock(&access));
-                    }
+                if let (Some(server), true) = (server.upgrade(), tls) {
+                    renew_certificate(&server, &mut lock(&access));
                 }
                 glib::ControlFlow::Continue
             })
         };
         cleaner.attach(Some(&context));
+        // Not by the server's thread, which a connection may keep busy.
+        let idle = {
+            let state = state.clone();
+            Ticker::start("rtsp-idle", Duration::from_secs(1), move || close_idle(&state))?
+        };
 
         let (ended_tx, ended) = bounded::<()>(0);
         let (thread_state, thread_context, thread_server) = (state.clone(), context.clone(), server.clone());
@@ -237,6 +265,7 @@ impl Server {
             state,
             access,
             thread: Mutex::new(Some((thread, ended))),
+            _idle: idle,
         };
         this.set_limits(rules);
         if !address.is_loopback() && rules.users.is_empty() {
@@ -304,22 +333,14 @@ impl Server {
         if let Some(points) = self.server.mount_points() {
             points.remove_factory(path);
         }
-        let doomed: Vec<usize> = lock(&self.state.connections)
-            .iter()
-            .filter(|(_, c)| c.path.as_deref() == Some(path))
-            .map(|(id, _)| *id)
-            .collect();
-        lock(&self.state.doomed).extend(doomed);
-        self.close_doomed();
+        lock(&self.state.connections)
+            .values()
+            .filter(|c| c.path.as_deref() == Some(path))
+            .for_each(Connection::hang_up);
         let deadline = Instant::now() + MEDIA_STOP;
         while mount.as_ref().is_some_and(|m| m.is_running()) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
         }
-    }
-
-    /// Closed by the server's thread, not inside a client's own signal.
-    fn close_doomed(&self) {
-        close_doomed_later(&self.server, &self.state, &self.context);
     }
 
     fn shutdown(&self) -> Result<()> {
@@ -380,38 +401,32 @@ fn serve(
 }
 
 /// Closes connections that ask for nothing.
-fn close_idle(server: &gst_rtsp_server::RTSPServer, state: &State) {
+fn close_idle(state: &State) {
     let now = Instant::now();
-    let idle: Vec<usize> = lock(&state.connections)
-        .iter()
-        .filter(|(_, c)| !c.has_session && now.duration_since(c.since) > IDLE)
-        .map(|(id, _)| *id)
-        .collect();
-    if idle.is_empty() {
-        return;
+    let connections = lock(&state.connections);
+    let idle = connections
+        .values()
+        .filter(|c| !c.has_session && now.duration_since(c.since) > IDLE);
+    for connection in idle {
+        tracing::debug!("RTSP: an idle connection is closed");
+        connection.hang_up();
     }
-    tracing::debug!(connections = idle.len(), "RTSP: idle connections closed");
-    remove(server, &idle);
 }
 
-fn remove(server: &gst_rtsp_server::RTSPServer, doomed: &[usize]) {
-    server.client_filter(Some(&mut |_, client| {
-        if doomed.contains(&(client.as_ptr() as usize)) {
-            gst_rtsp_server::RTSPFilterResult::Remove
-        } else {
-            gst_rtsp_server::RTSPFilterResult::Keep
+/// The socket of a client's connection once more; `None` if it is closed already. For the thread that runs the
+/// connection.
+fn socket_of(client: &gst_rtsp_server::RTSPClient) -> Option<TcpStream> {
+    // SAFETY: the connection is the client's, which lives for this call, and gives its socket away without a
+    // reference, which is taken before anyone can close it: only this thread runs connections.
+    let socket: Option<gio::Socket> = unsafe {
+        let connection = gst_rtsp_server::ffi::gst_rtsp_client_get_connection(client.as_ptr());
+        if connection.is_null() {
+            return None;
         }
-    }));
-}
-
-fn close_doomed_later(server: &gst_rtsp_server::RTSPServer, state: &Arc<State>, context: &glib::MainContext) {
-    let (server, state) = (server.downgrade(), state.clone());
-    context.invoke(move || {
-        let doomed = std::mem::take(&mut *lock(&state.doomed));
-        if let (Some(server), false) = (server.upgrade(), doomed.is_empty()) {
-            remove(&server, &doomed);
-        }
-    });
+        from_glib_none(gst_rtsp::ffi::gst_rtsp_connection_get_read_socket(connection))
+    };
+    let own = socket?.as_fd().try_clone_to_owned().ok()?;
+    Some(own.into())
 }
 
 /// Knows who is connected and who watches what, gives each a keyframe, and closes the sessions of those that went
@@ -423,11 +438,10 @@ fn watch_clients(
     context: &glib::MainContext,
 ) {
     let (state, sessions, context) = (state.clone(), sessions.clone(), context.clone());
-    server.connect_client_connected(move |server, client| {
+    server.connect_client_connected(move |_, client| {
         let id = client.as_ptr() as usize;
         client.set_post_session_timeout(5);
-        admit(&state, id);
-        close_doomed_later(server, &state, &context);
+        admit(&state, id, socket_of(client));
 
         let on_play = state.clone();
         client.connect_play_request(move |_, request| {
@@ -454,21 +468,30 @@ fn watch_clients(
             end(&on_close, id);
             lock(&on_close.connections).remove(&id);
             // A UDP client that was killed: without this its video would go on until the session's timeout.
-            // Removed by the server's thread, not inside the client's own signal.
+            // Removed afterwards, not inside the client's own signal.
             let left = std::mem::take(&mut *lock(&own_sessions));
             let sessions = sessions.clone();
-            context.invoke(move || {
+            let remove = move || {
                 for session in left.iter().filter_map(glib::WeakRef::upgrade) {
                     // It may be gone already.
                     let _ = sessions.remove(&session);
                 }
-            });
+                glib::ControlFlow::Break
+            };
+            glib::idle_source_new(None, glib::Priority::DEFAULT, remove).attach(Some(&context));
         });
     });
 }
 
 /// Takes a connection into the list; where there are too many, the oldest without a session goes.
-fn admit(state: &State, id: usize) {
+fn admit(state: &State, id: usize, socket: Option<TcpStream>) {
+    let new = Connection {
+        since: Instant::now(),
+        socket,
+        watches: None,
+        path: None,
+        has_session: false,
+    };
     let mut connections = lock(&state.connections);
     if connections.len() >= state.max_connections.load(Ordering::Relaxed) {
         let oldest = connections
@@ -476,23 +499,13 @@ fn admit(state: &State, id: usize) {
             .filter(|(_, c)| !c.has_session)
             .min_by_key(|(_, c)| c.since)
             .map(|(id, _)| *id);
-        // Where all watch, there is no room.
-        let doomed = oldest.unwrap_or(id);
-        lock(&state.doomed).push(doomed);
-        connections.remove(&doomed);
-        if doomed == id {
-            return;
+        match oldest.and_then(|id| connections.remove(&id)) {
+            Some(oldest) => oldest.hang_up(),
+            // Where all watch, there is no room.
+            None => return new.hang_up(),
         }
     }
-    connections.insert(
-        id,
-        Connection {
-            since: Instant::now(),
-            watches: None,
-            path: None,
-            has_session: false,
-        },
-    );
+    connections.insert(id, new);
 }
 
 /// The path of a request's address.
