@@ -16,7 +16,7 @@ use crate::selftest;
 /// The backend that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum BackendName {
-    /// ONNX Runtime if it is there and passes its self-test, else tract.
+    /// ONNX Runtime if it is there and a file of the model passes the self-test on it, else tract.
     #[default]
     Auto,
     /// tract, inside segd: CPU only.
@@ -221,27 +221,58 @@ impl ChoiceOptions {
         steps.into_iter().map(fallback).collect()
     }
 
+    /// ONNX Runtime with the first of the model's files that gives the right labels, else tract.
+    ///
+    /// 8-bit convolutions of u8 by s8 saturate on x86 processors without VNNI, and an int8 file may fail there
+    /// (<https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html#when-and-why-do-i-need-to-try-u8u8>);
+    /// the fp32 file in ONNX Runtime is then still faster than in tract.
     fn best(&self, model: &Arc<Model>) -> Result<(Arc<dyn Backend>, String)> {
-        let reason = if model.contract.file_for("ort", self.precision).is_none() {
-            "the model has no such file for ONNX Runtime".to_owned()
-        } else {
-            match self.ort() {
+        let mut reason = None;
+        for precision in self.precisions(model) {
+            let options = Self {
+                precision: Some(precision),
+                ..self.clone()
+            };
+            match options.ort() {
                 // A library that was named must load.
                 Err(error) if error.exit_code() == 2 => return Err(error),
-                Err(error) => error.to_string(),
-                Ok(ort) => match self.trust(model, &ort) {
-                    Ok(why) => return Ok((ort, why)),
+                Err(error) => {
+                    reason.get_or_insert(error.to_string());
+                    break;
+                }
+                Ok(ort) => match options.trust(model, &ort) {
+                    Ok(why) => {
+                        let why = reason.map_or(why.clone(), |first| format!("{why}; before: {first}"));
+                        return Ok((ort, why));
+                    }
                     Err(error) => {
-                        warn!("ONNX Runtime is not used: {error}");
-                        error.to_string()
+                        warn!(
+                            precision = precision.as_str(),
+                            "ONNX Runtime is not used with this file: {error}"
+                        );
+                        reason.get_or_insert(error.to_string());
                     }
                 },
             }
-        };
+        }
+        let reason = reason.unwrap_or_else(|| "the model has no such file for ONNX Runtime".to_owned());
         let tract = self.tract().map_err(|_| Error::fatal(reason.clone()))?;
         // The network's own faults, such as a damaged file, come up here again.
         let tested = self.trust(model, &tract)?;
         Ok((tract, format!("{tested}; not ONNX Runtime: {reason}")))
+    }
+
+    /// Precisions of the model's files for ONNX Runtime, in the contract's order; the one that is asked for alone.
+    fn precisions(&self, model: &Model) -> Vec<Precision> {
+        let mut precisions: Vec<Precision> = Vec::new();
+        for file in &model.contract.files {
+            let asked = self.precision.is_none_or(|asked| asked == file.precision);
+            let is_for_ort = file.backends.iter().any(|backend| backend == "ort");
+            if asked && is_for_ort && !precisions.contains(&file.precision) {
+                precisions.push(file.precision);
+            }
+        }
+        precisions
     }
 
     /// Tests the backend; the text says how that went.

@@ -369,6 +369,31 @@ mod ort {
     }
 
     #[test]
+    fn auto_takes_the_first_file_of_ort_that_gives_the_right_labels() {
+        if !library_is_there() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("tiny");
+        let mut contract = write_disagreeing(&model);
+        contract.files[0].backends.push("ort".into());
+        // The other network poses as an 8-bit file, which comes first.
+        contract.files[1].precision = Precision::Int8;
+        contract.files.swap(0, 1);
+        std::fs::write(model.join("contract.toml"), contract.to_toml().unwrap()).unwrap();
+        let chosen = options(&model, BackendName::Auto).choose().unwrap();
+        assert_eq!(chosen.backend.name(), "ort");
+        let size = chosen.model.contract.input.size_for(32, 16, None);
+        let segmenter = chosen.backend.prepare(&chosen.model, size).unwrap();
+        assert_eq!(segmenter.runs_on().precision, "fp32");
+        assert!(
+            chosen.why.contains("before: backend ort fails the self-test"),
+            "{}",
+            chosen.why
+        );
+    }
+
+    #[test]
     fn a_model_without_a_file_for_ort_runs_on_tract() {
         let folder = tempfile::tempdir().unwrap();
         let tiny = Tiny {
