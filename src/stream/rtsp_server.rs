@@ -37,9 +37,6 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// A client that takes no data for so many milliseconds is disconnected.
 const STUCK_MS: i32 = 15_000;
-/// Of `netinet/tcp.h`.
-const IPPROTO_TCP: i32 = 6;
-const TCP_USER_TIMEOUT: i32 = 18;
 
 /// Connections for each client that may watch: one that watches, one that only asks.
 const CONNECTIONS_PER_CLIENT: usize = 2;
@@ -53,9 +50,6 @@ const MAX_BODY: u32 = 16 * 1024;
 /// Bytes that the kernel holds of what a connection has sent. Requests are short. GStreamer reads header by header for as
 /// long as there is more, so what lies here when a connection is shut down is all that it can still keep busy with.
 const RECEIVE_BUFFER: i32 = 32 * 1024;
-/// Of `sys/socket.h`.
-const SOL_SOCKET: i32 = 1;
-const SO_RCVBUF: i32 = 8;
 
 /// Connections that the kernel completes ahead of us. GStreamer's default of 5 is full after a burst, and the next
 /// client then waits a second or more for its SYN's retransmission.
@@ -198,10 +192,10 @@ impl Server {
         // Connections inherit it. The kernel ends those whose peer takes nothing for so long, a window of zero
         // included (<https://man7.org/linux/man-pages/man7/tcp.7.html>); GStreamer would drop data for them for ever.
         socket
-            .set_option(IPPROTO_TCP, TCP_USER_TIMEOUT, STUCK_MS)
+            .set_option(libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, STUCK_MS)
             .map_err(|e| Error::fatal("the RTSP socket takes no timeout").caused_by(e))?;
         socket
-            .set_option(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER)
+            .set_option(libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER)
             .map_err(|e| Error::fatal("the RTSP socket takes no size of its buffer").caused_by(e))?;
         let accepting = server.downgrade();
         let source = SocketExtManual::create_source(
