@@ -120,6 +120,8 @@ const CHANGED_DISTANCE: u32 = 2;
 const REFRESH_NS: u64 = 1_000_000_000;
 /// Inferences that may be saved up in a CPU budget.
 const SAVED: f64 = 2.0;
+/// An inference that is expected to take more than this share of the time it has may as well come too late.
+const IN_TIME: f64 = 0.8;
 
 /// What is known when a frame comes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -273,15 +275,22 @@ impl Scheduler {
         (age + self.lead_ns() > limit).then_some(Reason::Age)
     }
 
-    /// How far ahead a mask must be asked for to be there in time: not at all where its frame waits for it,
+    /// How far ahead a mask must be asked for, so that no frame shows one that is too old: not at all where its frame
+    /// waits for it and surely not in vain; one frame where it may wait in vain, as the next frame gets it;
     /// otherwise as many frames as it takes.
     fn lead_ns(&self) -> f64 {
-        match self.latency_ns {
-            Some(latency) if latency > self.options.wait.as_nanos() as f64 && self.interval_ns > 0.0 => {
-                (latency / self.interval_ns).ceil() * self.interval_ns
-            }
-            _ => 0.0,
-        }
+        let Some(latency) = self.latency_ns.filter(|_| self.interval_ns > 0.0) else {
+            return 0.0;
+        };
+        let wait = self.options.wait.as_nanos() as f64;
+        let frames = if latency <= IN_TIME * wait {
+            0.0
+        } else if latency <= wait {
+            1.0
+        } else {
+            (latency / IN_TIME / self.interval_ns).ceil()
+        };
+        frames * self.interval_ns
     }
 
     /// How long the frame that was just made a key should wait for its mask: not at all where it would likely wait
@@ -380,6 +389,56 @@ mod tests {
             ..ScheduleOptions::default()
         };
         assert_eq!(frames(&run(options, 16, 2, 50, moving)), [0, 5, 10, 15]);
+    }
+
+    /// Ages in frames of the masks that are shown at 30 frames a second, when the n-th key's mask takes
+    /// `latency_ms(n)` and frames wait for their own as they are told to.
+    fn ages(options: ScheduleOptions, frames: u64, latency_ms: impl Fn(usize) -> u64) -> Vec<u64> {
+        let mut scheduler = Scheduler::new(options, 1);
+        let mut shown = None;
+        // The key in flight: its frame, when its mask is there, and how long that took.
+        let mut flying: Option<(u64, u64, u64)> = None;
+        let mut keys = 0;
+        let mut ages = Vec::new();
+        for n in 0..frames {
+            let now_ns = 1_000_000_000 + n * FRAME;
+            let mut land = |flying: &mut Option<(u64, u64, u64)>, scheduler: &mut Scheduler, by_ns: u64| {
+                if let Some((key, _, took)) = flying.take_if(|f| f.1 <= by_ns) {
+                    scheduler.finished(took, 20_000_000);
+                    shown = Some(key);
+                }
+            };
+            land(&mut flying, &mut scheduler, now_ns);
+            let reason = scheduler.decide(&Seen {
+                now_ns,
+                fit: (keys > 0).then_some(moving(n).0),
+                cut: false,
+                in_flight: usize::from(flying.is_some()),
+            });
+            if reason.is_some() {
+                let took = latency_ms(keys) * 1_000_000;
+                flying = Some((n, now_ns + took, took));
+                keys += 1;
+                let wait_ns = scheduler.wait_for_own().as_nanos() as u64;
+                land(&mut flying, &mut scheduler, now_ns + wait_ns);
+            }
+            ages.extend(shown.map(|key| n - key));
+        }
+        ages
+    }
+
+    #[test]
+    fn no_mask_is_older_than_the_limit_where_some_come_too_late_for_their_frame() {
+        let limit = 3;
+        for slow in [31, 34, 38, 45] {
+            let ages = ages(ScheduleOptions::default(), 400, |key| {
+                if key % 3 == 0 { slow } else { 27 }
+            });
+            assert_eq!(ages.iter().max(), Some(&limit), "{slow} ms");
+        }
+        // And not one is asked for early where all are there in time.
+        let ages = ages(ScheduleOptions::default(), 400, |_| 22);
+        assert_eq!(ages.iter().filter(|age| **age == limit).count(), 100);
     }
 
     #[test]
