@@ -3,12 +3,13 @@
 # make build   target/release/segd
 # make bench-peers   segd beside other software, same clip and network
 # make deb     target/debian/segd_*.deb
-# make cross  the same package for aarch64, from x86-64 (needs root, debootstrap)
+# make cross   the same package for aarch64, from x86-64 (needs root, debootstrap)
+# make test-cross  runs that under QEMU: unit tests, pictures, RTSP, beside this machine's build
 # make test-vm the package and the camera in a virtual machine (needs root, debootstrap, QEMU)
 # make fuzz    each fuzz target for a minute (SECONDS=...)
 # make soak    45 minutes under clients that misbehave
 # Each target installs what it needs and says so. ARGS="..." is passed on to segd by `make run`.
-.PHONY: run build deb cross cargo-deb test test-vm vm-deps cross-deps soak fuzz deps test-deps libtorch onnxruntime bench bench-peers clean
+.PHONY: run build deb cross test-cross cargo-deb test test-vm vm-deps cross-deps soak fuzz deps test-deps libtorch onnxruntime bench bench-peers clean
 
 CARGO_DENY_VERSION = 0.20.2
 CARGO_DEB_VERSION = 3.8.0
@@ -45,6 +46,10 @@ cross: cross-deps
 
 cross-deps:
 	@scripts/deps.sh cross
+
+test-cross: cross build onnxruntime
+	@scripts/deps.sh test-cross
+	cross/test-qemu.sh
 
 # The package of the debug build as the tests make it: `cargo build` alone would compile the dependencies once more,
 # with other features.

@@ -10,13 +10,14 @@ target=aarch64-unknown-linux-gnu
 cargo_deb=$(sed -n 's/^CARGO_DEB_VERSION = //p' Makefile)
 as_root=""
 if [ "$(id -u)" -ne 0 ]; then as_root="sudo"; fi
+say() { echo "cross: $* (after $SECONDS s)"; }
 
 cross/chroot.sh
 # ONNX Runtime of the board's architecture goes into the package.
 scripts/fetch.sh onnxruntime aarch64 "$out/ort"
 
 # The sources as git has them, changes and new files included. `target` stays from build to build.
-echo "cross: sources"
+say "sources"
 $as_root mkdir -p "$root/build/segd"
 $as_root find "$root/build/segd" -mindepth 1 -maxdepth 1 ! -name target -exec rm -rf --one-file-system {} +
 git ls-files --cached --others --exclude-standard -z |
@@ -25,30 +26,20 @@ git ls-files --cached --others --exclude-standard -z |
   $as_root tar --extract --no-same-owner --directory="$root/build/segd"
 $as_root mkdir -p "$root/build/segd/.ort"
 $as_root cp -P "$out"/ort/libonnxruntime.so* "$out"/ort/ThirdPartyNotices.txt "$root/build/segd/.ort/"
-# The resolver of this machine; where crates come through a proxy its settings go along.
+# This machine's resolver, and its own certificate authorities, which a proxy may need.
 $as_root cp -L /etc/resolv.conf "$root/etc/resolv.conf" 2>/dev/null || true
+if compgen -G "/usr/local/share/ca-certificates/*.crt" >/dev/null; then
+  $as_root cp -L /usr/local/share/ca-certificates/*.crt "$root/usr/local/share/ca-certificates/"
+  $as_root chroot "$root" update-ca-certificates >/dev/null 2>&1
+fi
 
-in_root() {
-  $as_root chroot "$root" env -i LC_ALL=C HOME=/root PATH=/opt/cargo-deb/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-    ${https_proxy:+https_proxy="$https_proxy"} ${http_proxy:+http_proxy="$http_proxy"} \
-    CARGO_TERM_COLOR=never \
-    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
-    CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc \
-    CXX_aarch64_unknown_linux_gnu=aarch64-linux-gnu-g++ \
-    AR_aarch64_unknown_linux_gnu=aarch64-linux-gnu-ar \
-    PKG_CONFIG_ALLOW_CROSS=1 \
-    PKG_CONFIG_LIBDIR=/usr/lib/aarch64-linux-gnu/pkgconfig:/usr/share/pkgconfig \
-    BINDGEN_EXTRA_CLANG_ARGS_aarch64_unknown_linux_gnu="-I/usr/include/aarch64-linux-gnu" \
-    sh -ec "$1"
-}
+say "building segd for $target"
+cross/in-root.sh "cd /build/segd && cargo build --release --locked --target $target --package segd"
 
-echo "cross: building segd for $target"
-in_root "cd /build/segd && cargo build --release --locked --target $target --package segd"
-
-echo "cross: Debian package"
-in_root "cargo deb --version 2>/dev/null | grep -qx '$cargo_deb' || \
+say "Debian package"
+cross/in-root.sh "cargo deb --version 2>/dev/null | grep -qx '$cargo_deb' || \
   cargo install --quiet --locked cargo-deb@$cargo_deb --root /opt/cargo-deb"
-in_root "cd /build/segd && rm -rf target/$target/debian && \
+cross/in-root.sh "cd /build/segd && rm -rf target/$target/debian && \
   cargo deb --no-build --locked --target $target --package segd"
 
 mkdir -p target/cross
@@ -57,3 +48,4 @@ cp "$root/build/segd/target/$target/release/segd" target/cross/segd
 cp "$root/build/segd/target/$target/debian"/segd_*_arm64.deb target/cross/
 cross/check-elf.sh target/cross/segd aarch64 2.35
 ls -l target/cross
+say "done"

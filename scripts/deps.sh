@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the system packages that segd needs and that are missing, and says what and why.
-# Debian 12, Ubuntu 22.04 and 24.04. Usage: scripts/deps.sh run|test|vm|cross|peers
+# Debian 12, Ubuntu 22.04 and 24.04. Usage: scripts/deps.sh run|test|vm|cross|test-cross|peers
 set -euo pipefail
 goal=${1:-run}
 
@@ -12,6 +12,7 @@ peers="ffmpeg python3-venv"
 vm="qemu-system-x86 debootstrap busybox kmod e2fsprogs"
 
 cross="debootstrap binutils git python3 python3-pip"
+test_cross="qemu-user-static ffmpeg python3"
 
 declare -A why=(
   [build-essential]="C compiler and linker"
@@ -33,6 +34,7 @@ declare -A why=(
   [python3-venv]="keeps the other programs' packages apart"
   [openssl]="the tests make certificates with it"
   [glib-networking]="TLS, for rtsps://"
+  [qemu-user-static]="runs aarch64 programs"
   [qemu-system-x86]="the virtual machine of the tests"
   [debootstrap]="makes a Debian in a folder"
   [binutils]="looks into binaries"
@@ -44,6 +46,7 @@ declare -A why=(
 
 packages="$build $runtime"
 if [ "$goal" = cross ]; then packages=$cross; fi
+if [ "$goal" = test-cross ]; then packages=$test_cross; fi
 python3 -m pip --version >/dev/null 2>&1 || packages="$packages $fetch"
 if [ "$goal" = test ]; then packages="$packages $tests"; fi
 if [ "$goal" = peers ]; then packages="$packages $peers"; fi

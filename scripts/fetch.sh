@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Fetches pinned files out of Python wheels, each checked by sha256.
 # Usage: scripts/fetch.sh onnxruntime [ARCHITECTURE FOLDER]   -> .ort/libonnxruntime.so, for this machine
+#        scripts/fetch.sh onnxruntime-gpu   -> .cache/ortgpu/libonnxruntime.so.*, with CUDA and TensorRT, x86_64
 #        scripts/fetch.sh clip          -> .cache/bikes.mp4
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -38,6 +39,18 @@ onnxruntime)
   rm -rf .cache/ort
   echo "$version" >"$folder/VERSION"
   ;;
+onnxruntime-gpu)
+  version=1.31.1 folder=.cache/ortgpu
+  if [ -f "$folder/VERSION" ] && [ "$(cat "$folder/VERSION")" = "$version" ]; then exit 0; fi
+  echo "fetch: ONNX Runtime $version with CUDA and TensorRT (250 MB, 320 MB on disk)"
+  rm -rf "$folder" .cache/ort
+  wheel "onnxruntime-gpu==$version" manylinux_2_28_x86_64 \
+    e26c475fe361b2015f45b4b824bd13f0bb20204e59b62814e6f0acd5f3d491a6 .cache/ort
+  mkdir -p "$folder"
+  mv .cache/ort/onnxruntime/capi/libonnxruntime*.so* "$folder/"
+  rm -rf .cache/ort
+  echo "$version" >"$folder/VERSION"
+  ;;
 clip)
   sha=91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5
   if echo "$sha  .cache/bikes.mp4" | sha256sum --check --status 2>/dev/null; then exit 0; fi
@@ -49,7 +62,7 @@ clip)
   echo "$sha  .cache/bikes.mp4" | sha256sum --check --quiet
   ;;
 *)
-  echo "usage: $0 onnxruntime|clip" >&2
+  echo "usage: $0 onnxruntime|onnxruntime-gpu|clip" >&2
   exit 2
   ;;
 esac

@@ -75,7 +75,8 @@ impl FramePool {
     }
 }
 
-/// A buffer on loan from a [`FramePool`], or one that belongs to nobody ([`PooledBuffer::unpooled`]).
+/// A buffer of ordinary memory (how a Jetson's own would come in: docs/design/decisions.md, "Zero-copy on a Jetson"), on loan
+/// from a [`FramePool`], or one that belongs to nobody ([`PooledBuffer::unpooled`]).
 #[derive(Debug)]
 pub struct PooledBuffer {
     bytes: Box<[u8]>,

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::clock::Stop;
+use crate::clock::{SharedClock, Stop};
 use crate::error::Result;
 use crate::metrics::Metrics;
 use crate::pipeline::control::Control;
 use crate::segment::Engine;
+use crate::vitals::Preparing;
 
 /// How often it is looked whether the first frame has come.
 const LOOK: Duration = Duration::from_millis(100);
@@ -29,6 +30,8 @@ pub struct Upgrade {
     pub control: Arc<Control>,
     /// Where is said what is being prepared.
     pub metrics: Arc<Metrics>,
+    /// The pipeline's.
+    pub clock: SharedClock,
     /// The devices, each faster than the one before.
     pub steps: Vec<Step>,
 }
@@ -51,7 +54,10 @@ impl Upgrade {
                 }
             };
             info!("{} is being prepared; the network runs meanwhile", step.name);
-            self.metrics.vitals.set_preparing(Some(step.name.clone()));
+            self.metrics.vitals.set_preparing(Some(Preparing {
+                name: step.name.clone(),
+                since_ns: self.clock.now_ns(),
+            }));
             let made = (step.make)().and_then(|mut engine| {
                 engine.prepare(format)?;
                 Ok(engine)

@@ -55,9 +55,18 @@ pub struct Vitals {
     /// Where the network ran at first, and where it runs now.
     runs_on: Mutex<Option<(RunsOn, RunsOn)>>,
     /// The faster device that is being prepared, if one is.
-    preparing: Mutex<Option<String>>,
+    preparing: Mutex<Option<Preparing>>,
     /// Why it was moved, if it was.
     moved: Mutex<Option<String>>,
+}
+
+/// A faster device that is being prepared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preparing {
+    /// What it is, for people: `TensorRT`.
+    pub name: String,
+    /// When that began.
+    pub since_ns: TimeNs,
 }
 
 /// A network that runs somewhere else than it was chosen for.
@@ -141,13 +150,13 @@ impl Vitals {
         })
     }
 
-    /// The faster device that is being prepared; `None` once it is not any more.
-    pub fn set_preparing(&self, name: Option<String>) {
-        *self.preparing.lock().unwrap_or_else(|e| e.into_inner()) = name;
+    /// A faster device is being prepared from now on; `None`: that has ended.
+    pub fn set_preparing(&self, preparing: Option<Preparing>) {
+        *self.preparing.lock().unwrap_or_else(|e| e.into_inner()) = preparing;
     }
 
     /// The faster device that is being prepared, if one is.
-    pub fn preparing(&self) -> Option<String> {
+    pub fn preparing(&self) -> Option<Preparing> {
         self.preparing.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 

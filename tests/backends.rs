@@ -483,3 +483,27 @@ fn the_default_model_gives_the_same_labels_on_both_backends() {
     let classes: std::collections::HashSet<u8> = a.into_iter().collect();
     assert!(classes.len() >= 2, "{classes:?}");
 }
+
+/// Without a GPU both accelerators are refused, with the reason and what to do; the CPU is always there.
+#[cfg(feature = "ort")]
+#[test]
+fn a_provider_is_tried_without_a_model() {
+    use segd::infer::Device;
+    use segd::infer::ort::try_provider;
+    if backends().len() < 2 {
+        return;
+    }
+    try_provider(None, Device::Cpu).unwrap();
+    if std::path::Path::new("/dev/nvidiactl").exists() {
+        return;
+    }
+    for device in [Device::Cuda, Device::TensorRt] {
+        let said = try_provider(None, device).unwrap_err().to_string();
+        let name = device.provider();
+        assert!(said.contains(&format!("built without {name}")), "{said}");
+        assert!(
+            said.contains("choose --device cpu") || said.contains("or --device cpu"),
+            "{said}"
+        );
+    }
+}

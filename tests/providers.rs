@@ -172,12 +172,24 @@ fn upgrade(rig: &Rig, steps: Vec<UpgradeStep>) -> std::thread::JoinHandle<()> {
     let upgrade = Upgrade {
         control: rig.control.clone(),
         metrics: rig.metrics.clone(),
+        clock: rig.clock.clone(),
         steps,
     };
     std::thread::spawn(move || {
         let (_handle, stop) = stop_pair();
         upgrade.run(&stop);
     })
+}
+
+/// Whether something is written in the lower left of the picture; all of it is of one brightness otherwise.
+fn has_words(picture: &[u8]) -> bool {
+    let luma = &picture[..WIDTH * HEIGHT];
+    let changed: Vec<usize> = (0..luma.len()).filter(|&i| luma[i] != SECRET).collect();
+    assert!(
+        changed.iter().all(|i| i / WIDTH >= HEIGHT - 20),
+        "the rest is as it was"
+    );
+    changed.iter().any(|&i| luma[i] == 235) && changed.iter().any(|&i| luma[i] < SECRET)
 }
 
 fn provider(rig: &Rig) -> Option<String> {
@@ -200,7 +212,10 @@ fn a_network_moves_to_faster_devices_while_it_runs() {
     let moving = upgrade(&rig, steps);
     rig.wait("the first step", |r| provider(r).as_deref() == Some("CUDA"));
     rig.wait("the last one is being made", |r| {
-        r.metrics.vitals.preparing().as_deref() == Some("TensorRT")
+        r.metrics.vitals.preparing().is_some_and(|p| p.name == "TensorRT")
+    });
+    rig.wait("words on the picture", |r| {
+        r.pictures().last().is_some_and(|p| has_words(p))
     });
     let before = rig.metrics.inferences.load(Relaxed);
     rig.wait("inferences meanwhile", |r| {
@@ -211,6 +226,9 @@ fn a_network_moves_to_faster_devices_while_it_runs() {
     rig.wait("the last step", |r| provider(r).as_deref() == Some("TensorRT"));
     moving.join().unwrap();
     assert_eq!(rig.metrics.vitals.preparing(), None);
+    rig.wait("a picture without words", |r| {
+        r.pictures().last().is_some_and(|p| !has_words(p))
+    });
     assert_eq!(troubles(&rig), Vec::<String>::new(), "moving on is no trouble");
     assert_eq!(rig.control.looks().generation, 0, "the model is the same");
     assert_eq!(rig.stop().unwrap(), Ended::Stopped);

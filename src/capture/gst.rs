@@ -309,6 +309,7 @@ impl GstSource {
         Ok(())
     }
 
+    /// Copies the picture out of `GStreamer`'s memory, whose buffers a decoder or camera has few of.
     fn copy(&self, buffer: &gst::BufferRef, out: &mut [u8]) -> Result<()> {
         let broken =
             |why: String| Error::transient(format!("{}: a buffer that can't be read: {why}", self.name));

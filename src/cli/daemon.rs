@@ -13,7 +13,7 @@ use crate::cli::run::{
     read_config, source_from, stream_options,
 };
 use crate::cli::status;
-use crate::clock::Stop;
+use crate::clock::{SharedClock, Stop};
 use crate::config::{CameraConfig, FileConfig, PrivacyFile};
 use crate::error::Result;
 use crate::health::{Health, Limits, Watched, http, notify};
@@ -36,6 +36,7 @@ struct Running {
     choice: Choice,
     control: Arc<Control>,
     metrics: Arc<Metrics>,
+    clock: SharedClock,
     /// Of the model that was chosen last.
     generation: u64,
     /// Moves the network to faster devices.
@@ -61,6 +62,7 @@ impl Running {
         let upgrade = Upgrade {
             control: self.control.clone(),
             metrics: self.metrics.clone(),
+            clock: self.clock.clone(),
             steps: self.choice.faster.iter().map(step).collect(),
         };
         self.upgrade = Some(Background::spawn("upgrade", move |stop| upgrade.run(stop))?);
@@ -128,6 +130,7 @@ pub fn run(args: RunArgs) -> Result<()> {
             choice: built.choice.clone(),
             control: built.parts.control.clone(),
             metrics: built.parts.metrics.clone(),
+            clock: built.parts.clock.clone(),
             generation: 0,
             upgrade: None,
         })

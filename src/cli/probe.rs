@@ -94,7 +94,8 @@ fn print_board(board: &Board) {
 /// Prints ONNX Runtime's library, and gives what it was built with.
 #[cfg(feature = "ort")]
 fn providers(options: &ChoiceOptions) -> Option<Vec<&'static str>> {
-    use crate::infer::ort::{OrtBackend, OrtOptions, built_in_providers};
+    use crate::infer::Device;
+    use crate::infer::ort::{OrtBackend, OrtOptions, built_in_providers, try_provider};
     let found = OrtBackend::load(OrtOptions {
         library: options.ort_library.clone(),
         ..OrtOptions::default()
@@ -108,6 +109,16 @@ fn providers(options: &ChoiceOptions) -> Option<Vec<&'static str>> {
                 ort.library().display(),
                 providers.join(", ")
             );
+            for device in [Device::Cuda, Device::TensorRt] {
+                let name = device.provider();
+                if !providers.contains(&name) {
+                    continue;
+                }
+                match try_provider(options.ort_library.as_deref(), device) {
+                    Ok(()) => println!("          {name} works"),
+                    Err(why) => println!("          {name} can't be used: {why}"),
+                }
+            }
             Some(providers)
         }
         Err(error) => {

@@ -44,6 +44,15 @@ pub fn log_status(health: Health) -> Result<Ticker> {
                 rss_mib = resident_bytes().unwrap_or(0) / (1 << 20),
                 "status"
             );
+            if let Some(preparing) = camera.metrics.vitals.preparing() {
+                let ns = camera.clock.now_ns().saturating_sub(preparing.since_ns);
+                info!(
+                    camera = camera.name,
+                    for_s = ns / 1_000_000_000,
+                    "{} is still being prepared",
+                    preparing.name
+                );
+            }
         }
         for trouble in health.troubles() {
             warn!("unwell: {trouble}");

@@ -47,7 +47,10 @@ fn camera(camera: &Watched) -> Value {
             "precision": on.precision,
             "version": on.version,
             "failures": vitals.infer_failures.load(Relaxed),
-            "preparing": vitals.preparing(),
+            "preparing": vitals.preparing().map(|preparing| json!({
+                "device": preparing.name,
+                "for_s": camera.clock.now_ns().saturating_sub(preparing.since_ns) as f64 / 1e9,
+            })),
         })),
         "classes_shown": looks.overlay.shown.as_ref().map(|shown| {
             let names = shown.iter().filter_map(|l| looks.classes.get(usize::from(*l)));

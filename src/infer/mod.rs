@@ -19,6 +19,8 @@ pub mod ort;
 #[cfg(feature = "ort")]
 pub mod engine_cache;
 #[cfg(feature = "ort")]
+mod ort_failure;
+#[cfg(feature = "ort")]
 mod ort_library;
 #[cfg(feature = "ort")]
 mod ort_profile;

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use super::answer::{Elements, Reader};
 use super::engine_cache::{self, EngineKey};
+use super::ort_failure;
 use super::ort_library::{self, Loaded};
 use super::ort_profile;
 use super::{Backend, Device, InputSize, Output, RunsOn, Segmenter, TensorData, network_for, pick_output};
@@ -44,6 +45,29 @@ pub fn built_in_providers(library: Option<&Path>) -> Result<Vec<&'static str>> {
     }
     Ok(providers)
 }
+
+/// Whether an accelerator can be had, seen by preparing a network of one node on it; the engine that TensorRT builds for
+/// that is not kept.
+///
+/// # Errors
+/// Usage or fatal if the library can't be loaded; fatal, with what is missing, if the accelerator can't be had.
+pub fn try_provider(library: Option<&Path>, device: Device) -> Result<()> {
+    let backend = OrtBackend::load(OrtOptions {
+        device,
+        library: library.map(Path::to_path_buf),
+        ..OrtOptions::default()
+    })?;
+    let session = backend.session(ONE_NODE, &[], TensorRT::default, None);
+    session.map(drop).map_err(|e| {
+        let why = ort_failure::explain(device, e.message());
+        Error::fatal(why.cause).hint(why.hint)
+    })
+}
+
+/// An ONNX file: `y = Relu(x)` of one number, operator set 13.
+const ONE_NODE: &[u8] = b"\x08\x07\x3a\x35\x0a\x0c\x0a\x01x\x12\x01y\x22\x04Relu\x12\x03one\
+    \x5a\x0f\x0a\x01x\x12\x0a\x0a\x08\x08\x01\x12\x04\x0a\x02\x08\x01\
+    \x62\x0f\x0a\x01y\x12\x0a\x0a\x08\x08\x01\x12\x04\x0a\x02\x08\x01\x42\x02\x10\x0d";
 
 /// What to run on, and how.
 #[derive(Debug, Clone)]
@@ -159,7 +183,7 @@ impl OrtBackend {
         if is_empty {
             info!(
                 folder = %folder.display(),
-                "TensorRT builds an engine, which takes minutes on a board; it is kept for later starts"
+                "no engine of TensorRT is kept for this network yet; to build one takes minutes on a board"
             );
         }
         let folder = folder.display();
@@ -254,15 +278,19 @@ impl Backend for OrtBackend {
         let tensorrt = || self.tensorrt(file, precision, size);
         let session = self.session(&bytes, &sides, tensorrt, profile.as_deref());
         let session = session.map_err(|e| {
-            fatal(format!(
+            let what = fatal(format!(
                 "ONNX Runtime {} can't run it on {} at {}x{}",
                 self.loaded.version, asked, size.width, size.height
-            ))
-            .caused_by(one_line(&e))
-            .hint(match self.options.device {
-                Device::Cpu => "use --backend tract, or another --precision",
-                _ => "install ONNX Runtime with this accelerator, or choose --device cpu",
-            })
+            ));
+            match self.options.device {
+                Device::Cpu => what
+                    .caused_by(one_line(&e))
+                    .hint("use --backend tract, or another --precision"),
+                device => {
+                    let why = ort_failure::explain(device, e.message());
+                    what.caused_by(why.cause).hint(why.hint)
+                }
+            }
         })?;
         let zeros = TensorData::zeros(contract.input.dtype, size);
         let mut segmenter = OrtSegmenter {
@@ -446,10 +474,5 @@ fn check_input(
 
 /// ONNX Runtime's message in one line that a log can hold.
 fn one_line<R>(error: &ort::Error<R>) -> String {
-    const LONGEST: usize = 400;
-    let text = error.to_string().replace('\n', " ");
-    match text.char_indices().nth(LONGEST) {
-        None => text,
-        Some((end, _)) => format!("{}...", &text[..end]),
-    }
+    ort_failure::one_line(error.message())
 }

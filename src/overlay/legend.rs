@@ -1,12 +1,9 @@
 //! The box that names the classes in the picture.
 
-use font8x8::{BASIC_FONTS, LATIN_FONTS, UnicodeFonts};
-
 use super::canvas::{Canvas, Rect};
 use super::ink::Ink;
+use super::text::{GLYPH, draw_glyph, glyph};
 
-/// Sides of a glyph in font pixels.
-const GLYPH: usize = 8;
 /// From line to line.
 const LINE: usize = 10;
 /// Between the picture's corner and the box, inside the box, and between swatch and name.
@@ -28,12 +25,6 @@ impl Entry {
             glyphs: name.chars().map(glyph).collect(),
         }
     }
-}
-
-/// A letter's rows of pixels, the lowest bit leftmost; a question mark for letters that the font has not.
-pub fn glyph(letter: char) -> [u8; GLYPH] {
-    let find = |c: char| BASIC_FONTS.get(c).or_else(|| LATIN_FONTS.get(c));
-    find(letter).or_else(|| find('?')).unwrap_or([0; GLYPH])
 }
 
 /// Output pixels a font pixel, for a picture of `height` rows and a legend of `lines`: one for each 320 rows, and
@@ -89,20 +80,7 @@ pub fn draw<'a>(
         );
         for (letter, rows) in entry.glyphs.iter().enumerate() {
             let x = x + (GLYPH + GAP + GLYPH * letter) * s;
-            for (row, bits) in rows.iter().enumerate() {
-                // The lowest bit is the leftmost pixel.
-                for column in (0..GLYPH).filter(|column| bits >> column & 1 == 1) {
-                    canvas.fill_bright(
-                        Rect {
-                            x: x + column * s,
-                            y: y + row * s,
-                            width: s,
-                            height: s,
-                        },
-                        inks.text,
-                    );
-                }
-            }
+            draw_glyph(canvas, [x, y], s, rows, inks.text);
         }
     }
 }

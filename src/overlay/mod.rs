@@ -6,6 +6,7 @@
 //! under each of them. 4:2:2 pictures come out as 4:2:0, the two rows averaged in the same step.
 
 mod canvas;
+mod caption;
 mod contour;
 mod ink;
 mod legend;
@@ -13,6 +14,7 @@ mod notice;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::fmt;
 use std::str::FromStr;
@@ -24,6 +26,7 @@ use crate::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
 use crate::model::contract::Class;
 
 use canvas::{Canvas, Planes};
+pub use caption::caption;
 use contour::Contour;
 use ink::Ink;
 use legend::Entry;

@@ -2,11 +2,10 @@
 
 use super::canvas::{Canvas, Rect};
 use super::ink::{Ink, code};
-use super::legend;
+use super::text::{GLYPH, draw_glyph, glyph};
 use crate::frame::FrameFormat;
 
-/// Sides of a letter, and from line to line, in font pixels.
-const GLYPH: usize = 8;
+/// From line to line, in font pixels.
 const LINE: usize = 12;
 
 /// Fills the first [`FrameFormat::packed_bytes`] of `out` with dark grey and writes `lines` in its middle, as
@@ -37,18 +36,8 @@ pub fn notice(format: FrameFormat, lines: &[&str], out: &mut [u8]) {
     for (row, line) in lines.iter().enumerate() {
         let left = (width / 2).saturating_sub(s * GLYPH * line.chars().count() / 2);
         for (column, letter) in line.chars().enumerate() {
-            for (dy, bits) in legend::glyph(letter).iter().enumerate() {
-                // The lowest bit is the leftmost pixel.
-                for dx in (0..GLYPH).filter(|dx| bits >> dx & 1 == 1) {
-                    let dot = Rect {
-                        x: left + s * (GLYPH * column + dx),
-                        y: top + s * (LINE * row + dy),
-                        width: s,
-                        height: s,
-                    };
-                    canvas.fill_bright(dot, white);
-                }
-            }
+            let at = [left + s * GLYPH * column, top + s * LINE * row];
+            draw_glyph(&mut canvas, at, s, &glyph(letter), white);
         }
     }
 }

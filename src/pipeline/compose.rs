@@ -178,6 +178,9 @@ impl ComposeStage {
             .metrics
             .time(Stage::Overlay, || painting.paint(frame, mask, &mut buffer));
         vitals.hidden.fetch_add(u64::from(hidden), Relaxed);
+        if let Some(preparing) = vitals.preparing() {
+            painting.say_preparing(&preparing, self.clock.now_ns(), &mut buffer);
+        }
         if self.options.stamp {
             stamp::write(outputs.format(), &mut buffer, frame.captured_at_ns);
         }

@@ -1,16 +1,25 @@
 //! One frame to one outgoing picture: painted, hidden where it must be, and fitted to the outputs' size.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::TimedMask;
 use super::control::Looks;
+use super::lost::in_words;
+use crate::clock::TimeNs;
 use crate::fit::Letterbox;
 use crate::frame::{Frame, FrameFormat, PixelFormat};
-use crate::overlay::{Painter, Visualize, notice};
+use crate::overlay::{Painter, Visualize, caption, notice};
 use crate::redact::Redactor;
+use crate::vitals::Preparing;
 
 /// What a picture that is hidden as a whole says.
 const HIDDEN: [&str; 2] = ["picture hidden", "no current mask"];
+
+/// The other modes show no pixel of the picture: their values are what programs read.
+fn shows_picture(mode: Visualize) -> bool {
+    !matches!(mode, Visualize::Mask | Visualize::Labels)
+}
 
 /// Tables and buffers for frames of one format, shown in one way.
 pub(super) struct Painting {
@@ -36,8 +45,7 @@ impl Painting {
                 vec![0; painted.packed_bytes()].into_boxed_slice(),
             )
         });
-        // The other modes show no pixel of the picture.
-        let shows_picture = !matches!(looks.overlay.mode, Visualize::Mask | Visualize::Labels);
+        let shows_picture = shows_picture(looks.overlay.mode);
         let redactor = looks
             .privacy
             .as_ref()
@@ -97,5 +105,13 @@ impl Painting {
             letterbox.run(scratch, out);
         }
         false
+    }
+    /// Writes onto an outgoing picture which faster device is being prepared, and for how long; not onto masks and labels.
+    pub(super) fn say_preparing(&self, preparing: &Preparing, now_ns: TimeNs, out: &mut [u8]) {
+        if shows_picture(self.looks.overlay.mode) {
+            let time = Duration::from_nanos(now_ns.saturating_sub(preparing.since_ns));
+            let text = format!("preparing {}: {}", preparing.name, in_words(time));
+            caption(self.out, &text, out);
+        }
     }
 }
