@@ -223,7 +223,8 @@ impl ChoiceOptions {
 
     /// ONNX Runtime with the first of the model's files that gives the right labels, else tract.
     ///
-    /// 8-bit convolutions of u8 by s8 saturate on x86 processors without VNNI, and an int8 file may fail there
+    /// 8-bit convolutions of u8 by s8 saturate on x86 processors without VNNI, and an int8 file with weights of all 8 bits may
+    /// fail there
     /// (<https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html#when-and-why-do-i-need-to-try-u8u8>);
     /// the fp32 file in ONNX Runtime is then still faster than in tract.
     fn best(&self, model: &Arc<Model>) -> Result<(Arc<dyn Backend>, String)> {

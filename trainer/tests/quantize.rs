@@ -12,7 +12,8 @@ use segd_train::export::{float, qdq, qlinear, score};
 use segd_train::forward::{Mode, forward};
 use segd_train::graph::{Conv, Graph, Op, Part};
 use segd_train::quantize::{
-    self, Calibration, Method, Params, Plan, correct_bias, folded, observe, quantize_conv, quantized_forward,
+    self, Calibration, Method, Params, Plan, WeightBits, correct_bias, folded, observe, quantize_conv,
+    quantized_forward,
 };
 use segd_train::weights::{Weights, fold};
 use tch::{Device, Kind, Tensor};
@@ -145,9 +146,14 @@ fn stored_values_are_those_of_onnx_s_definition() {
         let weights = lively(&graph, conv.outputs);
         let convs = fold(&graph, &weights).unwrap();
         let input = Tensor::randn([1, 3, SIDE as i64, SIDE as i64], (Kind::Float, Device::Cpu)) * 2.0 + 0.5;
-        for correct in [false, true] {
+        for (correct, bits) in [
+            (false, WeightBits::Eight),
+            (true, WeightBits::Eight),
+            (true, WeightBits::Seven),
+        ] {
             let calibration = Calibration {
                 correct_bias: correct,
+                weight_bits: bits,
                 ..observe(&graph, &weights, &[input.shallow_clone()]).calibration(Method::Percentile)
             };
             let bytes = qlinear::write("one", &graph, &convs, &calibration);
@@ -155,10 +161,10 @@ fn stored_values_are_those_of_onnx_s_definition() {
                 return;
             };
             let params = Plan::new(&graph).params(&calibration);
-            let mut quantized = quantize_conv(&conv, &convs["conv"], params[0]);
+            let mut quantized = quantize_conv(&conv, &convs["conv"], params[0], bits);
             if correct {
                 let moved = correct_bias(&conv, &convs["conv"], &quantized, &calibration.means[0]);
-                quantized = quantize_conv(&conv, &moved, params[0]);
+                quantized = quantize_conv(&conv, &moved, params[0], bits);
             }
             let expected = q_linear_conv(&conv, &input, [params[0], params[1]], &quantized);
             let found = Vec::<f32>::try_from(found.view([-1])).unwrap();

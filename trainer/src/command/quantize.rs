@@ -20,7 +20,9 @@ use crate::export::model::{self, CONTRACT, FP32, INT8, NetworkFile};
 use crate::export::receipt::{Candidate, ClassScore, Receipt, Speed};
 use crate::export::{float, qdq, qlinear, score};
 use crate::graph::Graph;
-use crate::quantize::{Calibration, FineTune, Method, Observations, equalise, fine_tune, folded, observe};
+use crate::quantize::{
+    Calibration, FineTune, Method, Observations, WeightBits, equalise, fine_tune, folded, observe,
+};
 use crate::recipe::Recipe;
 use crate::weights::{FoldedConv, Weights, fold};
 use crate::{data, validate};
@@ -45,6 +47,9 @@ pub struct Arguments {
     /// How ranges are chosen [default: the one whose labels agree best with those of f32]
     #[arg(long, value_enum)]
     method: Option<Method>,
+    /// Bits of a weight in the file for ONNX Runtime's CPU
+    #[arg(long, value_enum, default_value_t)]
+    weight_bits: WeightBits,
     /// Steps of quantization-aware fine-tuning
     #[arg(long, default_value_t = 0)]
     fine_tune: u64,
@@ -82,7 +87,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .collect::<Result<Vec<Tensor>>>()?;
 
     let probe = Probe::new(&recipe, &graph, &weights, &images)?;
-    let (mut quantized, mut candidates) = best(arguments.method, &graph, &convs, &inputs, &probe)?;
+    let (mut quantized, mut candidates) = best(arguments, &graph, &convs, &inputs, &probe)?;
     if arguments.fine_tune > 0 {
         tune(arguments, &recipe, &graph, &mut quantized, device)?;
         candidates.push(Candidate {
@@ -124,6 +129,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         split: arguments.split.clone(),
         images: samples.len(),
         calibrated_on: images.len(),
+        weight_bits: arguments.weight_bits,
         candidates,
         mean_iou_fp32: fp32_iou,
         mean_iou_int8: int8_iou,
@@ -329,13 +335,13 @@ impl<'a> Probe<'a> {
 
 /// The candidate that agrees best with f32, and all that were tried, the best first.
 fn best(
-    method: Option<Method>,
+    arguments: &Arguments,
     graph: &Graph,
     convs: &BTreeMap<String, FoldedConv>,
     inputs: &[Tensor],
     probe: &Probe,
 ) -> Result<(Quantized, Vec<Candidate>)> {
-    let methods = match method {
+    let methods = match arguments.method {
         Some(method) => vec![method],
         None => vec![Method::Mse, Method::Percentile, Method::Entropy, Method::MinMax],
     };
@@ -356,6 +362,7 @@ fn best(
                     convs: convs.clone(),
                     calibration: Calibration {
                         correct_bias,
+                        weight_bits: arguments.weight_bits,
                         ..seen.calibration(method)
                     },
                 };

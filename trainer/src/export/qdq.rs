@@ -13,7 +13,7 @@ use tract_onnx::pb::{ModelProto, NodeProto, TensorProto, tensor_proto::DataType}
 use super::builder::{INPUT, int};
 use super::float;
 use crate::graph::{Graph, Op};
-use crate::quantize::{Calibration, Params, Plan, correct_bias, quantize_conv};
+use crate::quantize::{Calibration, Params, Plan, WeightBits, correct_bias, quantize_conv};
 use crate::weights::FoldedConv;
 
 /// Writes the network with pairs of QuantizeLinear and DequantizeLinear.
@@ -43,7 +43,7 @@ pub fn write(
             scale: symmetric_scale(ranges[node.inputs[0]].low, ranges[node.inputs[0]].high),
             zero_point: 0,
         };
-        let mut quantized = quantize_conv(conv, folded, symmetric);
+        let mut quantized = quantize_conv(conv, folded, symmetric, WeightBits::Eight);
         let mut bias = folded.bias.clone();
         if calibration.correct_bias {
             bias = correct_bias(conv, folded, &quantized, &calibration.means[node.inputs[0]]).bias;

@@ -64,10 +64,11 @@ pub fn write(
             Op::Conv(conv) => {
                 let from = node.inputs[0];
                 let folded = &convs[&node.name];
-                let quantized = quantize_conv(conv, folded, writer.params[from]);
+                let bits = calibration.weight_bits;
+                let quantized = quantize_conv(conv, folded, writer.params[from], bits);
                 let quantized = if calibration.correct_bias {
                     let corrected = correct_bias(conv, folded, &quantized, &calibration.means[from]);
-                    quantize_conv(conv, &corrected, writer.params[from])
+                    quantize_conv(conv, &corrected, writer.params[from], bits)
                 } else {
                     quantized
                 };

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::quantize::Method;
+use crate::quantize::{Method, WeightBits};
 
 /// The receipt of a model's quantization. IoU in percent.
 #[derive(Clone, Debug, Serialize)]
@@ -17,6 +17,8 @@ pub struct Receipt {
     pub images: usize,
     /// Pictures that ranges were found on.
     pub calibrated_on: usize,
+    /// Bits of a weight in the int8 file for ONNX Runtime.
+    pub weight_bits: WeightBits,
     /// Mean IoU of the f32 file.
     pub mean_iou_fp32: f64,
     /// Mean IoU of the int8 file.

@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor};
 
+use super::WeightBits;
 use crate::forward::{Mode, forward_each};
 use crate::graph::Graph;
 use crate::weights::Weights;
@@ -57,6 +58,8 @@ pub struct Calibration {
     pub means: Vec<Vec<f32>>,
     /// Biases are moved by what rounding the weights adds on average.
     pub correct_bias: bool,
+    /// Of weights, in the file for ONNX Runtime's CPU; others have all eight.
+    pub weight_bits: WeightBits,
 }
 
 /// What was seen of each node's value.
@@ -85,6 +88,7 @@ impl Observations {
             ranges,
             means: self.means.clone(),
             correct_bias: true,
+            weight_bits: WeightBits::default(),
         }
     }
 }

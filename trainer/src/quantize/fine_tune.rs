@@ -89,7 +89,7 @@ pub fn quantized_forward(
             name == format!("{}.weight", node.name) && node.name != graph.nodes[graph.output].name
         });
         if is_conv {
-            round_weight(weight)
+            round_weight(weight, calibration.weight_bits.largest())
         } else {
             weight.shallow_clone()
         }
@@ -105,13 +105,13 @@ pub fn quantized_forward(
     forward_mapped(graph, &rounded, input, Mode::Eval, Kind::Float, round)
 }
 
-/// A convolution's weights in 127 steps to either side, a step's size by output channel.
-fn round_weight(weight: &Tensor) -> Tensor {
+/// A convolution's weights in `end` steps to either side, a step's size by output channel.
+fn round_weight(weight: &Tensor, end: i8) -> Tensor {
     let channels = weight.size()[0];
     let scales = tch::no_grad(|| {
         let largest = weight.abs().view([channels, -1]).amax([1i64].as_slice(), false);
-        (largest / 127.0).clamp_min(1e-12)
+        (largest / f64::from(end)).clamp_min(1e-12)
     });
     let zeros = Tensor::zeros([channels], (Kind::Int, weight.device()));
-    weight.fake_quantize_per_channel_affine(&scales, &zeros, 0, -127, 127)
+    weight.fake_quantize_per_channel_affine(&scales, &zeros, 0, i64::from(-end), i64::from(end))
 }

@@ -11,7 +11,7 @@ mod weights;
 pub use calibrate::{Calibration, Method, Observations, Range, calibrate, observe};
 pub use equalise::equalise;
 pub use fine_tune::{FineTune, fine_tune, quantized_forward};
-pub use weights::{QuantizedConv, correct_bias, quantize_conv};
+pub use weights::{QuantizedConv, WeightBits, correct_bias, quantize_conv};
 
 use std::collections::BTreeMap;
 

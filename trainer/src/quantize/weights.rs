@@ -1,13 +1,54 @@
 //! Quantizes a convolution's weights and biases.
 
+use std::fmt;
+
 use super::Params;
 use crate::graph::Conv;
 use crate::weights::FoldedConv;
 
+/// How much of an s8 a weight uses.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum,
+)]
+pub enum WeightBits {
+    /// -63 to 63, the default: the same labels on every processor
+    ///
+    /// x86 processors without VNNI add two products of u8 and s8 in 16 bits (`vpmaddubsw`), which saturates with
+    /// larger weights: 255 * 63 * 2 just fits.
+    #[default]
+    #[serde(rename = "7")]
+    #[value(name = "7")]
+    Seven,
+    /// -127 to 127: finer, for VNNI, NEON's dot products and GPUs
+    #[serde(rename = "8")]
+    #[value(name = "8")]
+    Eight,
+}
+
+impl WeightBits {
+    /// The largest weight.
+    #[must_use]
+    pub fn largest(self) -> i8 {
+        match self {
+            Self::Seven => 63,
+            Self::Eight => 127,
+        }
+    }
+}
+
+impl fmt::Display for WeightBits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Seven => "7",
+            Self::Eight => "8",
+        })
+    }
+}
+
 /// A convolution in integers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantizedConv {
-    /// `[outputs, inputs / groups, kernel, kernel]`, -127 to 127.
+    /// `[outputs, inputs / groups, kernel, kernel]`, within `-WeightBits::largest()..=WeightBits::largest()`.
     pub weight: Vec<i8>,
     /// Step of each output channel's weights.
     pub scales: Vec<f32>,
@@ -17,7 +58,8 @@ pub struct QuantizedConv {
 
 /// Quantizes a convolution whose input is stored with `input`.
 #[must_use]
-pub fn quantize_conv(conv: &Conv, folded: &FoldedConv, input: Params) -> QuantizedConv {
+pub fn quantize_conv(conv: &Conv, folded: &FoldedConv, input: Params, bits: WeightBits) -> QuantizedConv {
+    let end = f32::from(bits.largest());
     let taps = folded.weight.len() / conv.outputs as usize;
     let mut out = QuantizedConv {
         weight: Vec::with_capacity(folded.weight.len()),
@@ -30,11 +72,11 @@ pub fn quantize_conv(conv: &Conv, folded: &FoldedConv, input: Params) -> Quantiz
             .fold(0f32, |largest, weight| largest.max(weight.abs()));
         // A bias must fit 32 bits, also where a channel's weights are all but zero.
         let smallest = (bias.abs() / (input.scale * 1e9)).max(1e-12);
-        let scale = (largest / 127.0).max(smallest);
+        let scale = (largest / end).max(smallest);
         out.weight.extend(
             weights
                 .iter()
-                .map(|weight| (weight / scale).round().clamp(-127.0, 127.0) as i8),
+                .map(|weight| (weight / scale).round().clamp(-end, end) as i8),
         );
         out.scales.push(scale);
         out.bias
@@ -92,7 +134,7 @@ mod tests {
             scale: 0.1,
             zero_point: 3,
         };
-        let quantized = quantize_conv(&conv(2, 2), &folded, input);
+        let quantized = quantize_conv(&conv(2, 2), &folded, input, WeightBits::Eight);
         assert_eq!(quantized.weight, [127, -64, 0, 127]);
         assert!((quantized.scales[0] - 0.01).abs() < 1e-7);
         assert_eq!(quantized.bias[0], 500);
@@ -109,7 +151,7 @@ mod tests {
             scale: 1e-6,
             zero_point: 0,
         };
-        let quantized = quantize_conv(&conv(1, 2), &folded, input);
+        let quantized = quantize_conv(&conv(1, 2), &folded, input, WeightBits::Eight);
         let bias = f64::from(quantized.bias[0]) * f64::from(quantized.scales[0]) * f64::from(input.scale);
         assert!((bias - 7.5).abs() < 1e-4, "{bias}");
     }
@@ -125,7 +167,7 @@ mod tests {
             zero_point: 0,
         };
         let means = [1.5, 3.25];
-        let quantized = quantize_conv(&conv(2, 2), &folded, input);
+        let quantized = quantize_conv(&conv(2, 2), &folded, input, WeightBits::Eight);
         let corrected = correct_bias(&conv(2, 2), &folded, &quantized, &means);
         for output in 0..2 {
             let sum = |weight: &dyn Fn(usize) -> f64| {
@@ -142,9 +184,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn weights_are_off_by_half_a_step_at_most(weight in prop::collection::vec(-4.0f32..4.0, 6), bias in -3.0f32..3.0) {
+        fn weights_are_off_by_half_a_step_at_most(weight in prop::collection::vec(-4.0f32..4.0, 6), bias in -3.0f32..3.0, seven: bool) {
+            let bits = if seven { WeightBits::Seven } else { WeightBits::Eight };
             let folded = FoldedConv { weight, bias: vec![bias, -bias] };
-            let quantized = quantize_conv(&conv(2, 3), &folded, Params { scale: 0.05, zero_point: 0 });
+            let quantized = quantize_conv(&conv(2, 3), &folded, Params { scale: 0.05, zero_point: 0 }, bits);
+            prop_assert!(quantized.weight.iter().all(|weight| weight.abs() <= bits.largest()));
             for (at, &weight) in folded.weight.iter().enumerate() {
                 let scale = quantized.scales[at / 3];
                 let error = (f32::from(quantized.weight[at]) * scale - weight).abs();
