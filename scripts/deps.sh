@@ -9,7 +9,7 @@ runtime="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugin
 fetch="python3 python3-pip"
 tests="ffmpeg openssl glib-networking"
 peers="ffmpeg python3-venv"
-vm="qemu-system-x86 debootstrap busybox kmod e2fsprogs"
+vm="qemu-system-x86 debootstrap busybox-static kmod e2fsprogs"
 
 cross="debootstrap binutils git python3 python3-pip"
 test_cross="qemu-user-static ffmpeg python3"
@@ -39,7 +39,7 @@ declare -A why=(
   [debootstrap]="makes a Debian in a folder"
   [binutils]="looks into binaries"
   [git]="lists the sources"
-  [busybox]="mounts its disk"
+  [busybox-static]="mounts its disk"
   [kmod]="finds its kernel modules"
   [e2fsprogs]="formats its disk"
 )

@@ -14,14 +14,11 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 # What cargo-fuzz passes, less the sanitizer. With --target they don't reach build scripts.
 coverage="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters"
 coverage="$coverage -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing"
-RUSTFLAGS="$coverage" cargo build --release --locked --target "$host"
+# Not --locked: fuzz/Cargo.lock follows segd's own dependencies.
+RUSTFLAGS="$coverage" cargo build --release --target "$host"
+./seeds.py
 for target in "${targets[@]}"; do
   mkdir -p "corpus/$target" "artifacts/$target"
-  # What the formats look like.
-  case "$target" in
-  config) cp ../systemd/segd.toml "corpus/config/seed" && sed 's/^#//' ../systemd/segd.toml >"corpus/config/seed-all" ;;
-  contract) for model in ../models/*; do cp "$model/contract.toml" "corpus/contract/seed-${model##*/}"; done ;;
-  esac
   echo "fuzz: $target, $seconds s"
   "target/$host/release/$target" "corpus/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 \
     -artifact_prefix="artifacts/$target/" -print_final_stats=1 2>"artifacts/$target.log" ||

@@ -10,7 +10,7 @@
 //!       +--compose: 2, drop oldest--> [compose]                         compose: 2, block--> [compose]
 //!                                        |                                                   |
 //!                                        v                                                   v
-//!                                     outputs                                             outputs
+//!                       RTSP, and [recording] by 8, drop newest                           outputs
 //! ```
 //!
 //! To follow one frame: `CaptureStage` reads it into a pooled buffer. `ComposeStage` gets it and lets `Masks` find
@@ -20,6 +20,7 @@
 //! `InferStage` and waits for its own mask. This file wires; each thread has a file in `pipeline/`, and what is
 //! done to pixels is in the stages.
 
+mod apart;
 mod capture;
 mod compose;
 pub mod control;
@@ -241,6 +242,7 @@ pub fn run(parts: Parts, options: PipelineOptions, asked_to_stop: &Receiver<()>)
             .run()
         })?;
     }
+    let sinks = sinks.into_iter().map(Arc::from).collect();
     supervisor.spawn("compose", OnEnd::Finish, move || {
         ComposeStage {
             from: compose_rx,

@@ -10,6 +10,11 @@ case "$(uname -m)" in
 x86_64) ;;
 *) echo "vm: the VM tests run on x86_64 hosts only" >&2; exit 1 ;;
 esac
+# It runs in the initramfs, where there is no libc.
+if ! ldd "$(command -v busybox)" 2>&1 | grep -q "not a dynamic executable"; then
+  echo "vm: $(command -v busybox) is linked dynamically, expected the package busybox-static" >&2
+  exit 1
+fi
 as_root=""
 if [ "$(id -u)" -ne 0 ]; then as_root="sudo"; fi
 mkdir -p "$out"

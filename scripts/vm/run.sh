@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # Boots the VM with a package and the tests, and prints what the guest says. Usage:
-# scripts/vm/run.sh PACKAGE.deb [CAMERA_TESTS]. Without the second, cargo is asked for the camera tests' binary.
+# scripts/vm/run.sh PACKAGE.deb [STEP...]. The steps are those of guest.sh; all if none is named. SEGD_VM_CAMERA_TESTS is the
+# binary of the camera tests; cargo is asked for it otherwise.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 package=$1
+shift
+steps="$*"
 vm=.cache/vm
 limit=${SEGD_VM_LIMIT_S:-2700}
 
-camera_tests=${2:-}
+camera_tests=${SEGD_VM_CAMERA_TESTS:-}
 if [ -z "$camera_tests" ]; then
   camera_tests=$(cargo test --locked --no-run --test camera_vm --message-format=json 2>/dev/null \
     | sed -n 's/.*"name":"camera_vm".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
@@ -24,6 +27,7 @@ cp scripts/vm/guest.sh "$payload/"
 awk '/^## /{ on = ($0 == "## As a service") } on && sub(/^    /, "")' README.md >"$payload/readme"
 grep -q 'systemctl enable' "$payload/readme"
 echo "${SEGD_VM_UNPLUGS:-100}" >"$payload/unplugs"
+echo "${steps:-$(sed -n 's/^ALL="\(.*\)"$/\1/p' scripts/vm/guest.sh)}" >"$payload/steps"
 chmod -R a+rX "$payload"
 tar -cf "$payload.tar" -C "$payload" .
 trap 'rm -rf "$payload" "$payload.tar"' EXIT
@@ -37,15 +41,18 @@ kvm_works() {
 
 log=$vm/console.log
 start=$SECONDS
-# Emulation (tcg) runs wherever QEMU does, at a tenth of the speed.
 accelerator=${SEGD_VM_ACCEL:-}
 if [ -z "$accelerator" ]; then
-  if kvm_works; then accelerator=kvm; else accelerator=tcg,thread=multi; fi
+  if kvm_works; then accelerator=kvm; else accelerator=tcg; fi
 fi
-echo "vm: $accelerator"
-timeout "$limit" qemu-system-x86_64 -accel "$accelerator" -cpu max,arch-capabilities=off -smp 2 -m 2048 -nographic -no-reboot -net none \
+# Emulation runs wherever QEMU does, many times slower. By -icount the guest's clocks go on by 1 ns for each instruction
+# (and with ours while it waits), so that it sees a processor of usual speed, however busy this machine is.
+clock=()
+if [ "$accelerator" = tcg ]; then clock=(-icount "${SEGD_VM_ICOUNT:-shift=0,sleep=on}"); fi
+echo "vm: $accelerator ${clock[*]}"
+timeout "$limit" qemu-system-x86_64 -accel "$accelerator" "${clock[@]}" -cpu max,arch-capabilities=off -smp 2 -m 2048 -nographic -no-reboot -net none \
   -kernel $vm/vmlinuz -initrd $vm/initrd.gz \
-  -append "console=ttyS0 quiet loglevel=3 systemd.show_status=0 ${SEGD_VM_APPEND:-} rw root=/dev/vda mitigations=off" \
+  -append "console=ttyS0 quiet loglevel=3 systemd.show_status=0 ${SEGD_VM_APPEND:-} rw root=/dev/vda panic=-1 mitigations=off" \
   -drive file=$vm/disk.img,format=raw,if=virtio,snapshot=on \
   -drive file="$payload.tar",format=raw,if=virtio,readonly=on \
   </dev/null 2>&1 | sed -u 's/\r//g' | tee $log

@@ -50,6 +50,8 @@ pub use camera_list::{CameraInfo, list_cameras};
 pub use images::{RgbPicture, load_rgb};
 pub use options::{CameraFormat, CaptureOptions, RtspTransport};
 pub use uri::{SourceSpec, mask_credentials, parse_uri};
+#[cfg(all(fuzzing, feature = "camera"))]
+pub use v4l2_unpack::fuzz_unpack as unpack;
 
 /// What a source lost or changed on the way, since it was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -210,6 +210,48 @@ impl Unpacker {
     }
 }
 
+/// Unpacks one buffer of a camera that tells all this: size in pixels, bytes from row to row, bytes used and flags.
+#[cfg(fuzzing)]
+pub fn fuzz_unpack(
+    encoding: u8,
+    (width, height): (usize, usize),
+    stride: usize,
+    (bytesused, flags): (u32, u32),
+    bytes: &[u8],
+) {
+    let (pixel, decode) = match encoding % 5 {
+        0 => (PixelFormat::I420, Decode::Raw { stride }),
+        1 => (PixelFormat::Nv12, Decode::Raw { stride }),
+        2 => (PixelFormat::Yuyv, Decode::Raw { stride }),
+        3 => (PixelFormat::Yuyv, Decode::Uyvy { stride }),
+        _ => {
+            let decoder = MjpegDecoder::new(width, height).expect("libjpeg-turbo");
+            (PixelFormat::I420, Decode::Mjpeg(decoder))
+        }
+    };
+    let mut unpacker = Unpacker {
+        text: "camera".into(),
+        format: FrameFormat::new(pixel, width, height),
+        decode,
+        numbering: Numbering::default(),
+        corrupt: 0,
+        clock: crate::clock::RealClock::shared(),
+    };
+    let meta = Metadata {
+        bytesused,
+        flags: Flags::from(flags),
+        field: 1,
+        timestamp: v4l::timestamp::Timestamp::new(0, 0),
+        sequence: 0,
+    };
+    let pool = FramePool::new(1, unpacker.format.packed_bytes());
+    match unpacker.unpack(bytes, &meta, &pool) {
+        Ok(Some(Capture::Frame(frame))) => assert_eq!(frame.data.len(), unpacker.format.packed_bytes()),
+        Ok(None) => assert_eq!(unpacker.corrupt, 1),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -95,14 +95,17 @@ fn begin(stream: TcpStream, answer: Answering) -> Result<Connection> {
 
 /// What has come so far.
 #[derive(Debug, PartialEq, Eq)]
-enum Asked {
+pub enum Asked {
+    /// A request: its method and address.
     Request(String, String),
+    /// Its beginning.
     NotYet,
+    /// No request.
     Nonsense,
 }
 
 /// Reads a request's head as far as it is there.
-fn read(head: &[u8]) -> Asked {
+pub fn read(head: &[u8]) -> Asked {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(head) {

@@ -15,6 +15,8 @@ use crate::clock::SharedClock;
 use crate::metrics::Metrics;
 use crate::pipeline::control::Control;
 
+#[cfg(fuzzing)]
+pub use http_server::{Asked, read as read_head};
 pub use judge::{Limits, Observed, Trouble, judge};
 
 /// One pipeline, as seen from outside.

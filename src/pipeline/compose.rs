@@ -42,7 +42,7 @@ struct State {
 /// Paints masks onto frames, and hands them to the outputs.
 pub(super) struct ComposeStage {
     pub(super) from: MailboxReceiver<ToCompose>,
-    pub(super) sinks: Vec<Box<dyn SinkOpener>>,
+    pub(super) sinks: Vec<Arc<dyn SinkOpener>>,
     pub(super) control: Arc<Control>,
     /// Where frames come without their masks.
     pub(super) masks: Option<Masks>,

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
 use super::OUTPUT_BUFFERS;
+use super::apart::{self, Apart, Ending};
 use crate::clock::{SharedClock, Stop, TimeNs};
 use crate::error::Result;
 use crate::frame::{Frame, FrameFormat};
@@ -24,11 +25,54 @@ const BACKOFF: Backoff = Backoff {
 /// An output that held for so long has recovered: the next failure counts as the first.
 const RECOVERED_NS: u64 = 60_000_000_000;
 
+/// How long recordings on their own threads may take to be completed, in all.
+const COMPLETE: Duration = Duration::from_secs(25);
+
+/// An open output.
+enum Sink {
+    /// Fed by compose: it never waits, or compose is to wait for it.
+    Here(Box<dyn FrameSink>),
+    /// A recording beside live outputs.
+    Apart(Apart),
+}
+
+impl Sink {
+    fn push(&mut self, frame: Frame) -> Result<()> {
+        match self {
+            Self::Here(sink) => sink.push(frame),
+            Self::Apart(sink) => sink.push(frame),
+        }
+    }
+
+    fn dropped(&self) -> u64 {
+        match self {
+            Self::Here(sink) => sink.dropped(),
+            Self::Apart(sink) => sink.dropped(),
+        }
+    }
+
+    fn clients(&self) -> usize {
+        match self {
+            Self::Here(sink) => sink.clients(),
+            Self::Apart(_) => 0,
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        match self {
+            Self::Here(_) => true,
+            Self::Apart(sink) => sink.is_open(),
+        }
+    }
+}
+
 /// One output.
 struct Slot {
     /// Its place in the openers' list.
     opener: usize,
-    sink: Option<Box<dyn FrameSink>>,
+    sink: Option<Sink>,
+    /// What it was before, as long as that is not complete: it is not opened again meanwhile.
+    ending: Option<Ending>,
     failures: u32,
     /// While it is down: when to try again. While it works: since when it does.
     at_ns: TimeNs,
@@ -66,7 +110,7 @@ impl Outputs {
     /// The first output's that can't be opened, and whose fault opening it later can't mend: at the start that is a
     /// mistake to be shown, not waited out. A live pipeline that has begun goes on in any case.
     pub(super) fn open(
-        openers: &[Box<dyn SinkOpener>],
+        openers: &[Arc<dyn SinkOpener>],
         format: FrameFormat,
         frame_rate: Option<f64>,
         (live, again): (bool, bool),
@@ -78,6 +122,7 @@ impl Outputs {
             let mut slot = Slot {
                 opener: index,
                 sink: None,
+                ending: None,
                 failures: 0,
                 at_ns: clock.now_ns(),
                 dropped: 0,
@@ -85,7 +130,11 @@ impl Outputs {
             match opener.open(format, frame_rate) {
                 Ok(sink) => {
                     info!(output = sink.describe(), "stream");
-                    slot.sink = Some(sink);
+                    slot.sink = Some(if live && !opener.is_live() {
+                        Sink::Apart(Apart::start(opener, format, frame_rate, Some(sink))?)
+                    } else {
+                        Sink::Here(sink)
+                    });
                 }
                 Err(why) if live && (again || why.is_transient()) => {
                     slot.fail(&clock, &metrics, &format!("{}: {why}", opener.name()));
@@ -94,7 +143,9 @@ impl Outputs {
             }
             slots.push(slot);
         }
-        let pool = FramePool::new(OUTPUT_BUFFERS * slots.len().max(1), format.packed_bytes());
+        let apart = openers.iter().filter(|opener| live && !opener.is_live()).count();
+        let buffers = OUTPUT_BUFFERS * slots.len().max(1) + apart::QUEUED_FRAMES * apart;
+        let pool = FramePool::new(buffers, format.packed_bytes());
         let mut outputs = Self {
             slots,
             format,
@@ -138,7 +189,7 @@ impl Outputs {
         &mut self,
         painted: Frame,
         notice: bool,
-        openers: &[Box<dyn SinkOpener>],
+        openers: &[Arc<dyn SinkOpener>],
         stop: &Stop,
     ) -> Result<()> {
         self.reopen(openers);
@@ -168,7 +219,7 @@ impl Outputs {
         Ok(())
     }
 
-    fn push_to(&mut self, index: usize, frame: Frame, openers: &[Box<dyn SinkOpener>]) -> Result<()> {
+    fn push_to(&mut self, index: usize, frame: Frame, openers: &[Arc<dyn SinkOpener>]) -> Result<()> {
         let slot = &mut self.slots[index];
         let Some(sink) = &mut slot.sink else {
             return Ok(());
@@ -186,25 +237,42 @@ impl Outputs {
         let name = openers[slot.opener].name();
         slot.fail(&self.clock, &self.metrics, &format!("{name} has failed: {why}"));
         // What it has so far may still be worth having.
-        if let Some(Err(why)) = slot.sink.take().map(FrameSink::finish) {
-            warn!("output {name} was not completed: {why}");
+        match slot.sink.take() {
+            Some(Sink::Here(sink)) => {
+                if let Err(why) = sink.finish() {
+                    warn!("output {name} was not completed: {why}");
+                }
+            }
+            Some(Sink::Apart(sink)) => slot.ending = Some(sink.end()),
+            None => {}
         }
         slot.dropped = 0;
         Ok(())
     }
 
     /// Opens those outputs again whose time has come.
-    fn reopen(&mut self, openers: &[Box<dyn SinkOpener>]) {
+    fn reopen(&mut self, openers: &[Arc<dyn SinkOpener>]) {
         let now = self.clock.now_ns();
         for slot in self
             .slots
             .iter_mut()
             .filter(|s| s.sink.is_none() && s.at_ns <= now)
         {
+            if slot.ending.as_ref().is_some_and(Ending::is_busy) {
+                continue;
+            }
+            slot.ending = None;
             let opener = &openers[slot.opener];
-            match opener.open(self.format, self.frame_rate) {
-                Ok(sink) => {
+            let opened = if self.live && !opener.is_live() {
+                Apart::start(opener, self.format, self.frame_rate, None).map(Sink::Apart)
+            } else {
+                opener.open(self.format, self.frame_rate).map(|sink| {
                     info!(output = sink.describe(), "stream: open again");
+                    Sink::Here(sink)
+                })
+            };
+            match opened {
+                Ok(sink) => {
                     slot.sink = Some(sink);
                     slot.at_ns = self.clock.now_ns();
                 }
@@ -221,6 +289,7 @@ impl Outputs {
                 down += 1;
                 continue;
             };
+            down += u64::from(!sink.is_open());
             clients += sink.clients() as u64;
             let dropped = sink.dropped();
             vitals
@@ -238,8 +307,17 @@ impl Outputs {
     /// The first that could not be completed.
     pub(super) fn finish(self) -> Result<()> {
         let mut finished = Ok(());
+        let mut apart = Vec::new();
         for sink in self.slots.into_iter().filter_map(|slot| slot.sink) {
-            finished = finished.and(sink.finish());
+            match sink {
+                Sink::Here(sink) => finished = finished.and(sink.finish()),
+                Sink::Apart(sink) => apart.push(sink.end()),
+            }
+        }
+        // All at the same time: one that is stuck takes nothing from the others.
+        let deadline = Instant::now() + COMPLETE;
+        for ending in apart {
+            finished = finished.and(ending.wait(deadline));
         }
         finished
     }

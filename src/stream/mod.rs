@@ -28,7 +28,7 @@ pub trait FrameSink: Send {
     fn describe(&self) -> String;
 
     /// Hands a frame on. A live sink (RTSP) never waits: it keeps the newest frames and counts what it
-    /// drops. A file sink waits for room.
+    /// drops. A file sink waits for room; beside live outputs it has a thread of its own for that.
     ///
     /// # Errors
     /// Transient or fatal, as the sink knows; the sink is not used after an error.
@@ -52,11 +52,11 @@ pub trait FrameSink: Send {
 }
 
 /// Opens a sink once the format of the frames is known.
-pub trait SinkOpener: Send {
+pub trait SinkOpener: Send + Sync {
     /// Where to, for logs and errors.
     fn name(&self) -> String;
 
-    /// Whether frames are pushed at capture rate and may be dropped (RTSP), or must all arrive (files).
+    /// Whether a push never waits (RTSP), or waits until there is room (files).
     fn is_live(&self) -> bool;
 
     /// Opens the sink for frames of `format`, at `frame_rate` per second if known.

@@ -207,6 +207,8 @@ pub struct Faults {
     pub answer: Answer,
     pub fail_sink: Fails,
     pub fail_open: Fails,
+    /// Outputs before that one.
+    pub beside: Vec<Box<dyn SinkOpener>>,
     /// The pictures' format while the source is away.
     pub lost_format: FrameFormat,
     pub privacy: Option<How>,
@@ -225,6 +227,7 @@ impl Default for Faults {
             answer: Arc::new(|_| Ok(0)),
             fail_sink: Arc::new(|_| None),
             fail_open: Arc::new(|_| None),
+            beside: Vec::new(),
             lost_format: format(),
             privacy: None,
             clock,
@@ -235,20 +238,21 @@ impl Default for Faults {
 }
 
 impl Faults {
-    pub fn start(self) -> Rig {
+    pub fn start(mut self) -> Rig {
         let metrics = Metrics::shared();
         let control = Control::new(looks(0, self.privacy), Duration::ZERO);
         let (seen, opened) = (Seen::default(), Arc::new(AtomicUsize::new(0)));
+        self.beside.push(Box::new(Sink {
+            seen: seen.clone(),
+            fail: self.fail_sink,
+            fail_open: self.fail_open,
+        }));
         let parts = Parts {
             source: Box::new(Source {
                 opened: opened.clone(),
                 next: Arc::new(Mutex::new(self.next)),
             }),
-            sinks: vec![Box::new(Sink {
-                seen: seen.clone(),
-                fail: self.fail_sink,
-                fail_open: self.fail_open,
-            })],
+            sinks: self.beside,
             engine: engine(self.answer, &metrics).with_fallbacks(self.fallbacks),
             control: control.clone(),
             clock: self.clock.clone(),
