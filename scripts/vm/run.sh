@@ -41,16 +41,13 @@ kvm_works() {
 
 log=$vm/console.log
 start=$SECONDS
+# Emulation runs wherever QEMU does, many times slower.
 accelerator=${SEGD_VM_ACCEL:-}
 if [ -z "$accelerator" ]; then
-  if kvm_works; then accelerator=kvm; else accelerator=tcg; fi
+  if kvm_works; then accelerator=kvm; else accelerator=tcg,thread=multi; fi
 fi
-# Emulation runs wherever QEMU does, many times slower. By -icount the guest's clocks go on by 1 ns for each instruction
-# (and with ours while it waits), so that it sees a processor of usual speed, however busy this machine is.
-clock=()
-if [ "$accelerator" = tcg ]; then clock=(-icount "${SEGD_VM_ICOUNT:-shift=0,sleep=on}"); fi
-echo "vm: $accelerator ${clock[*]}"
-timeout "$limit" qemu-system-x86_64 -accel "$accelerator" "${clock[@]}" -cpu max,arch-capabilities=off -smp 2 -m 2048 -nographic -no-reboot -net none \
+echo "vm: $accelerator"
+timeout "$limit" qemu-system-x86_64 -accel "$accelerator" -cpu max,arch-capabilities=off -smp 2 -m 2048 -nographic -no-reboot -net none \
   -kernel $vm/vmlinuz -initrd $vm/initrd.gz \
   -append "console=ttyS0 quiet loglevel=3 systemd.show_status=0 ${SEGD_VM_APPEND:-} rw root=/dev/vda panic=-1 mitigations=off" \
   -drive file=$vm/disk.img,format=raw,if=virtio,snapshot=on \

@@ -1,7 +1,7 @@
 //! A recording on a thread of its own: a disk that is slow or stuck costs its frames, and holds nobody else up.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -134,8 +134,10 @@ impl Ending {
     pub(super) fn wait(self, deadline: Instant) -> Result<()> {
         match self.ended.recv_deadline(deadline) {
             Ok(result) => result,
-            Err(_) => Err(Error::fatal(format!("{}: could not be completed in time", self.name))
-                .hint("check its disk; what was written so far can be played")),
+            Err(_) => Err(
+                Error::fatal(format!("{}: could not be completed in time", self.name))
+                    .hint("check its disk; what was written so far can be played"),
+            ),
         }
     }
 }
