@@ -1,6 +1,7 @@
 //! End to end: `segd` as a process, and real RTSP clients. ffprobe and ffmpeg look at what comes.
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -152,6 +153,59 @@ fn one_of_two_clients_is_killed_and_the_other_goes_on() {
     assert!(pictures(stays) >= 100);
     // And there is room for a third.
     assert!(pictures(client(&daemon.address, "tcp", 10)) >= 5);
+}
+
+/// A client that gets the video through its RTSP connection, of which it has read the answers and the first byte.
+fn play(address: &str) -> TcpStream {
+    let host = address.strip_prefix("rtsp://").unwrap().split('/').next().unwrap();
+    let mut stream = TcpStream::connect(host).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut ask = |request: String| -> String {
+        stream.write_all(request.as_bytes()).unwrap();
+        let (mut answer, mut byte) = (Vec::new(), [0]);
+        while !answer.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).expect(&request);
+            answer.push(byte[0]);
+        }
+        let answer = String::from_utf8(answer).unwrap();
+        let length = answer.lines().find_map(|l| l.strip_prefix("Content-Length: "));
+        let length = length.map_or(0, |n| n.trim().parse().unwrap());
+        stream.read_exact(&mut vec![0; length]).unwrap();
+        assert!(answer.starts_with("RTSP/1.0 200"), "{request}{answer}");
+        answer
+    };
+    ask(format!("DESCRIBE {address} RTSP/1.0\r\nCSeq: 1\r\n\r\n"));
+    let answer = ask(format!(
+        "SETUP {address}/stream=0 RTSP/1.0\r\nCSeq: 2\r\nTransport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n\r\n"
+    ));
+    let session = answer.lines().find_map(|l| l.strip_prefix("Session: ")).unwrap();
+    let session = session.split(';').next().unwrap();
+    ask(format!(
+        "PLAY {address} RTSP/1.0\r\nCSeq: 3\r\nSession: {session}\r\n\r\n"
+    ));
+    let mut byte = [0];
+    stream.read_exact(&mut byte).unwrap();
+    assert_eq!(byte, *b"$", "interleaved data");
+    stream
+}
+
+#[test]
+fn clients_that_go_in_the_middle_of_a_packet_hurt_nobody() {
+    let daemon = Daemon::start(&[]);
+    let mut stays = client(&daemon.address, "tcp", 100_000);
+    // What is sent to them then fails; each may be closed more than once.
+    for _ in 0..15 {
+        let clients: Vec<TcpStream> = (0..3).map(|_| play(&daemon.address)).collect();
+        std::thread::sleep(Duration::from_millis(50));
+        drop(clients);
+    }
+    assert!(pictures(client(&daemon.address, "tcp", 10)) >= 5);
+    assert!(stays.try_wait().unwrap().is_none(), "another client was disconnected");
+    stays.kill().unwrap();
+    stays.wait().unwrap();
+    daemon.signal("-TERM");
+    let (code, log) = daemon.wait(Duration::from_secs(10));
+    assert_eq!(code, Some(0), "{log}");
 }
 
 #[test]

@@ -55,6 +55,9 @@ const RECEIVE_BUFFER: i32 = 32 * 1024;
 /// client then waits a second or more for its SYN's retransmission.
 const BACKLOG: i32 = 128;
 
+/// How long a client that has gone is kept.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// How long clients' pipelines may take to stop.
 const MEDIA_STOP: Duration = Duration::from_millis(1200);
 
@@ -458,23 +461,43 @@ fn watch_clients(
             }
         });
         let (sessions, context) = (sessions.clone(), context.clone());
-        client.connect_closed(move |_| {
+        client.connect_closed(move |client| {
             end(&on_close, id);
-            lock(&on_close.connections).remove(&id);
+            let had_session = lock(&on_close.connections)
+                .remove(&id)
+                .is_some_and(|connection| connection.has_session);
             // A UDP client that was killed: without this its video would go on until the session's timeout.
             // Removed afterwards, not inside the client's own signal.
             let left = std::mem::take(&mut *lock(&own_sessions));
-            let sessions = sessions.clone();
+            let (sessions, its_context, client) = (sessions.clone(), context.clone(), client.clone());
             let remove = move || {
                 for session in left.iter().filter_map(glib::WeakRef::upgrade) {
                     // It may be gone already.
                     let _ = sessions.remove(&session);
+                }
+                if had_session {
+                    linger(&client, &its_context);
                 }
                 glib::ControlFlow::Break
             };
             glib::idle_source_new(None, glib::Priority::DEFAULT, remove).attach(Some(&context));
         });
     });
+}
+
+/// Keeps a client that has gone for a while, without its socket. A send to it that fails has GStreamer close it later on,
+/// from this context, by an address that no reference stands behind: by then the client may be freed, or be freed by that
+/// closing, under a lock of its own, which ends the process (`do_send_data` and `gst_rtsp_client_close` in
+/// <https://gitlab.freedesktop.org/gstreamer/gstreamer/-/blob/1.22/subprojects/gst-rtsp-server/gst/rtsp-server/rtsp-client.c>).
+fn linger(client: &gst_rtsp_server::RTSPClient, context: &glib::MainContext) {
+    client.close();
+    let client = client.clone();
+    let over = move || {
+        // Dropped with this closure.
+        let _ = &client;
+        glib::ControlFlow::Break
+    };
+    glib::timeout_source_new(LINGER, None, glib::Priority::LOW, over).attach(Some(context));
 }
 
 /// Takes a connection into the list; where there are too many, the oldest without a session goes.
