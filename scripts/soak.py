@@ -5,6 +5,8 @@ segd does not end well.
 
 The first 40 % of the time is left out of the slopes: what it settles at counts, not what the first clients cost.
 
+SIGTERM ends it before its time, with what was recorded.
+
 Usage: scripts/soak.py [--minutes 45] [--segd target/release/segd] [--out soak]
 """
 
@@ -52,7 +54,7 @@ class Clients:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def step(self):
-        deed = self.random.choice(["come", "come", "go", "kill", "freeze", "thaw", "half", "garbage", "headers", "rest"])
+        deed = self.random.choice(["come", "come", "go", "kill", "freeze", "thaw", "half", "garbage", "headers", "vanish", "rest"])
         self.done[deed] = self.done.get(deed, 0) + 1
         if deed == "come" and len(self.viewers) < 6:
             self.viewers.append(self.viewer(self.random.choice(["tcp", "udp"])))
@@ -82,6 +84,9 @@ class Clients:
         elif deed == "headers":
             line = b"X-%d: " % self.random.randrange(1000) + b"y" * 2000 + b"\r\n"
             self.connect(b"OPTIONS * RTSP/1.0\r\n" + line * self.random.randrange(1, 500))
+        elif deed == "vanish":
+            for _ in range(self.random.randrange(1, 4)):
+                self.vanish()
         for viewer, until in self.frozen[:]:
             if time.time() > until:
                 viewer.kill()
@@ -98,6 +103,31 @@ class Clients:
             s.sendall(data)
             self.half_open.append(s)
         except OSError:
+            pass
+
+    def vanish(self):
+        """Watches through the RTSP connection and goes in the middle of a packet."""
+        url = f"rtsp://127.0.0.1:{self.port}/segd"
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as s:
+                answers = s.makefile("rb")
+
+                def ask(request):
+                    s.sendall(request.encode() + b"\r\n\r\n")
+                    lines = {}
+                    while line := answers.readline().decode().strip():
+                        name, _, value = line.partition(": ")
+                        lines[name] = value
+                    answers.read(int(lines.get("Content-Length", 0)))
+                    return lines
+
+                ask(f"DESCRIBE {url} RTSP/1.0\r\nCSeq: 1")
+                transport = "RTP/AVP/TCP;unicast;interleaved=0-1"
+                session = ask(f"SETUP {url}/stream=0 RTSP/1.0\r\nCSeq: 2\r\nTransport: {transport}").get("Session", "")
+                ask(f"PLAY {url} RTSP/1.0\r\nCSeq: 3\r\nSession: {session.split(';')[0]}")
+                time.sleep(self.random.uniform(0, 0.1))
+        except (OSError, ValueError):
+            # Refused: there are as many as may watch.
             pass
 
     def end(self):
@@ -155,6 +185,7 @@ def main():
         [args.segd, "--input", args.input, "--size", "96", "--max-inferences-per-second", "5"]
         + ["--output", f"rtsp://127.0.0.1:{rtsp}/segd", "--http", f"127.0.0.1:{http}"],
         stderr=log, env={k: v for k, v in os.environ.items() if not k.startswith("SEGD_")})
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     crowd, rows, began = Clients(rtsp, http, args.seed), [], time.time()
     failures, after = [], None
     try:
@@ -188,6 +219,8 @@ def main():
                 "healthy": int(m['segd_healthy{camera="segd"}']),
             })
             time.sleep(max(0, began + len(rows) - time.time()))
+    except KeyboardInterrupt:
+        pass
     finally:
         crowd.end()
         if segd.poll() is None:

@@ -145,8 +145,8 @@ step_readme() {
     say "\$ $command"
     case "$command" in
     *hash-password*)
-      # On a terminal, where it asks twice at most.
-      entry=$( (sleep 2; echo "some password"; sleep 1; echo "some password") |
+      # On a terminal, where it asks when it is ready, and takes nothing that was typed before.
+      entry=$(for _ in {1..60}; do sleep 1 && echo "some password"; done |
         script -qec "su - admin -c '$command'" /dev/null | tr -d '\r' | grep -o 'ann:segd:[0-9a-f]\{32\}')
       [ -n "$entry" ] || fail "no entry for ann" ;;
     *)
