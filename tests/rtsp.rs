@@ -157,7 +157,12 @@ fn one_of_two_clients_is_killed_and_the_other_goes_on() {
 
 /// A client that gets the video through its RTSP connection, of which it has read the answers and the first byte.
 fn play(address: &str) -> TcpStream {
-    let host = address.strip_prefix("rtsp://").unwrap().split('/').next().unwrap();
+    let host = address
+        .strip_prefix("rtsp://")
+        .unwrap()
+        .split('/')
+        .next()
+        .unwrap();
     let mut stream = TcpStream::connect(host).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut ask = |request: String| -> String {
@@ -200,7 +205,10 @@ fn clients_that_go_in_the_middle_of_a_packet_hurt_nobody() {
         drop(clients);
     }
     assert!(pictures(client(&daemon.address, "tcp", 10)) >= 5);
-    assert!(stays.try_wait().unwrap().is_none(), "another client was disconnected");
+    assert!(
+        stays.try_wait().unwrap().is_none(),
+        "another client was disconnected"
+    );
     stays.kill().unwrap();
     stays.wait().unwrap();
     daemon.signal("-TERM");
