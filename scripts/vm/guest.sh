@@ -145,9 +145,9 @@ step_readme() {
     say "\$ $command"
     case "$command" in
     *hash-password*)
-      # On a terminal, where it asks when it is ready, and takes nothing that was typed before.
+      # On a terminal (`su -c` would take it away), where it asks when it is ready, and takes nothing typed before.
       entry=$(for _ in {1..60}; do sleep 1 && echo "some password"; done |
-        script -qec "su - admin -c '$command'" /dev/null | tr -d '\r' | grep -o 'ann:segd:[0-9a-f]\{32\}')
+        script -qec "su - admin --session-command '$command'" /dev/null | tr -d '\r' | grep -o 'ann:segd:[0-9a-f]\{32\}')
       [ -n "$entry" ] || fail "no entry for ann" ;;
     *)
       su - admin -c "$command" >/tmp/readme.log 2>&1
