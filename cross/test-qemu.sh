@@ -5,7 +5,7 @@
 #   segd probe
 #   segd image             every shipped model, tract and ONNX Runtime: labels equal to this machine's
 #   segd run               RTSP out, read by ffprobe and ffmpeg outside
-# Usage: cross/test-qemu.sh [units|probe|image|rtsp ...]
+# Usage: cross/test-qemu.sh [units|probe|image|rtsp ...]    SEGD_QEMU_MODELS="voc21 ..." names the models, SEGD_QEMU_CPU the processor.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD/.cache/cross/root
@@ -73,9 +73,9 @@ print([f["executable"] for f in files if f.get("executable") and f["target"]["na
 
 image() {
   local failed=0
-  for folder in models/*/; do
-    local model backend least share
-    model=$(basename "$folder")
+  local model backend least share folder
+  for model in ${SEGD_QEMU_MODELS:-$(ls models)}; do
+    folder=models/$model
     for backend in tract ort ort-int8; do
       # 8-bit kernels round in other ways on each processor; the self-test holds them to the model's own limit.
       least=0.999

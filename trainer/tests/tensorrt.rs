@@ -19,7 +19,7 @@ fn tensorrt_takes_what_is_exported() {
     tch::set_num_threads(1);
     tch::manual_seed(6);
     let input = Tensor::randn([1, 3, SIDE, SIDE], (Kind::Float, Device::Cpu));
-    for architecture in ARCHITECTURES {
+    for architecture in &ARCHITECTURES {
         let graph = architecture.divided(3, 8).from_scratch();
         let weights = Weights::random(&graph, 9, Device::Cpu);
         let convs = fold(&graph, &weights).unwrap();
