@@ -168,6 +168,16 @@ fn play(address: &str) -> TcpStream {
     let mut ask = |request: String| -> String {
         stream.write_all(request.as_bytes()).unwrap();
         let (mut answer, mut byte) = (Vec::new(), [0]);
+        // Once it plays, packets come before the answer as well: a dollar, the channel, the length (RFC 2326, 10.12).
+        stream.read_exact(&mut byte).expect(&request);
+        while byte == *b"$" {
+            let mut head = [0; 3];
+            stream.read_exact(&mut head).unwrap();
+            let length = u16::from_be_bytes([head[1], head[2]]);
+            stream.read_exact(&mut vec![0; length.into()]).unwrap();
+            stream.read_exact(&mut byte).expect(&request);
+        }
+        answer.push(byte[0]);
         while !answer.ends_with(b"\r\n\r\n") {
             stream.read_exact(&mut byte).expect(&request);
             answer.push(byte[0]);
