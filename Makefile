@@ -83,6 +83,7 @@ bench-peers: build onnxruntime
 	@scripts/fetch.sh clip
 	@test -x .cache/peers/venv/bin/python || python3 -m venv .cache/peers/venv
 	.cache/peers/venv/bin/pip install --quiet --disable-pip-version-check -r benches/peers/requirements.txt
+	.cache/peers/venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r benches/peers/no-deps.txt
 	.cache/peers/venv/bin/python benches/peers/compare.py $(PEERS)
 
 clean:
