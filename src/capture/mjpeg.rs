@@ -51,6 +51,17 @@ impl MjpegDecoder {
     /// # Panics
     /// If `out` is shorter than an I420 picture of the decoder's size.
     pub fn decode(&mut self, jpeg: &[u8], out: &mut [u8]) -> std::result::Result<(), String> {
+        let decoded = self.decode_picture(jpeg, out);
+        // TurboJPEG goes on with the next picture in the middle of the header that it failed at.
+        if decoded.is_err()
+            && let Ok(new) = Decompressor::new()
+        {
+            self.decompressor = new;
+        }
+        decoded
+    }
+
+    fn decode_picture(&mut self, jpeg: &[u8], out: &mut [u8]) -> std::result::Result<(), String> {
         let header = self.decompressor.read_header(jpeg).map_err(|e| e.to_string())?;
         if (header.width, header.height) != (self.width, self.height) {
             return Err(format!(
@@ -245,6 +256,29 @@ mod tests {
         assert!(decode(&[], 64, 48).is_err());
         assert!(decode(&[0; 5000], 64, 48).is_err());
         assert!(decode(&whole, 32, 48).unwrap_err().contains("64x48"));
+    }
+
+    #[test]
+    fn after_damage_anywhere_the_next_picture_is_whole() {
+        let good = jpeg(32, 16, Subsamp::Sub2x2);
+        let expected = decode(&good, 32, 16).unwrap();
+        let mut decoder = MjpegDecoder::new(32, 16).unwrap();
+        let mut out = vec![0; expected.len()];
+        let mut refused = 0;
+        for at in 0..good.len() {
+            let mut changed = good.clone();
+            changed[at] ^= 0xff;
+            for damaged in [&good[..at], &changed] {
+                refused += usize::from(decoder.decode(damaged, &mut out).is_err());
+                assert_eq!(
+                    decoder.decode(&good, &mut out),
+                    Ok(()),
+                    "after damage at byte {at}"
+                );
+                assert_eq!(out, expected, "after damage at byte {at}");
+            }
+        }
+        assert!(refused > good.len(), "{refused} of {}", 2 * good.len());
     }
 
     #[test]

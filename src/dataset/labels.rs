@@ -8,6 +8,7 @@ use image::{DynamicImage, GrayImage};
 
 use super::{IGNORE, failed};
 use crate::error::Result;
+use crate::picture::MAX_SIDE;
 
 /// Class numbers of a picture, row by row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -254,7 +255,14 @@ fn numbers(png: impl BufRead + Seek, path: &Path) -> Result<Option<Labels>> {
     if !matches!(color, png::ColorType::Indexed | png::ColorType::Grayscale) {
         return Ok(None);
     }
-    let (width, height) = (reader.info().width as usize, reader.info().height as usize);
+    let (width, height) = (reader.info().width, reader.info().height);
+    if width.max(height) > MAX_SIDE {
+        return Err(failed(
+            path,
+            format!("is {width}x{height}, expected at most {MAX_SIDE} pixels a side"),
+        ));
+    }
+    let (width, height) = (width as usize, height as usize);
     let size = reader
         .output_buffer_size()
         .ok_or_else(|| failed(path, "is too large"))?;

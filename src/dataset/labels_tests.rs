@@ -218,3 +218,13 @@ fn masks_of_sixteen_bits() {
         );
     }
 }
+
+#[test]
+fn a_side_that_no_picture_has_is_refused() {
+    let (_dir, path) = grey((1, 20_000), &[0; 20_000]);
+    let message = read_index_png(&path).unwrap_err().to_string();
+    assert!(
+        message.contains("is 1x20000") && message.contains("16384"),
+        "{message}"
+    );
+}
