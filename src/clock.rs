@@ -1,6 +1,6 @@
 //! Time: nanoseconds since the program's epoch, waits that a stop ends, and a simulated clock for tests.
 
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -70,24 +70,29 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
 /// A shared clock.
 pub type SharedClock = Arc<dyn Clock>;
 
-/// The machine's monotonic clock; its epoch is its creation.
+/// The program's epoch: its first look at the clock.
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// The machine's monotonic clock, from the program's epoch: all of them agree.
 #[derive(Debug)]
-pub struct RealClock {
-    epoch: Instant,
-}
+pub struct RealClock;
 
 impl RealClock {
-    /// A clock that starts at 0 now.
+    /// A clock for those who take any.
     pub fn shared() -> SharedClock {
-        Arc::new(Self {
-            epoch: Instant::now(),
-        })
+        Self::now();
+        Arc::new(Self)
+    }
+
+    /// Now, in nanoseconds since the program's epoch.
+    pub fn now() -> TimeNs {
+        EPOCH.elapsed().as_nanos() as u64
     }
 }
 
 impl Clock for RealClock {
     fn now_ns(&self) -> TimeNs {
-        self.epoch.elapsed().as_nanos() as u64
+        Self::now()
     }
 
     fn wait_until(&self, deadline_ns: TimeNs, stop: &Stop) -> Waited {

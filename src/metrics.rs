@@ -345,6 +345,22 @@ pub fn resident_bytes() -> Option<u64> {
     Some(pages * rustix::param::page_size() as u64)
 }
 
+/// How long the process has run, to a hundredth of a second: from `starttime` in `/proc/self/stat`
+/// (<https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html>). Zero where it can't be read.
+pub fn process_age() -> std::time::Duration {
+    let ticks = std::fs::read_to_string("/proc/self/stat").ok().and_then(|stat| {
+        // The name, in parentheses, may hold spaces; the third field follows it.
+        let (_, rest) = stat.rsplit_once(')')?;
+        rest.split_whitespace().nth(19)?.parse::<f64>().ok()
+    });
+    let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let now_s = boot.tv_sec as f64 + boot.tv_nsec as f64 / 1e9;
+    let age_s = ticks.map_or(0.0, |ticks| {
+        now_s - ticks / rustix::param::clock_ticks_per_second() as f64
+    });
+    std::time::Duration::try_from_secs_f64(age_s).unwrap_or_default()
+}
+
 /// The process's open file descriptors; `None` where they can't be counted.
 pub fn open_files() -> Option<usize> {
     std::fs::read_dir("/proc/self/fd").ok().map(Iterator::count)
@@ -376,6 +392,18 @@ mod tests {
         let (_, infer) = snapshot.stages[Stage::Infer as usize];
         assert!(infer.wall.p50_ms >= 19.0);
         assert!(infer.cpu_ms < 19.0);
+    }
+
+    #[test]
+    fn the_process_grows_older() {
+        let before = process_age();
+        std::thread::sleep(Duration::from_millis(30));
+        let passed = process_age() - before;
+        assert!(before > Duration::ZERO);
+        assert!(
+            (Duration::from_millis(30)..Duration::from_secs(60)).contains(&passed),
+            "{passed:?}"
+        );
     }
 
     #[test]

@@ -16,6 +16,7 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use gstreamer_video::VideoFrameExt;
 
+use segd::clock::RealClock;
 use segd::frame::{Colorimetry, Frame, FrameFormat, Matrix, PixelFormat, Range};
 use segd::pool::{FramePool, PooledBuffer};
 use segd::stream::rtsp::RtspSink;
@@ -50,7 +51,7 @@ fn frame(format: FrameFormat, number: u64, mut data: PooledBuffer) -> Frame {
     draw(format, number, &mut data);
     Frame {
         sequence: number,
-        captured_at_ns: number * FRAME_TIME_NS,
+        captured_at_ns: RealClock::now(),
         pts_ns: number * FRAME_TIME_NS,
         format,
         data,

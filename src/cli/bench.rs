@@ -13,7 +13,7 @@ use crate::cli::latency;
 use crate::cli::run::{RunArgs, build, read_config};
 use crate::cli::{propagation, status};
 use crate::error::{Error, Result};
-use crate::metrics::{LatencySummary, Metrics, Snapshot, process_cpu_ns, resident_bytes};
+use crate::metrics::{Metrics, Snapshot, process_cpu_ns, resident_bytes};
 use crate::pipeline;
 use crate::supervise::{Ticker, stop_on_signals};
 
@@ -37,8 +37,8 @@ pub struct BenchArgs {
     /// zooms with known labels are made, or on a video, against inferring every frame
     #[arg(long, value_name = "DIR|FILE")]
     pub propagation: Option<PathBuf>,
-    /// Measure from capture to a client: run live with an RTSP output, watch it over loopback, and read the time of
-    /// capture that is drawn onto each picture
+    /// Measure from capture to a client: run live with an RTSP output, watch it over loopback, and read each picture's
+    /// time of capture from a pattern drawn onto it and from its packets' headers
     #[arg(long)]
     pub latency: bool,
     /// Print JSON
@@ -59,8 +59,9 @@ struct Report {
     rss_end_mib: f64,
     /// CPU of each thread by name, GStreamer's decoder and encoder threads included.
     threads_cpu_ms_per_frame: BTreeMap<String, f64>,
-    /// From capture to the picture decoded by a client, and the number of pictures whose time could not be read.
-    capture_to_client: Option<(LatencySummary, u64)>,
+    /// What a client saw.
+    #[cfg(feature = "gstreamer")]
+    to_client: Option<latency::ToClient>,
     #[serde(flatten)]
     figures: Snapshot,
 }
@@ -110,7 +111,7 @@ pub fn run(mut args: BenchArgs) -> Result<()> {
     let measured = Arc::new(Mutex::new(Measured::default()));
     let sampler = {
         let (measured, metrics) = (measured.clone(), metrics.clone());
-        Ticker::start("bench", Duration::from_millis(20), move || {
+        Ticker::start("bench", LOOK, move || {
             measured
                 .lock()
                 .unwrap_or_else(|e| e.into_inner())
@@ -120,9 +121,7 @@ pub fn run(mut args: BenchArgs) -> Result<()> {
     pipeline::run(parts, options, &asked_to_stop)?;
     drop((sampler, progress));
     #[cfg(feature = "gstreamer")]
-    let capture_to_client = client.map(|_| (seen.summary(), seen.unreadable()));
-    #[cfg(not(feature = "gstreamer"))]
-    let capture_to_client = None;
+    let to_client = client.map(|_| seen.summary());
     let mut measured = measured.lock().unwrap_or_else(|e| e.into_inner());
     let end = Moment::now(&metrics);
 
@@ -158,7 +157,8 @@ pub fn run(mut args: BenchArgs) -> Result<()> {
         rss_start_mib: mib(start.rss),
         rss_end_mib: mib(end.rss),
         threads_cpu_ms_per_frame: measured.threads.per_frame(frames),
-        capture_to_client,
+        #[cfg(feature = "gstreamer")]
+        to_client,
         figures,
     };
     super::print_report(args.json, &report, print)
@@ -166,6 +166,11 @@ pub fn run(mut args: BenchArgs) -> Result<()> {
 
 /// Frames that go by before the measurement starts: preparing the network and filling caches don't count.
 const WARM_UP_FRAMES: u64 = 10;
+
+/// How often it is looked whether the measurement starts.
+const LOOK: Duration = Duration::from_millis(20);
+/// Threads are looked at once in so many looks: reading their times costs CPU time that would count as segd's.
+const LOOKS_PER_SAMPLE: u32 = 25;
 
 /// Totals at one moment.
 #[derive(Debug)]
@@ -191,6 +196,7 @@ impl Moment {
 struct Measured {
     start: Option<Moment>,
     threads: ThreadCpu,
+    looks: u32,
 }
 
 impl Measured {
@@ -202,7 +208,10 @@ impl Measured {
             }
             self.start = Some(now);
         }
-        self.threads.sample();
+        if self.looks.is_multiple_of(LOOKS_PER_SAMPLE) {
+            self.threads.sample();
+        }
+        self.looks += 1;
     }
 }
 
@@ -242,10 +251,17 @@ fn print(report: &Report) {
     ] {
         println!("{name:<12} {:>9.2} {:>9.2} {:>9.2}", l.p50_ms, l.p95_ms, l.p99_ms);
     }
-    if let Some((l, unreadable)) = &report.capture_to_client {
+    #[cfg(feature = "gstreamer")]
+    if let Some(seen) = &report.to_client {
+        for (name, l) in [("to client", seen.by_pattern), ("by RTP header", seen.by_header)] {
+            println!(
+                "{name:<13}{:>9.2} {:>9.2} {:>9.2}   {} pictures",
+                l.p50_ms, l.p95_ms, l.p99_ms, l.count
+            );
+        }
         println!(
-            "{:<12} {:>9.2} {:>9.2} {:>9.2}   {} pictures, {unreadable} unreadable",
-            "to client", l.p50_ms, l.p95_ms, l.p99_ms, l.count
+            "start to first picture at the client {:.2} s; {} pictures with an unreadable pattern",
+            seen.first_picture_s, seen.unreadable
         );
     }
     let asked = figures.asked.iter().filter(|(_, n)| *n > 0);

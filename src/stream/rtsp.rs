@@ -5,6 +5,10 @@
 //! never waits: without a client it drops the frame, and where the encoder is late appsrc drops the oldest
 //! of its two frames.
 //!
+//! A frame's time in the stream is that of its capture, and its first packet says it in full, as an RTP header
+//! extension with a 64-bit NTP time (<https://www.rfc-editor.org/rfc/rfc6051#section-3.3>): a client knows when each
+//! picture was taken, in the server's wall clock.
+//!
 //! [`push`]: FrameSink::push
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -14,11 +18,14 @@ use gstreamer as gst;
 use gstreamer::glib;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
+use gstreamer_rtp as gst_rtp;
+use gstreamer_rtp::prelude::*;
 use gstreamer_rtsp_server as gst_rtsp_server;
 use gstreamer_rtsp_server::gst_rtsp;
 use gstreamer_rtsp_server::prelude::*;
 use gstreamer_video as gst_video;
 
+use crate::clock::{RealClock, TimeNs};
 use crate::error::{Error, Result};
 use crate::frame::{Frame, FrameFormat};
 use crate::stream::elements::{self, VideoLayout, internal};
@@ -28,6 +35,13 @@ use crate::stream::{FrameSink, RtspAddress, SinkOpener, StreamOptions};
 
 /// Frames that wait for the encoder at most.
 const QUEUED_FRAMES: u64 = 2;
+
+/// The RTP header extension that carries a frame's time of capture: a 64-bit NTP time.
+pub const CAPTURE_TIME_URI: &str = "urn:ietf:params:rtp-hdrext:ntp-64";
+/// Its number in the packets.
+const CAPTURE_TIME_ID: u32 = 1;
+/// A frame that is older, or younger than now, has no time of the machine's clock.
+const OLDEST_NS: TimeNs = 10_000_000_000;
 
 /// Opens an [`RtspSink`].
 #[derive(Debug, Clone)]
@@ -127,6 +141,7 @@ pub struct RtspSink {
     layout: VideoLayout,
     shared: Arc<Shared>,
     server: Option<Arc<Server>>,
+    last_pts: gst::ClockTime,
 }
 
 impl RtspSink {
@@ -159,6 +174,7 @@ impl RtspSink {
             layout,
             shared,
             server: Some(server),
+            last_pts: gst::ClockTime::ZERO,
         })
     }
 
@@ -202,7 +218,15 @@ impl FrameSink for RtspSink {
         if appsrc.current_level_buffers() >= QUEUED_FRAMES && self.clients() > 0 {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
-        let buffer = self.layout.buffer(frame.data, now)?;
+        let Some(mut pts) = stream_time(now, frame.captured_at_ns, RealClock::now()) else {
+            return Ok(());
+        };
+        // A notice that the camera is away may have gone out after the camera took its next picture.
+        if (pts..=now).contains(&self.last_pts) {
+            pts = self.last_pts + gst::ClockTime::MSECOND;
+        }
+        self.last_pts = pts;
+        let buffer = self.layout.buffer(frame.data, pts)?;
         match appsrc.push_buffer(buffer) {
             // The last client has just left.
             Ok(_) | Err(gst::FlowError::Flushing | gst::FlowError::Eos) => Ok(()),
@@ -286,6 +310,15 @@ fn running_time(element: &impl IsA<gst::Element>) -> Option<gst::ClockTime> {
     element.current_clock_time()?.checked_sub(base)
 }
 
+/// When a frame was taken, in the running time of a pipeline that stands at `now`. `None` if that was before the
+/// pipeline began.
+fn stream_time(now: gst::ClockTime, captured_at_ns: TimeNs, clock_ns: TimeNs) -> Option<gst::ClockTime> {
+    match clock_ns.checked_sub(captured_at_ns) {
+        Some(age_ns) if age_ns <= OLDEST_NS => now.checked_sub(gst::ClockTime::from_nseconds(age_ns)),
+        _ => Some(now),
+    }
+}
+
 /// A media factory that builds its bin from an [`EncoderPlan`], element by element.
 mod factory {
     use std::sync::OnceLock;
@@ -353,9 +386,36 @@ mod factory {
             .property_from_str("aggregate-mode", "zero-latency")
             .build()
             .map_err(|e| internal(payloader, e))?;
+        // GStreamer's RTP session fills it in from the buffers' times. It is part of gstreamer1.0-plugins-good.
+        match gst_rtp::RTPHeaderExtension::create_from_uri(CAPTURE_TIME_URI) {
+            Some(extension) => {
+                extension.set_id(CAPTURE_TIME_ID);
+                pay.emit_by_name::<()>("add-extension", &[&extension]);
+            }
+            None => tracing::debug!("no {CAPTURE_TIME_URI}: frames go out without their time of capture"),
+        }
         bin.add(&pay).map_err(|e| internal("adding the payloader", e))?;
         last.link(&pay)
             .map_err(|e| internal("linking the payloader", e))?;
         Ok(bin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_s_time_in_the_stream_is_that_of_its_capture() {
+        let ms = gst::ClockTime::from_mseconds;
+        // The pipeline has run for 700 ms; the clock shows 5 s.
+        let at = |captured_ms: u64| stream_time(ms(700), captured_ms * 1_000_000, 5_000_000_000);
+        assert_eq!(at(5_000), Some(ms(700)));
+        assert_eq!(at(4_960), Some(ms(660)));
+        assert_eq!(at(4_300), Some(ms(0)));
+        assert_eq!(at(4_299), None, "taken before the stream began");
+        // Times of another clock.
+        assert_eq!(at(9_000), Some(ms(700)));
+        assert_eq!(stream_time(ms(700), 0, 20_000_000_000), Some(ms(700)));
     }
 }
