@@ -106,7 +106,7 @@ impl Seen {
     fn packet(&self, packet: &gst::BufferRef, id: u8) {
         let Some(captured_ns) = gst_rtp::RTPBuffer::from_buffer_readable(packet)
             .ok()
-            .and_then(|rtp| Some(rtp.extension_onebyte_header(id, 0)?.try_into().ok()?))
+            .and_then(|rtp| rtp.extension_onebyte_header(id, 0)?.try_into().ok())
             .map(|ntp: [u8; 8]| gst_rtp::functions::rtcp_ntp_to_unix(u64::from_be_bytes(ntp)))
         else {
             return;
