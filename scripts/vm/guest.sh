@@ -146,7 +146,7 @@ step_readme() {
     case "$command" in
     *hash-password*)
       # On a terminal (`su -c` would take it away), where it asks when it is ready, and takes nothing typed before.
-      entry=$(for _ in {1..60}; do sleep 1 && echo "some password"; done |
+      entry=$(for _ in {1..60}; do sleep 1 && echo "some password" || break; done |
         script -qec "su - admin --session-command '$command'" /dev/null | tr -d '\r' | grep -o 'ann:segd:[0-9a-f]\{32\}')
       [ -n "$entry" ] || fail "no entry for ann" ;;
     *)
