@@ -46,7 +46,7 @@ $as_root install -d -m 777 "$work"
 # read in a second process, which would be of this machine's architecture.
 on_board() {
   # shellcheck disable=SC2016
-  $as_root unshare --mount sh -ec '
+  $as_root unshare --mount bash -ec '
     root=$1; shift
     mount --rbind /proc "$root/proc"; mount --rbind /dev "$root/dev"
     exec chroot "$root" env -i HOME=/build/qemu PATH=/usr/bin:/bin LC_ALL=C QEMU_CPU="$1" GST_REGISTRY_FORK=no \

@@ -13,6 +13,8 @@ use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorPr
 struct Version {
     /// Newest operator set.
     operator_set: i64,
+    /// Whether 64-bit integers are cast to 32 bits, and taken where those are.
+    casts_int64: bool,
     /// Names of types to names of operators, both apart by spaces.
     types: BTreeMap<String, String>,
 }
@@ -51,7 +53,8 @@ pub fn objections(model: &ModelProto) -> Vec<String> {
             };
             for input in data_inputs(node) {
                 let kind = values.get(input).map_or("unknown", |v| type_name(*v));
-                if !types.split(' ').any(|one| one == kind) {
+                let takes = |kind: &str| types.split(' ').any(|one| one == kind);
+                if !(takes(kind) || kind == "INT64" && version.casts_int64 && takes("INT32")) {
                     object(format!("{operator} {} of {kind}, it takes {types}", node.name));
                 }
             }
