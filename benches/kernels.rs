@@ -9,8 +9,11 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use rustix::time::{ClockId, clock_gettime};
 
 use segd::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
-use segd::infer::{InputSize, Output, Placement, TensorData};
-use segd::model::contract::{Class, ColorOrder, Grid, Input, InputType, Layout, Resize};
+use segd::infer::tract::TractBackend;
+use segd::infer::tract::depthwise::{Axis, Filter, Geometry, Scratch, convolve, convolve_reference};
+use segd::infer::{Backend, InputSize, Output, Placement, TensorData};
+use segd::model::Model;
+use segd::model::contract::{Class, ColorOrder, Grid, Input, InputType, Layout, Precision, Resize};
 use segd::overlay::{OverlayOptions, Painter, Visualize};
 use segd::postprocess::Postprocessor;
 use segd::preprocess::Preprocessor;
@@ -318,6 +321,92 @@ fn propagate(c: &mut Criterion<ThreadTime>) {
     group.finish();
 }
 
+/// The depthwise convolutions of the networks: channels, input, taps, stride, dilation.
+const DEPTHWISE: [(usize, [usize; 2], usize, usize, usize); 5] = [
+    (32, [192, 256], 3, 1, 1),
+    (96, [192, 256], 3, 2, 1),
+    (144, [96, 128], 5, 2, 1),
+    (672, [24, 32], 5, 1, 1),
+    (1152, [24, 32], 5, 1, 2),
+];
+
+fn depthwise(c: &mut Criterion<ThreadTime>) {
+    let mut group = c.benchmark_group("depthwise");
+    for (channels, [height, width], taps, stride, dilation) in DEPTHWISE {
+        let zeros = (taps - 1) * dilation / 2;
+        let axis = |side| Axis::new(side, (zeros, zeros), taps, stride, dilation).expect("a convolution");
+        let geometry = Geometry {
+            down: axis(height),
+            across: axis(width),
+        };
+        let numbers = |count| -> Vec<f32> { (0..count).map(|i| (i as f32 * 0.7).sin()).collect() };
+        let input = numbers(channels * geometry.input());
+        let (kernel, bias) = (numbers(channels * taps * taps), numbers(channels));
+        let filter = Filter {
+            taps: &kernel,
+            bias: &bias,
+            limits: Some([0.0, 6.0]),
+        };
+        let mut output = vec![0.0; channels * geometry.output()];
+        let mut scratch = Scratch::default();
+        let name = format!("{channels}x{height}x{width} {taps}x{taps}/{stride} dilation {dilation}");
+        group.bench_function(&name, |b| {
+            b.iter(|| convolve(&geometry, &filter, black_box(&input), &mut output, &mut scratch))
+        });
+        group.bench_function(format!("{name}, reference"), |b| {
+            b.iter(|| convolve_reference(&geometry, &filter, black_box(&input), &mut output))
+        });
+    }
+    group.finish();
+}
+
+/// The default network in fp32: tract as segd prepares it, tract by itself, and ONNX Runtime.
+fn network(c: &mut Criterion<ThreadTime>) {
+    use tract_onnx::prelude::*;
+    let mut group = c.benchmark_group("network");
+    group.sample_size(10);
+    let folder = std::path::Path::new("models/voc21");
+    let model = Model::open(folder).expect("the default model");
+    let size = InputSize {
+        width: 512,
+        height: 384,
+    };
+    let input = TensorData::zeros(InputType::F32, size);
+    let precision = Some(Precision::Fp32);
+    let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(TractBackend { precision })];
+    let options = segd::infer::ort::OrtOptions {
+        precision,
+        ..Default::default()
+    };
+    match segd::infer::ort::OrtBackend::load(options) {
+        Ok(ort) => backends.push(Box::new(ort)),
+        Err(why) => eprintln!("without ONNX Runtime: {why}"),
+    }
+    for backend in backends {
+        let mut segmenter = backend.prepare(&model, size).expect("a network");
+        let mut output = Output::empty();
+        group.bench_function(BenchmarkId::new(backend.name(), "512x384"), |b| {
+            b.iter(|| segmenter.run(black_box(&input), &mut output))
+        });
+    }
+    let alone = || {
+        let model = tract_onnx::onnx().model_for_path(folder.join("fp32.onnx"))?;
+        let fact = f32::fact([1, 3, size.height, size.width]);
+        let plan = model
+            .with_input_fact(0, fact.into())?
+            .into_optimized()?
+            .into_runnable()?;
+        TypedSimpleState::new(&plan)
+    };
+    let mut state = alone().expect("tract's plan");
+    let tensor = Tensor::zero::<f32>(&[1, 3, size.height, size.width]).expect("a tensor");
+    let tensor = TValue::from_const(Arc::new(tensor));
+    group.bench_function("tract's own operators/512x384", |b| {
+        b.iter(|| state.run(tvec!(tensor.clone())).expect("an answer"))
+    });
+    group.finish();
+}
+
 criterion_group! {
     name = kernels;
     config = Criterion::default()
@@ -325,6 +414,6 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
         .sample_size(30);
-    targets = preprocess, argmax, propagate, overlay
+    targets = preprocess, argmax, propagate, overlay, depthwise, network
 }
 criterion_main!(kernels);

@@ -17,6 +17,8 @@ pub mod error;
 pub mod frame;
 pub mod mailbox;
 pub mod pool;
+#[cfg(feature = "tract")]
+pub mod simd;
 pub mod turns;
 
 // The path of a frame.

@@ -1,5 +1,8 @@
 //! The backend in pure Rust: [tract](https://github.com/sonos/tract), on the CPU, one thread.
 
+pub mod depthwise;
+mod depthwise_op;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -272,7 +275,10 @@ fn prepare_plan(
     model.set_input_fact(0, fact.into())?;
     let outlet = model.output_outlets()?[output];
     model.select_output_outlets(&[outlet])?;
-    model.into_optimized()?.into_runnable()
+    let mut model = model.into_typed()?.into_decluttered()?;
+    depthwise_op::replace_depthwise(&mut model)?;
+    model.optimize()?;
+    model.into_runnable()
 }
 
 /// tract's error with its causes, in one line that a log can hold.
