@@ -37,8 +37,9 @@ say "building segd for $target"
 cross/in-root.sh "cd /build/segd && cargo build --release --locked --target $target --package segd"
 
 say "Debian package"
+# cargo-deb is of this machine: the board's libraries are not for it.
 cross/in-root.sh "cargo deb --version 2>/dev/null | grep -qx '$cargo_deb' || \
-  cargo install --quiet --locked cargo-deb@$cargo_deb --root /opt/cargo-deb"
+  env -u PKG_CONFIG_LIBDIR cargo install --quiet --locked cargo-deb@$cargo_deb --root /opt/cargo-deb"
 cross/in-root.sh "cd /build/segd && rm -rf target/$target/debian && \
   cargo deb --no-build --locked --target $target --package segd"
 
