@@ -7,8 +7,6 @@ cd "$(dirname "$0")/.."
 . cross/packages.sh
 out=$PWD/.cache/cross
 root=$out/root
-mirror=${SEGD_CROSS_MIRROR:-http://deb.debian.org/debian}
-security=${SEGD_CROSS_SECURITY:-http://deb.debian.org/debian-security}
 # What this file makes; another value makes the chroot anew.
 version="1 $(sha256sum cross/packages.sh | cut -c1-16)"
 if [ -f "$root/.segd-cross" ] && [ "$(cat "$root/.segd-cross")" = "$version" ]; then exit 0; fi
@@ -24,8 +22,12 @@ mkdir -p "$out"
 
 echo "cross: debootstrap into $root (some minutes, once)"
 $as_root rm -rf --one-file-system "$root"
-$as_root debootstrap --arch=amd64 --variant=minbase --include=ca-certificates bookworm "$root" "$mirror" \
+$as_root debootstrap --arch=amd64 --variant=minbase --include=ca-certificates bookworm "$root" \
+  ${SEGD_CROSS_MIRROR:+"$SEGD_CROSS_MIRROR"} \
   >"$out/debootstrap.log" 2>&1 || { tail -20 "$out/debootstrap.log" >&2; exit 1; }
+# The mirror that debootstrap took, and the security suite beside it.
+mirror=$(sed -n 's/^deb \([^ ]*\) bookworm main.*/\1/p' "$root/etc/apt/sources.list" | head -1)
+security=${SEGD_CROSS_SECURITY:-${mirror%/}-security}
 $as_root tee "$root/etc/apt/sources.list" >/dev/null <<SOURCES
 deb $mirror bookworm main
 deb $mirror bookworm-updates main

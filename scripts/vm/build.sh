@@ -24,7 +24,7 @@ if [ ! -f "$root/.installed" ]; then
   echo "vm: debootstrap (some minutes, once)"
   $as_root rm -rf "$root"
   $as_root debootstrap --variant=minbase --include=systemd,systemd-sysv,udev,dbus,kmod,procps,iproute2,ca-certificates \
-    bookworm "$root" http://deb.debian.org/debian >"$out/debootstrap.log" 2>&1 || { tail -20 "$out/debootstrap.log" >&2; exit 1; }
+    bookworm "$root" >"$out/debootstrap.log" 2>&1 || { tail -20 "$out/debootstrap.log" >&2; exit 1; }
   echo "vm: GStreamer and clients"
   # apt solves what debootstrap can't: dependencies with alternatives.
   in_root() { $as_root chroot "$root" env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"; }
