@@ -11,7 +11,7 @@ file=$1 machine=$2 newest=$3
 allowed='libc.so.6 libm.so.6 libgcc_s.so.1 ld-linux-aarch64.so.1 ld-linux-x86-64.so.2
 libglib-2.0.so.0 libgobject-2.0.so.0 libgio-2.0.so.0
 libgstreamer-1.0.so.0 libgstbase-1.0.so.0 libgstapp-1.0.so.0 libgstvideo-1.0.so.0
-libgstnet-1.0.so.0 libgstrtsp-1.0.so.0 libgstsdp-1.0.so.0 libgstrtspserver-1.0.so.0'
+libgstnet-1.0.so.0 libgstrtp-1.0.so.0 libgstrtsp-1.0.so.0 libgstsdp-1.0.so.0 libgstrtspserver-1.0.so.0'
 readelf=readelf
 command -v "$readelf" >/dev/null || { echo "check-elf: readelf is missing: apt install binutils" >&2; exit 1; }
 failed=0
