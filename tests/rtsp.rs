@@ -1,9 +1,14 @@
 //! End to end: `segd` as a process, and real RTSP clients. ffprobe and ffmpeg look at what comes.
 
-use std::io::{Read, Write};
+#[path = "common/interleaved.rs"]
+mod interleaved;
+
+use std::io::Read;
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use interleaved::play;
 
 /// A running segd; killed when dropped.
 struct Daemon {
@@ -153,55 +158,6 @@ fn one_of_two_clients_is_killed_and_the_other_goes_on() {
     assert!(pictures(stays) >= 100);
     // And there is room for a third.
     assert!(pictures(client(&daemon.address, "tcp", 10)) >= 5);
-}
-
-/// A client that gets the video through its RTSP connection, of which it has read the answers and the first byte.
-fn play(address: &str) -> TcpStream {
-    let host = address
-        .strip_prefix("rtsp://")
-        .unwrap()
-        .split('/')
-        .next()
-        .unwrap();
-    let mut stream = TcpStream::connect(host).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let mut ask = |request: String| -> String {
-        stream.write_all(request.as_bytes()).unwrap();
-        let (mut answer, mut byte) = (Vec::new(), [0]);
-        // Once it plays, packets come before the answer as well: a dollar, the channel, the length (RFC 2326, 10.12).
-        stream.read_exact(&mut byte).expect(&request);
-        while byte == *b"$" {
-            let mut head = [0; 3];
-            stream.read_exact(&mut head).unwrap();
-            let length = u16::from_be_bytes([head[1], head[2]]);
-            stream.read_exact(&mut vec![0; length.into()]).unwrap();
-            stream.read_exact(&mut byte).expect(&request);
-        }
-        answer.push(byte[0]);
-        while !answer.ends_with(b"\r\n\r\n") {
-            stream.read_exact(&mut byte).expect(&request);
-            answer.push(byte[0]);
-        }
-        let answer = String::from_utf8(answer).unwrap();
-        let length = answer.lines().find_map(|l| l.strip_prefix("Content-Length: "));
-        let length = length.map_or(0, |n| n.trim().parse().unwrap());
-        stream.read_exact(&mut vec![0; length]).unwrap();
-        assert!(answer.starts_with("RTSP/1.0 200"), "{request}{answer}");
-        answer
-    };
-    ask(format!("DESCRIBE {address} RTSP/1.0\r\nCSeq: 1\r\n\r\n"));
-    let answer = ask(format!(
-        "SETUP {address}/stream=0 RTSP/1.0\r\nCSeq: 2\r\nTransport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n\r\n"
-    ));
-    let session = answer.lines().find_map(|l| l.strip_prefix("Session: ")).unwrap();
-    let session = session.split(';').next().unwrap();
-    ask(format!(
-        "PLAY {address} RTSP/1.0\r\nCSeq: 3\r\nSession: {session}\r\n\r\n"
-    ));
-    let mut byte = [0];
-    stream.read_exact(&mut byte).unwrap();
-    assert_eq!(byte, *b"$", "interleaved data");
-    stream
 }
 
 #[test]

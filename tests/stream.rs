@@ -3,8 +3,10 @@
 //! Each frame carries its number as black and white blocks, so a test knows which frame it looks at.
 #![cfg(feature = "gstreamer")]
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+#[path = "common/interleaved.rs"]
+mod interleaved;
+
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use gstreamer_video::VideoFrameExt;
 
+use interleaved::play;
 use segd::clock::RealClock;
 use segd::frame::{Colorimetry, Frame, FrameFormat, Matrix, PixelFormat, Range};
 use segd::pool::{FramePool, PooledBuffer};
@@ -327,39 +330,6 @@ fn without_clients_frames_go_nowhere_and_are_no_drops() {
     Box::new(sink).finish().unwrap();
 }
 
-/// A client that asks for the video over its RTSP connection and then reads nothing.
-fn connect_and_stall(address: &RtspAddress) -> TcpStream {
-    let mut stream = TcpStream::connect((address.host.as_str(), address.port)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let mut ask = |request: String| -> String {
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = Vec::new();
-        let mut byte = [0u8; 1];
-        while !answer.ends_with(b"\r\n\r\n") {
-            stream.read_exact(&mut byte).unwrap();
-            answer.push(byte[0]);
-        }
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let length = answer
-            .lines()
-            .find_map(|l| l.strip_prefix("Content-Length: "))
-            .map_or(0, |n| n.trim().parse().unwrap());
-        stream.read_exact(&mut vec![0; length]).unwrap();
-        assert!(answer.starts_with("RTSP/1.0 200"), "{request}{answer}");
-        answer
-    };
-    ask(format!("DESCRIBE {address} RTSP/1.0\r\nCSeq: 1\r\n\r\n"));
-    let answer = ask(format!(
-        "SETUP {address}/stream=0 RTSP/1.0\r\nCSeq: 2\r\nTransport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n\r\n"
-    ));
-    let session = answer.lines().find_map(|l| l.strip_prefix("Session: ")).unwrap();
-    let session = session.split(';').next().unwrap();
-    ask(format!(
-        "PLAY {address} RTSP/1.0\r\nCSeq: 3\r\nSession: {session}\r\n\r\n"
-    ));
-    stream
-}
-
 #[test]
 fn a_client_that_stops_reading_holds_nobody_up() {
     // Fast and large enough to fill a socket's buffers within seconds.
@@ -370,7 +340,7 @@ fn a_client_that_stops_reading_holds_nobody_up() {
     let mut fed = Fed::open(format(640, 480), &options);
     let good = Client::connect(&fed.address, "tcp");
     good.watch(5);
-    let stalled = connect_and_stall(&fed.address);
+    let stalled = play(&fed.address.to_string());
     fed.wait_for_clients(2);
     let begun = Instant::now();
     let numbers = good.watch(150);
