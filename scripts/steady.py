@@ -8,28 +8,16 @@ Usage: scripts/steady.py --input CLIP [--minutes 30] [--segd target/release/segd
 import argparse
 import csv
 import os
-import socket
 import statistics
 import subprocess
 import sys
 import time
-import urllib.request
+
+from monitored import free_port, metrics
 
 # The age of the mask shown is looked at this often; all else is written down every PERIOD seconds.
 LOOK_S, PERIOD_S = 0.2, 10
 CAMERA = '{camera="segd"}'
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def metrics(port):
-    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
-    lines = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    return {name: float(value) for name, value in lines}
 
 
 def dropped(m):
