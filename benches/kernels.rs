@@ -11,6 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 use segd::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
 use segd::infer::tract::TractBackend;
 use segd::infer::tract::depthwise::{Axis, Filter, Geometry, Scratch, convolve, convolve_reference};
+use segd::infer::tract::int8::{conv, lanes};
 use segd::infer::{Backend, InputSize, Output, Placement, TensorData};
 use segd::model::Model;
 use segd::model::contract::{Class, ColorOrder, Grid, Input, InputType, Layout, Precision, Resize};
@@ -360,6 +361,68 @@ fn depthwise(c: &mut Criterion<ThreadTime>) {
     group.finish();
 }
 
+/// Convolutions of the 8-bit networks: channels in and out, whether each has its own kernel, input, taps, stride, dilation.
+const INT8: [(usize, usize, bool, [usize; 2], usize, usize, usize); 6] = [
+    (3, 32, false, [384, 512], 3, 2, 1),
+    (16, 96, false, [192, 256], 1, 1, 1),
+    (96, 96, true, [192, 256], 3, 2, 1),
+    (240, 240, true, [48, 64], 5, 1, 1),
+    (192, 1152, false, [24, 32], 1, 1, 1),
+    (1152, 192, false, [24, 32], 1, 1, 1),
+];
+
+/// In each form that the CPU runs; `portable` is the reference of the others.
+fn int8(c: &mut Criterion<ThreadTime>) {
+    let mut group = c.benchmark_group("int8");
+    for (inputs, outputs, is_depthwise, [height, width], taps, stride, dilation) in INT8 {
+        let zeros = (taps - 1) * dilation / 2;
+        let axis = |side| Axis::new(side, (zeros, zeros), taps, stride, dilation).expect("a convolution");
+        let geometry = Geometry {
+            down: axis(height),
+            across: axis(width),
+        };
+        let seen = if is_depthwise { 1 } else { inputs };
+        let weights: Vec<i8> = (0..outputs * seen * taps * taps)
+            .map(|i| (i * 7 % 127) as i8 - 63)
+            .collect();
+        let filter = conv::Filter::new(&conv::Stored {
+            outputs,
+            inputs,
+            is_depthwise,
+            taps: taps * taps,
+            weights: &weights,
+            bias: &vec![0; outputs],
+            scales: &vec![0.001; outputs],
+            input_zero: 0,
+            output_zero: 3,
+        })
+        .expect("a filter");
+        let input = vec![[7_u8; 4]; conv::planes(inputs) * conv::plane_len(geometry.input())];
+        let mut output = vec![[0_u8; 4]; conv::planes(outputs) * conv::plane_len(geometry.output())];
+        let mut scratch = Vec::new();
+        let kind = if is_depthwise { "depthwise " } else { "" };
+        for level in lanes::Level::available() {
+            let name = format!(
+                "{kind}{inputs}x{height}x{width} to {outputs}, {taps}x{taps}/{stride}, {}",
+                level.as_str()
+            );
+            group.bench_function(&name, |b| {
+                b.iter(|| {
+                    conv::convolve(
+                        level,
+                        &geometry,
+                        &filter,
+                        black_box(&input),
+                        &mut output,
+                        &mut scratch,
+                    )
+                })
+            });
+        }
+    }
+    group.finish();
+}
+
 /// The default network in fp32: tract as segd prepares it, tract by itself, and ONNX Runtime.
 fn network(c: &mut Criterion<ThreadTime>) {
     use tract_onnx::prelude::*;
@@ -414,6 +477,6 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
         .sample_size(30);
-    targets = preprocess, argmax, propagate, overlay, depthwise, network
+    targets = preprocess, argmax, propagate, overlay, depthwise, int8, network
 }
 criterion_main!(kernels);

@@ -16,7 +16,7 @@ use crate::selftest;
 /// The backend that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum BackendName {
-    /// ONNX Runtime if it is there and a file of the model passes the self-test on it, else tract.
+    /// ONNX Runtime or tract, whichever takes less CPU here of those that pass the self-test.
     #[default]
     Auto,
     /// tract, inside segd: CPU only.
@@ -107,6 +107,9 @@ pub struct Choice {
     pub faster: Vec<ChoiceOptions>,
 }
 
+/// A backend that passed its test, and how that went.
+type Trusted = (Arc<dyn Backend>, String);
+
 /// The backends and devices that come after one, fastest first.
 fn steps_after(backend: BackendName, device: Device) -> Vec<(BackendName, Device)> {
     let all = [
@@ -157,22 +160,25 @@ impl ChoiceOptions {
         }
         let (backend, why) = match (self.backend, self.device) {
             (BackendName::Auto, Device::Cpu) => self.best(&model)?,
+            (BackendName::Tract, _) => self.trusted_tract(&model)?,
             // An accelerator is only had through ONNX Runtime: what is asked for is had or is an error.
-            (asked, _) => {
-                let backend = match asked {
-                    BackendName::Tract => self.tract()?,
-                    BackendName::Ort | BackendName::Auto => self.ort()?,
-                };
+            (BackendName::Ort | BackendName::Auto, _) => {
+                let backend = self.ort()?;
                 let why = self.trust(&model, &backend)?;
                 (backend, why)
             }
+        };
+        // tract runs on what is always there: nothing has to take over from it.
+        let fallbacks = match backend.name() {
+            "tract" => Vec::new(),
+            _ => self.fallbacks(),
         };
         Ok(Choice {
             model,
             backend,
             longest: self.longest,
             why,
-            fallbacks: self.fallbacks(),
+            fallbacks,
             faster: self.faster(),
         })
     }
@@ -209,10 +215,10 @@ impl ChoiceOptions {
                     _ => format!("ONNX Runtime on {}", device.provider()),
                 },
                 make: Arc::new(move |model: &Arc<Model>| {
-                    let backend = match options.backend {
-                        BackendName::Tract => options.tract()?,
-                        _ => options.ort()?,
-                    };
+                    if options.backend == BackendName::Tract {
+                        return Ok(options.trusted_tract(model)?.0);
+                    }
+                    let backend = options.ort()?;
                     options.trust(model, &backend)?;
                     Ok(backend)
                 }),
@@ -221,19 +227,40 @@ impl ChoiceOptions {
         steps.into_iter().map(fallback).collect()
     }
 
-    /// ONNX Runtime with the first of the model's files that gives the right labels, else tract.
+    /// ONNX Runtime with the first of the model's files that gives the right labels, or tract where that has an 8-bit file
+    /// which takes less CPU; tract where ONNX Runtime is not to be had.
+    fn best(&self, model: &Arc<Model>) -> Result<Trusted> {
+        let (ort, reason) = self.trusted_ort(model)?;
+        let Some((ort, ort_why)) = ort else {
+            let reason = reason.unwrap_or_else(|| "the model has no such file for ONNX Runtime".to_owned());
+            if cfg!(not(feature = "tract")) {
+                return Err(Error::fatal(reason));
+            }
+            // The network's own faults, such as a damaged file, come up here again.
+            let (tract, why) = self.trusted_tract(model)?;
+            return Ok((tract, format!("{why}; not ONNX Runtime: {reason}")));
+        };
+        let ort_why = reason.map_or(ort_why.clone(), |first| format!("{ort_why}; before: {first}"));
+        match self.faster_tract(model, &ort) {
+            Ok(Some((tract, why))) => Ok((tract, why)),
+            Ok(None) => Ok((ort, ort_why)),
+            Err(error) => {
+                warn!("tract is not used: {error}");
+                Ok((ort, ort_why))
+            }
+        }
+    }
+
+    /// ONNX Runtime with the first of the model's files that gives the right labels, and why not with an earlier one.
     ///
     /// 8-bit convolutions of u8 by s8 saturate on x86 processors without VNNI, and an int8 file with weights of all 8 bits may
     /// fail there
     /// (<https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html#when-and-why-do-i-need-to-try-u8u8>);
     /// the fp32 file in ONNX Runtime is then still faster than in tract.
-    fn best(&self, model: &Arc<Model>) -> Result<(Arc<dyn Backend>, String)> {
+    fn trusted_ort(&self, model: &Arc<Model>) -> Result<(Option<Trusted>, Option<String>)> {
         let mut reason = None;
         for precision in self.precisions(model) {
-            let options = Self {
-                precision: Some(precision),
-                ..self.clone()
-            };
+            let options = self.with(Some(precision));
             match options.ort() {
                 // A library that was named must load.
                 Err(error) if error.exit_code() == 2 => return Err(error),
@@ -242,10 +269,7 @@ impl ChoiceOptions {
                     break;
                 }
                 Ok(ort) => match options.trust(model, &ort) {
-                    Ok(why) => {
-                        let why = reason.map_or(why.clone(), |first| format!("{why}; before: {first}"));
-                        return Ok((ort, why));
-                    }
+                    Ok(why) => return Ok((Some((ort, why)), reason)),
                     Err(error) => {
                         warn!(
                             precision = precision.as_str(),
@@ -256,11 +280,79 @@ impl ChoiceOptions {
                 },
             }
         }
-        let reason = reason.unwrap_or_else(|| "the model has no such file for ONNX Runtime".to_owned());
-        let tract = self.tract().map_err(|_| Error::fatal(reason.clone()))?;
-        // The network's own faults, such as a damaged file, come up here again.
-        let tested = self.trust(model, &tract)?;
-        Ok((tract, format!("{tested}; not ONNX Runtime: {reason}")))
+        Ok((None, reason))
+    }
+
+    /// tract with its 8-bit file, if that gives the right labels and takes less CPU than `ort` here.
+    #[cfg(feature = "tract")]
+    fn faster_tract(&self, model: &Arc<Model>, ort: &Arc<dyn Backend>) -> Result<Option<Trusted>> {
+        use crate::infer::{cpu_ns, tract};
+        /// Inferences that are timed: the least counts.
+        const RUNS: usize = 3;
+        let int8 = Precision::Int8;
+        let has_file = model.contract.file_for("tract", Some(int8)).is_some();
+        let is_asked = self.precision.is_none_or(|asked| asked == int8);
+        // More threads are only had with ONNX Runtime.
+        if !has_file || !is_asked || !tract::int8::is_fast() || self.threads > 1 {
+            return Ok(None);
+        }
+        let options = self.with(Some(int8));
+        let rival = options.tract_at(Some(int8))?;
+        let why = options.trust(model, &rival)?;
+        let size = model.contract.input.size_for(640, 480, self.longest);
+        let ms = |backend: &Arc<dyn Backend>| -> Result<f64> {
+            Ok(cpu_ns(model, &**backend, size, RUNS)? as f64 / 1e6)
+        };
+        let (of_rival, of_ort) = (ms(&rival)?, ms(ort)?);
+        let why = format!("{why}; an inference takes {of_rival:.1} ms of CPU, with ONNX Runtime {of_ort:.1}");
+        Ok((of_rival < of_ort).then_some((rival, why)))
+    }
+
+    #[cfg(not(feature = "tract"))]
+    fn faster_tract(&self, _model: &Arc<Model>, _ort: &Arc<dyn Backend>) -> Result<Option<Trusted>> {
+        Ok(None)
+    }
+
+    /// tract with the fastest of the model's files that gives the right labels.
+    #[cfg(feature = "tract")]
+    fn trusted_tract(&self, model: &Arc<Model>) -> Result<Trusted> {
+        let mut first_error = None;
+        let precisions = crate::infer::tract::precisions(model).into_iter();
+        for precision in precisions.filter(|&p| self.precision.is_none_or(|asked| asked == p)) {
+            let options = self.with(Some(precision));
+            let tract = options.tract_at(Some(precision))?;
+            match options.trust(model, &tract) {
+                Ok(why) => return Ok((tract, why)),
+                Err(error) => {
+                    warn!(
+                        precision = precision.as_str(),
+                        "tract is not used with this file: {error}"
+                    );
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        match first_error {
+            Some(error) => Err(error),
+            // There is no such file, as preparing it says.
+            None => {
+                let tract = self.tract_at(self.precision)?;
+                let why = self.trust(model, &tract)?;
+                Ok((tract, why))
+            }
+        }
+    }
+
+    #[cfg(not(feature = "tract"))]
+    fn trusted_tract(&self, _model: &Arc<Model>) -> Result<Trusted> {
+        Err(Error::usage("this segd was built without tract").hint("use --backend ort"))
+    }
+
+    fn with(&self, precision: Option<Precision>) -> Self {
+        Self {
+            precision,
+            ..self.clone()
+        }
     }
 
     /// Precisions of the model's files for ONNX Runtime, in the contract's order; the one that is asked for alone.
@@ -308,37 +400,33 @@ impl ChoiceOptions {
         .hint("use another --backend, --device or --precision (--no-selftest runs it all the same)"))
     }
 
-    /// For a model without a self-test: ONNX Runtime against tract, where tract can run the model.
+    /// For a model without a self-test: against tract with the fp32 file, where it can run that.
     fn compared(
         &self,
         model: &Arc<Model>,
         backend: &Arc<dyn Backend>,
     ) -> Result<Option<selftest::Agreement>> {
-        if backend.name() == "tract" {
+        let contract = &model.contract;
+        let full = contract.file_for("tract", Some(Precision::Fp32));
+        let Some(reference) = full.or_else(|| contract.file_for("tract", None)) else {
+            return Ok(None);
+        };
+        let tested = contract.file_for(backend.name(), self.precision);
+        let same = tested.is_some_and(|f| f.precision == reference.precision);
+        if backend.name() == "tract" && same {
             return Ok(None);
         }
-        let Ok(tract) = self.tract_at(None) else {
+        let Ok(tract) = self.tract_at(Some(reference.precision)) else {
             return Ok(None);
         };
-        let Some(reference) = model.contract.file_for("tract", None) else {
-            return Ok(None);
-        };
-        let same = model
-            .contract
-            .file_for("ort", self.precision)
-            .is_some_and(|f| f.precision == reference.precision);
         match selftest::compare(model, backend, &tract, same) {
             Ok(agreement) => Ok(Some(agreement)),
             Err(error) => {
                 // Whose fault it is shows when the backend runs alone.
-                warn!("ONNX Runtime can't be compared with tract: {error}");
+                warn!("{} can't be compared with tract's fp32: {error}", backend.name());
                 Ok(None)
             }
         }
-    }
-
-    fn tract(&self) -> Result<Arc<dyn Backend>> {
-        self.tract_at(self.precision)
     }
 
     #[cfg(feature = "tract")]

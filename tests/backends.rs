@@ -440,10 +440,10 @@ mod ort {
     }
 }
 
-/// The default model: both backends label the same picture alike with the fp32 file, pixel by pixel.
-#[cfg(all(feature = "ort", feature = "embed-model"))]
+/// The models that come with segd: both backends label the same picture alike with the fp32 file, and with the int8 file.
+#[cfg(feature = "ort")]
 #[test]
-fn the_default_model_gives_the_same_labels_on_both_backends() {
+fn the_shipped_models_give_the_same_labels_on_both_backends() {
     use segd::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
     use segd::infer::ort::{OrtBackend, OrtOptions};
     use segd::metrics::Metrics;
@@ -452,36 +452,46 @@ fn the_default_model_gives_the_same_labels_on_both_backends() {
     if backends().len() < 2 {
         return;
     }
-    let model = Arc::new(Model::embedded().unwrap().unwrap());
-    let image = model.contract.selftest.as_ref().unwrap().image.clone();
-    let picture = segd::picture::decode_rgb(&model.file(&image).unwrap(), &image).unwrap();
-    let format = FrameFormat::new(
-        PixelFormat::Rgb24,
-        picture.width() as usize,
-        picture.height() as usize,
-    );
-    let precision = Some(Precision::Fp32);
-    let ort = OrtBackend::load(OrtOptions {
-        precision,
-        ..OrtOptions::default()
-    });
-    let both: [Arc<dyn Backend>; 2] = [Arc::new(TractBackend { precision }), Arc::new(ort.unwrap())];
-    let [a, b] = both.map(|backend| {
-        let mut engine = Engine::new(model.clone(), backend, None, Metrics::shared());
-        let mut mask = Mask::zeros(0, 0);
-        let image = ImageRef::packed(format, picture.as_raw()).unwrap();
-        engine.segment(&image, &mut mask).unwrap();
-        mask.labels
-    });
-    let equal = a.iter().zip(&b).filter(|(a, b)| a == b).count();
-    assert!(
-        equal * 100 >= a.len() * 99,
-        "{equal} of {} labels are equal",
-        a.len()
-    );
-    // A picture of one class would prove little.
-    let classes: std::collections::HashSet<u8> = a.into_iter().collect();
-    assert!(classes.len() >= 2, "{classes:?}");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let mut seen = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let model = Arc::new(Model::open(&entry.unwrap().path()).unwrap());
+        let name = model.contract.name.clone();
+        let image = model.contract.selftest.as_ref().unwrap().image.clone();
+        let picture = segd::picture::decode_rgb(&model.file(&image).unwrap(), &image).unwrap();
+        let size = (picture.width() as usize, picture.height() as usize);
+        let format = FrameFormat::new(PixelFormat::Rgb24, size.0, size.1);
+        for precision in [Precision::Fp32, Precision::Int8] {
+            let ort = OrtBackend::load(OrtOptions {
+                precision: Some(precision),
+                ..OrtOptions::default()
+            });
+            let tract = TractBackend {
+                precision: Some(precision),
+            };
+            let both: [Arc<dyn Backend>; 2] = [Arc::new(tract), Arc::new(ort.unwrap())];
+            let [a, b] = both.map(|backend| {
+                let mut engine = Engine::new(model.clone(), backend, None, Metrics::shared());
+                let mut mask = Mask::zeros(0, 0);
+                let image = ImageRef::packed(format, picture.as_raw()).unwrap();
+                engine.segment(&image, &mut mask).unwrap();
+                mask.labels
+            });
+            let equal = a.iter().zip(&b).filter(|(a, b)| a == b).count();
+            let share = equal as f64 / a.len() as f64;
+            println!(
+                "{name} {}: {:.3} % of labels are equal",
+                precision.as_str(),
+                100.0 * share
+            );
+            assert!(share >= 0.99, "{name} {}: {share}", precision.as_str());
+            // A picture of one class would prove little.
+            let classes: std::collections::HashSet<u8> = a.into_iter().collect();
+            assert!(classes.len() >= 2, "{name}: {classes:?}");
+        }
+        seen.push(name);
+    }
+    assert!(seen.len() >= 5, "{seen:?}");
 }
 
 /// Without a GPU both accelerators are refused, with the reason and what to do; the CPU is always there.

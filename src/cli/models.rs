@@ -10,8 +10,7 @@ use serde_json::json;
 
 use crate::choose::{BackendName, ChoiceOptions};
 use crate::error::Result;
-use crate::infer::{Output, TensorData};
-use crate::metrics::process_cpu_ns;
+use crate::infer::cpu_ns;
 use crate::model::contract::{Contract, Precision, Resize};
 use crate::model::{Found, Model, Registry};
 use crate::selftest;
@@ -146,38 +145,39 @@ impl fmt::Display for Time {
     }
 }
 
-/// The times on each backend that runs the model here.
+/// The times of each of the model's files on each backend that runs it here.
 fn times(model: &Model) -> Vec<Time> {
-    [BackendName::Tract, BackendName::Ort]
-        .into_iter()
-        .filter_map(|backend| time(model, backend).ok())
+    let files = model.contract.files.iter();
+    let ways = files.flat_map(|file| {
+        file.backends
+            .iter()
+            .map(|backend| (backend.as_str(), file.precision))
+    });
+    let known = ways.filter_map(|(backend, precision)| match backend {
+        "tract" => Some((BackendName::Tract, precision)),
+        "ort" => Some((BackendName::Ort, precision)),
+        _ => None,
+    });
+    known
+        .filter_map(|(backend, precision)| time(model, backend, precision).ok())
         .collect()
 }
 
-fn time(model: &Model, backend: BackendName) -> Result<Time> {
-    /// Runs that count, after one that does not.
+fn time(model: &Model, backend: BackendName, precision: Precision) -> Result<Time> {
+    /// Runs that count.
     const RUNS: usize = 10;
     let options = ChoiceOptions {
         backend,
+        precision: Some(precision),
         selftest: false,
         ..ChoiceOptions::default()
     };
     let chosen = options.choose_for(model.clone())?;
     let size = model.contract.input.size_for(640, 480, None);
-    let mut segmenter = chosen.backend.prepare(model, size)?;
-    let input = TensorData::zeros(model.contract.input.dtype, size);
-    let mut output = Output::empty();
-    segmenter.run(&input, &mut output)?;
-    let mut least = u64::MAX;
-    for _ in 0..RUNS {
-        let before = process_cpu_ns();
-        segmenter.run(&input, &mut output)?;
-        least = least.min(process_cpu_ns() - before);
-    }
-    let runs_on = segmenter.runs_on();
+    let least = cpu_ns(model, &*chosen.backend, size, RUNS)?;
     Ok(Time {
-        backend: runs_on.backend,
-        precision: runs_on.precision,
+        backend: chosen.backend.name(),
+        precision: precision.as_str().to_owned(),
         width: size.width,
         height: size.height,
         cpu_ms: least as f64 / 1e6,

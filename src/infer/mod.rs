@@ -3,6 +3,7 @@
 #[cfg(any(feature = "tract", feature = "ort"))]
 use crate::error::Error;
 use crate::error::Result;
+use crate::metrics::thread_cpu_ns;
 use crate::model::Model;
 use crate::model::contract::InputType;
 #[cfg(any(feature = "tract", feature = "ort"))]
@@ -167,6 +168,25 @@ pub trait Backend: Send + Sync {
     /// Usage if the model has no file for this backend, fatal if the file can't be run: another opset,
     /// truncated, or other inputs and outputs than the contract says.
     fn prepare(&self, model: &Model, size: InputSize) -> Result<Box<dyn Segmenter>>;
+}
+
+/// CPU time of one inference of nothing in particular, in nanoseconds: the least of `runs`, after one that does not count.
+/// That of the calling thread alone, so of all if the backend uses no other.
+///
+/// # Errors
+/// As [`Backend::prepare`] and [`Segmenter::run`].
+pub fn cpu_ns(model: &Model, backend: &dyn Backend, size: InputSize, runs: usize) -> Result<u64> {
+    let mut segmenter = backend.prepare(model, size)?;
+    let input = TensorData::zeros(model.contract.input.dtype, size);
+    let mut output = Output::empty();
+    segmenter.run(&input, &mut output)?;
+    let mut least = u64::MAX;
+    for _ in 0..runs {
+        let before = thread_cpu_ns();
+        segmenter.run(&input, &mut output)?;
+        least = least.min(thread_cpu_ns().saturating_sub(before));
+    }
+    Ok(least)
 }
 
 /// The model's file for `backend`, of `precision` if one is asked for.

@@ -2,6 +2,7 @@
 
 pub mod depthwise;
 mod depthwise_op;
+pub mod int8;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -25,7 +26,8 @@ pub const VERSION: &str = "0.23";
 /// Runs networks through tract.
 #[derive(Debug, Clone, Default)]
 pub struct TractBackend {
-    /// Only files of this precision; the contract's first file for tract otherwise.
+    /// Only files of this precision. Otherwise the 8-bit one where the CPU has instructions for it
+    /// ([`int8::is_fast`]), else the contract's first for tract.
     pub precision: Option<Precision>,
 }
 
@@ -35,13 +37,14 @@ impl Backend for TractBackend {
     }
 
     fn prepare(&self, model: &Model, size: InputSize) -> Result<Box<dyn Segmenter>> {
-        let file = network_for(model, "tract", self.precision)?;
+        let precision = self.precision.or_else(|| precisions(model).first().copied());
+        let file = network_for(model, "tract", precision)?;
         let location = model.locate(&file.path);
         let bytes = model.network(file)?;
         let contract = &model.contract;
         let fatal = |what: String| Error::fatal(format!("{location}: {what}"));
 
-        let onnx = tract_onnx::onnx();
+        let mut onnx = tract_onnx::onnx();
         let proto = onnx.proto_model_for_read(&mut &bytes[..]).map_err(|e| {
             fatal("not an ONNX file, or a damaged one".into())
                 .caused_by(cause(&e))
@@ -53,6 +56,9 @@ impl Backend for TractBackend {
             .opset_import
             .first()
             .map_or(0, |operator_set| operator_set.version);
+        if int8::is_int8(&proto) {
+            int8::register(&mut onnx);
+        }
         let shape = input_shape(contract, size);
         check_input(&proto, contract, &shape).map_err(|why| {
             fatal(why).hint(
@@ -97,6 +103,19 @@ impl Backend for TractBackend {
         segmenter.infer(&mut output)?;
         Ok(Box::new(segmenter))
     }
+}
+
+/// Precisions of the model's files for tract, the one that runs fastest here first.
+pub fn precisions(model: &Model) -> Vec<Precision> {
+    let mut precisions: Vec<Precision> = Vec::new();
+    for file in &model.contract.files {
+        let is_for_tract = file.backends.iter().any(|backend| backend == "tract");
+        if is_for_tract && !precisions.contains(&file.precision) {
+            precisions.push(file.precision);
+        }
+    }
+    precisions.sort_by_key(|&precision| (precision == Precision::Int8) != int8::is_fast());
+    precisions
 }
 
 /// A network made ready for one input size.
@@ -275,7 +294,9 @@ fn prepare_plan(
     model.set_input_fact(0, fact.into())?;
     let outlet = model.output_outlets()?[output];
     model.select_output_outlets(&[outlet])?;
-    let mut model = model.into_typed()?.into_decluttered()?;
+    let mut model = model.into_typed()?;
+    int8::replace(&mut model)?;
+    let mut model = model.into_decluttered()?;
     depthwise_op::replace_depthwise(&mut model)?;
     model.optimize()?;
     model.into_runnable()

@@ -20,6 +20,7 @@ mod tests;
 use crate::frame::{FrameFormat, ImageRef, PixelFormat};
 use crate::infer::{InputSize, Placement, TensorData};
 use crate::model::contract::{ColorOrder, Input, InputType, Layout, Resize};
+use crate::simd::{Level, by_cpu};
 
 use axis::Axis;
 use color::{SAMPLE_BITS, YuvToRgb};
@@ -43,6 +44,7 @@ pub struct Preprocessor {
     samples: [Vec<i16>; 3],
     /// R, G, B of one output row.
     rgb: [Vec<u8>; 3],
+    level: Level,
 }
 
 impl Preprocessor {
@@ -93,6 +95,7 @@ impl Preprocessor {
             yuv,
             samples: std::array::from_fn(|_| vec![0; out_w]),
             rgb: std::array::from_fn(|_| vec![0; out_w]),
+            level: Level::best(),
         }
     }
 
@@ -161,7 +164,7 @@ impl Preprocessor {
             plane.forget();
         }
         for row in 0..window.height {
-            self.make_row(image, row);
+            make_row(self.level, self, image, row);
             let [r, g, b] = &self.rgb;
             let ordered = match self.input.color {
                 ColorOrder::Rgb => [r, g, b],
@@ -184,7 +187,8 @@ impl Preprocessor {
     }
 
     /// Makes `self.rgb` for one row of the window.
-    fn make_row(&mut self, image: &ImageRef<'_>, row: usize) {
+    #[inline(always)]
+    fn row(&mut self, image: &ImageRef<'_>, row: usize) {
         for (index, plane) in self.planes.iter_mut().enumerate() {
             plane.blend(image.plane(index), row);
         }
@@ -219,6 +223,12 @@ impl Preprocessor {
                 }
             }
         }
+    }
+}
+
+by_cpu! {
+    fn make_row(_cpu, preprocessor: &mut Preprocessor, image: &ImageRef<'_>, row: usize) {
+        preprocessor.row(image, row);
     }
 }
 
@@ -262,6 +272,7 @@ fn pad_around<T>(
 
 /// U and V side by side. `from_u` and `from_v` are the bands of their planes, the same one where they share it;
 /// the last element of `pairs` is left as it is.
+#[inline(always)]
 fn pair_chroma(pixel: PixelFormat, from_u: &[u16], from_v: &[u16], pairs: &mut [u64]) {
     let pair = |u: u16, v: u16| u64::from(u) | u64::from(v) << 32;
     let samples = pairs.len() - 1;

@@ -61,6 +61,7 @@ impl PlanePass {
     }
 
     /// Blends the rows that make output row `row` into the band.
+    #[inline(always)]
     pub fn blend(&mut self, plane: Plane<'_>, row: usize) {
         let Tap { first, weight } = self.rows.taps[row];
         let second = (first + 1).min(self.rows.boxes() as u32 - 1);
@@ -94,6 +95,7 @@ impl PlanePass {
 }
 
 /// The sum of box `index` of rows; at most 64 * 255 each.
+#[inline(always)]
 fn sum_rows(plane: Plane<'_>, rows: &Axis, index: usize, sum: &mut [u16]) {
     sum.fill(0);
     for y in index * rows.boxed..(index + 1) * rows.boxed {
@@ -144,6 +146,7 @@ impl Channel {
     }
 
     /// From a band of boxes of any size.
+    #[inline(always)]
     pub fn resample(&mut self, band: &Band, out: &mut [i16]) {
         match band {
             Band::Narrow(row) if self.is_unboxed() => match self.step {
@@ -158,6 +161,7 @@ impl Channel {
     }
 
     /// Where boxes are single samples of single rows; `STEP` is `self.step`.
+    #[inline(always)]
     fn resample_samples<const STEP: usize>(&self, row: &[u16], out: &mut [i16]) {
         let row = &row[self.offset..];
         let (shift, half) = (self.shift, 1 << (self.shift - 1));
@@ -171,6 +175,7 @@ impl Channel {
 
     /// Both channels of interleaved pairs, first the low and then the high half of each `u64`, where boxes are
     /// single samples of single rows. `pairs` has one element more than the axis has samples.
+    #[inline(always)]
     pub fn resample_pairs(&self, pairs: &[u64], low: &mut [i16], high: &mut [i16]) {
         let (shift, half) = (self.shift, (1 << (self.shift - 1)) * 0x1_0000_0001);
         for ((low, high), tap) in low.iter_mut().zip(high).zip(&self.axis.taps) {
@@ -185,6 +190,7 @@ impl Channel {
         }
     }
 
+    #[inline(always)]
     fn resample_boxes<T: Copy + Into<u32>>(&mut self, row: &[T], out: &mut [i16]) {
         let Axis { samples, boxed, .. } = self.axis;
         let boxes = self.axis.boxes();

@@ -55,13 +55,13 @@ impl<'a> NetworkFile<'a> {
         }
     }
 
-    /// The int8 file for ONNX Runtime on a CPU.
+    /// The int8 file for CPUs.
     #[must_use]
     pub fn int8(bytes: &'a [u8]) -> Self {
         Self {
             name: INT8,
             precision: Precision::Int8,
-            backends: &["ort"],
+            backends: &["ort", "tract"],
             bytes,
         }
     }

@@ -1,0 +1,30 @@
+//! Networks of 8 bits in tract: operators of ours in place of tract's own, and of those that it lacks.
+//!
+//! tract takes the network apart and runs it; between the first byte and the last, samples lie in planes of four
+//! channels ([`conv`]), which the processor's instructions for bytes take as they are. The results are those of ONNX
+//! Runtime, which the shipped 8-bit files are made for: sums are exact, and are scaled and rounded in the same way.
+
+pub mod conv;
+mod import;
+pub mod lanes;
+mod ops;
+pub mod pixels;
+mod replace;
+#[cfg(test)]
+mod tests;
+
+pub use import::register;
+pub use replace::replace;
+
+use tract_onnx::pb::ModelProto;
+
+/// Whether a file holds convolutions of bytes.
+pub fn is_int8(proto: &ModelProto) -> bool {
+    let mut nodes = proto.graph.iter().flat_map(|graph| &graph.node);
+    nodes.any(|node| node.op_type == "QLinearConv")
+}
+
+/// Whether networks of 8 bits run faster here than the same in 32-bit float.
+pub fn is_fast() -> bool {
+    lanes::Level::best().is_fast()
+}

@@ -1,0 +1,548 @@
+//! Convolutions of bytes: u8 samples, s8 weights, 32-bit sums, u8 results. Plain functions over slices.
+//!
+//! Samples lie in planes of four channels: a pixel of a plane is a [`Quad`], which is what the
+//! processor's dot products of bytes take. A plane has as many pixels as the picture, row by row, and some behind them
+//! whose content means nothing, so that vectors may reach over its end. Channels that fill up the last plane mean nothing
+//! either; their weights are 0.
+
+use super::super::depthwise::Geometry;
+#[cfg(target_arch = "aarch64")]
+use super::lanes::Dotprod;
+use super::lanes::{ALIGN, Lanes, Level, Portable, Quad};
+#[cfg(target_arch = "x86_64")]
+use super::lanes::{Avx2, Avx512, Vnni};
+
+/// Planes of four channels that hold `channels`.
+pub fn planes(channels: usize) -> usize {
+    channels.div_ceil(4)
+}
+
+/// Quads of a plane for a picture of so many pixels.
+pub fn plane_len(pixels: usize) -> usize {
+    // Rows are made one after the other, each up to a multiple of ALIGN: the last one reaches up to here.
+    pixels.next_multiple_of(ALIGN) + ALIGN
+}
+
+/// Weights of a convolution, laid out as they are read, with what follows the sums.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Filter {
+    /// For each plane of the output: for each tap, then for each plane of the input, or for each tap of a depthwise
+    /// convolution: the weights of four channels of the output by four of the input.
+    weights: Vec<[[i8; 4]; 4]>,
+    /// For each plane of the output, with what the input's zero point adds to each sum taken off.
+    bias: Vec<[i32; 4]>,
+    /// For each plane of the output: the sum of each channel's weights.
+    totals: Vec<[i32; 4]>,
+    /// Input scale by weight scale through output scale.
+    scales: Vec<[f32; 4]>,
+    /// The output's zero point.
+    zero: u8,
+    /// The input's zero point, which fills what lies around a picture.
+    fill: u8,
+    /// Entries of `weights` for a plane of the output.
+    depth: usize,
+    is_depthwise: bool,
+}
+
+/// A convolution as a file has it.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored<'a> {
+    /// Channels of the output.
+    pub outputs: usize,
+    /// Channels of the input; as many as of the output if each has its own kernel.
+    pub inputs: usize,
+    /// Each output channel sees one input channel.
+    pub is_depthwise: bool,
+    /// Taps of a kernel.
+    pub taps: usize,
+    /// `[outputs, inputs, taps]`; `[outputs, 1, taps]` if depthwise.
+    pub weights: &'a [i8],
+    /// `[outputs]`, in units of input scale by weight scale.
+    pub bias: &'a [i32],
+    /// `[outputs]`: input scale by weight scale through output scale.
+    pub scales: &'a [f32],
+    /// The input's zero point.
+    pub input_zero: u8,
+    /// The output's zero point.
+    pub output_zero: u8,
+}
+
+impl Filter {
+    /// Lays weights out. `None` if the slices' lengths are not what the numbers of channels say, or a sum could leave 32 bits.
+    pub fn new(stored: &Stored) -> Option<Self> {
+        let Stored {
+            outputs,
+            inputs,
+            taps,
+            is_depthwise,
+            ..
+        } = *stored;
+        let seen = if is_depthwise { 1 } else { inputs };
+        let kernel = seen.checked_mul(taps)?;
+        let fits = kernel > 0
+            && outputs > 0
+            && stored.weights.len() == outputs.checked_mul(kernel)?
+            && stored.bias.len() == outputs
+            && stored.scales.len() == outputs
+            && (!is_depthwise || inputs == outputs);
+        if !fits {
+            return None;
+        }
+        let depth = if is_depthwise { taps } else { taps * planes(inputs) };
+        let mut filter = Self {
+            weights: vec![[[0; 4]; 4]; planes(outputs) * depth],
+            bias: vec![[0; 4]; planes(outputs)],
+            totals: vec![[0; 4]; planes(outputs)],
+            scales: vec![[0.0; 4]; planes(outputs)],
+            zero: stored.output_zero,
+            fill: stored.input_zero,
+            depth,
+            is_depthwise,
+        };
+        for output in 0..outputs {
+            let (plane, lane) = (output / 4, output % 4);
+            let kernel = &stored.weights[output * kernel..][..kernel];
+            let entries = &mut filter.weights[plane * depth..][..depth];
+            for (at, &weight) in kernel.iter().enumerate() {
+                let (input, tap) = (at / taps, at % taps);
+                if is_depthwise {
+                    entries[tap][lane][lane] = weight;
+                } else {
+                    entries[tap * planes(inputs) + input / 4][lane][input % 4] = weight;
+                }
+            }
+            let total: i64 = kernel.iter().map(|&w| i64::from(w)).sum();
+            let magnitude: i64 = kernel.iter().map(|&w| i64::from(w).abs()).sum();
+            let bias = i64::from(stored.bias[output]) - i64::from(stored.input_zero) * total;
+            // As much again for the offset of some forms.
+            if bias.abs() + 2 * 255 * magnitude > i64::from(i32::MAX) {
+                return None;
+            }
+            filter.bias[plane][lane] = i32::try_from(bias).ok()?;
+            filter.totals[plane][lane] = i32::try_from(total).ok()?;
+            filter.scales[plane][lane] = stored.scales[output];
+        }
+        Some(filter)
+    }
+
+    /// Planes of the output.
+    pub fn planes(&self) -> usize {
+        self.bias.len()
+    }
+
+    /// What a channel's sum begins with, if each byte is less by `offset`.
+    #[inline(always)]
+    fn begin(&self, plane: usize, channel: usize, offset: i32) -> i32 {
+        self.bias[plane][channel] + offset * self.totals[plane][channel]
+    }
+}
+
+/// Convolves planes with [`plane_len`] quads each.
+///
+/// `scratch` is room that is kept from call to call.
+///
+/// # Panics
+/// If a slice is shorter than `geometry` and `filter` say.
+pub fn convolve(
+    level: Level,
+    geometry: &Geometry,
+    filter: &Filter,
+    input: &[Quad],
+    output: &mut [Quad],
+    scratch: &mut Vec<Quad>,
+) {
+    match level {
+        // SAFETY: plain Rust needs no instructions.
+        Level::Portable => unsafe { form::<Portable, 1, 1, 1>(geometry, filter, input, output, scratch) },
+        // SAFETY: a level exists only where the CPU has its instructions.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { avx2(geometry, filter, input, output, scratch) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::AvxVnni => unsafe { avx_vnni(geometry, filter, input, output, scratch) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Vnni => unsafe { avx512_vnni(geometry, filter, input, output, scratch) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Level::Dotprod => unsafe { dotprod(geometry, filter, input, output, scratch) },
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,dotprod")]
+fn dotprod(
+    geometry: &Geometry,
+    filter: &Filter,
+    input: &[Quad],
+    output: &mut [Quad],
+    scratch: &mut Vec<Quad>,
+) {
+    // SAFETY: compiled for the form's instructions.
+    unsafe { form::<Dotprod, 2, 3, 4>(geometry, filter, input, output, scratch) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn avx2(geometry: &Geometry, filter: &Filter, input: &[Quad], output: &mut [Quad], scratch: &mut Vec<Quad>) {
+    // SAFETY: compiled for the form's instructions.
+    unsafe { form::<Avx2, 1, 2, 2>(geometry, filter, input, output, scratch) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avxvnni")]
+fn avx_vnni(
+    geometry: &Geometry,
+    filter: &Filter,
+    input: &[Quad],
+    output: &mut [Quad],
+    scratch: &mut Vec<Quad>,
+) {
+    // SAFETY: compiled for the form's instructions.
+    unsafe { form::<Vnni, 1, 3, 2>(geometry, filter, input, output, scratch) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn avx512_vnni(
+    geometry: &Geometry,
+    filter: &Filter,
+    input: &[Quad],
+    output: &mut [Quad],
+    scratch: &mut Vec<Quad>,
+) {
+    // SAFETY: compiled for the form's instructions.
+    unsafe { form::<Avx512, 2, 3, 4>(geometry, filter, input, output, scratch) }
+}
+
+/// With `Q` planes of the output and `V` vectors of pixels at a time, or `D` vectors of one plane if depthwise, which the
+/// registers hold the sums of.
+///
+/// # Safety
+/// Called from a function that is compiled for the instructions of `L`.
+#[inline(always)]
+unsafe fn form<L: Lanes, const Q: usize, const V: usize, const D: usize>(
+    geometry: &Geometry,
+    filter: &Filter,
+    input: &[Quad],
+    output: &mut [Quad],
+    scratch: &mut Vec<Quad>,
+) {
+    let (from, to) = (plane_len(geometry.input()), plane_len(geometry.output()));
+    let axes = [geometry.down, geometry.across];
+    let is_pointwise = axes
+        .iter()
+        .all(|a| a.taps == 1 && a.stride == 1 && a.input == a.output && a.zeros == 0);
+    // SAFETY: as this function's.
+    unsafe {
+        if filter.is_depthwise {
+            depthwise::<L, D>(geometry, filter, input, output, scratch);
+        } else if is_pointwise {
+            pixels::<L, Q, V>(filter, input, from, geometry.input(), output, to);
+        } else {
+            rows::<L, Q, V>(geometry, filter, input, output, scratch);
+        }
+    }
+}
+
+/// All planes of `count` pixels of the output, which see the pixel at the same place of `filter.depth` planes of the input.
+#[inline(always)]
+unsafe fn pixels<L: Lanes, const Q: usize, const V: usize>(
+    filter: &Filter,
+    input: &[Quad],
+    from: usize,
+    count: usize,
+    output: &mut [Quad],
+    to: usize,
+) {
+    let mut at = 0;
+    while at < count {
+        // SAFETY: as this function's.
+        unsafe {
+            if count - at > (V - 1) * L::PIXELS {
+                columns::<L, Q, V>(filter, &input[at..], from, output, at, to);
+                at += V * L::PIXELS;
+            } else {
+                columns::<L, Q, 1>(filter, &input[at..], from, output, at, to);
+                at += L::PIXELS;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn columns<L: Lanes, const Q: usize, const V: usize>(
+    filter: &Filter,
+    input: &[Quad],
+    from: usize,
+    output: &mut [Quad],
+    at: usize,
+    to: usize,
+) {
+    let planes = filter.planes();
+    let mut plane = 0;
+    // SAFETY: as this function's.
+    unsafe {
+        while plane + Q <= planes {
+            tile::<L, Q, V>(filter, plane, input, from, output, at, to);
+            plane += Q;
+        }
+        while plane < planes {
+            tile::<L, 1, V>(filter, plane, input, from, output, at, to);
+            plane += 1;
+        }
+    }
+}
+
+/// `Q` planes of `V` vectors of pixels of the output.
+#[inline(always)]
+unsafe fn tile<L: Lanes, const Q: usize, const V: usize>(
+    filter: &Filter,
+    plane: usize,
+    input: &[Quad],
+    from: usize,
+    output: &mut [Quad],
+    at: usize,
+    to: usize,
+) {
+    let depth = filter.depth;
+    let mut weights = [&filter.weights[plane * depth..][..depth]; Q];
+    for q in 1..Q {
+        weights[q] = &filter.weights[(plane + q) * depth..][..depth];
+    }
+    // SAFETY: as this function's.
+    unsafe {
+        let mut sums = [[[L::splat(0); V]; 4]; Q];
+        for q in 0..Q {
+            for c in 0..4 {
+                sums[q][c] = [L::splat(filter.begin(plane + q, c, L::OFFSET)); V];
+            }
+        }
+        for k in 0..depth {
+            let bytes = load::<L, V>(&input[k * from..]);
+            for q in 0..Q {
+                let weights = weights[q][k];
+                for c in 0..4 {
+                    for v in 0..V {
+                        sums[q][c][v] = L::dot(sums[q][c][v], bytes[v], weights[c]);
+                    }
+                }
+            }
+        }
+        for q in 0..Q {
+            let output = &mut output[(plane + q) * to + at..];
+            store::<L, V>(&sums[q], filter.scales[plane + q], filter.zero, output);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn load<L: Lanes, const V: usize>(from: &[Quad]) -> [L::Bytes; V] {
+    let from = &from[..V * L::PIXELS];
+    // SAFETY: as this function's.
+    unsafe {
+        let mut bytes = [L::load(from); V];
+        for v in 1..V {
+            bytes[v] = L::load(&from[v * L::PIXELS..]);
+        }
+        bytes
+    }
+}
+
+/// The sums of four channels, scaled and rounded.
+#[inline(always)]
+unsafe fn store<L: Lanes, const V: usize>(
+    sums: &[[L::Sums; V]; 4],
+    scales: [f32; 4],
+    zero: u8,
+    to: &mut [Quad],
+) {
+    let to = &mut to[..V * L::PIXELS];
+    for v in 0..V {
+        // SAFETY: as this function's.
+        unsafe {
+            let sums = [sums[0][v], sums[1][v], sums[2][v], sums[3][v]];
+            L::store(&mut to[v * L::PIXELS..], L::requantize(sums, scales, zero));
+        }
+    }
+}
+
+/// Kernels of several taps, or strides: each row of the output sees its taps laid out as planes of their own.
+#[inline(always)]
+unsafe fn rows<L: Lanes, const Q: usize, const V: usize>(
+    geometry: &Geometry,
+    filter: &Filter,
+    input: &[Quad],
+    output: &mut [Quad],
+    scratch: &mut Vec<Quad>,
+) {
+    let Geometry { down, across } = geometry;
+    let (from, to) = (plane_len(geometry.input()), plane_len(geometry.output()));
+    let taps = geometry.taps();
+    let inputs = filter.depth / taps;
+    // Vectors of several are only taken where they end before the row's end, rounded up.
+    let pitch = across.output.next_multiple_of(V * L::PIXELS);
+    let fill = [filter.fill; 4];
+    scratch.clear();
+    scratch.resize(filter.depth * pitch, fill);
+    for y in 0..down.output {
+        for tap in 0..taps {
+            let (i, j) = (tap / across.taps, tap % across.taps);
+            let row = (y * down.stride + i * down.dilation)
+                .checked_sub(down.zeros)
+                .filter(|&row| row < down.input);
+            for plane in 0..inputs {
+                let to = &mut scratch[(tap * inputs + plane) * pitch..][..across.output];
+                let Some(row) = row else {
+                    to.fill(fill);
+                    continue;
+                };
+                let from = &input[plane * from + row * across.input..][..across.input];
+                take_row(from, to, across.zeros, j * across.dilation, across.stride, fill);
+            }
+        }
+        let mut at = 0;
+        while at < across.output {
+            let here = y * across.output + at;
+            // SAFETY: as this function's.
+            unsafe {
+                if across.output - at >= V * L::PIXELS {
+                    columns::<L, Q, V>(filter, &scratch[at..], pitch, output, here, to);
+                    at += V * L::PIXELS;
+                } else {
+                    columns::<L, Q, 1>(filter, &scratch[at..], pitch, output, here, to);
+                    at += L::PIXELS;
+                }
+            }
+        }
+    }
+}
+
+/// Every `stride`-th quad of a row, from `offset` on in the row with `zeros` more before it; `fill` around it.
+#[inline(always)]
+fn take_row(from: &[Quad], to: &mut [Quad], zeros: usize, offset: usize, stride: usize, fill: Quad) {
+    // Results before the row, and up to its end.
+    let first = zeros.saturating_sub(offset).div_ceil(stride).min(to.len());
+    let end = (from.len() + zeros)
+        .saturating_sub(offset)
+        .div_ceil(stride)
+        .clamp(first, to.len());
+    to[..first].fill(fill);
+    to[end..].fill(fill);
+    if first == end {
+        return;
+    }
+    let from = &from[first * stride + offset - zeros..];
+    let to = &mut to[first..end];
+    match stride {
+        1 => to.copy_from_slice(&from[..to.len()]),
+        2 => {
+            // In pairs, which the compiler makes vectors of; the last may stand alone.
+            let (pairs, alone) = from.as_chunks::<2>();
+            for (to, pair) in to.iter_mut().zip(pairs) {
+                *to = pair[0];
+            }
+            if let (Some(to), Some(alone)) = (to.get_mut(pairs.len()), alone.first()) {
+                *to = *alone;
+            }
+        }
+        _ => {
+            for (to, from) in to.iter_mut().zip(from.iter().step_by(stride)) {
+                *to = *from;
+            }
+        }
+    }
+}
+
+/// Each channel with its own kernel. A plane is laid out first with what lies around it, and for a stride of `s` each of its
+/// rows as `s` rows of every `s`-th quad, so that each tap reads neighbours.
+#[inline(always)]
+unsafe fn depthwise<L: Lanes, const D: usize>(
+    geometry: &Geometry,
+    filter: &Filter,
+    input: &[Quad],
+    output: &mut [Quad],
+    scratch: &mut Vec<Quad>,
+) {
+    let Geometry { down, across } = geometry;
+    let (from, to) = (plane_len(geometry.input()), plane_len(geometry.output()));
+    let reach = (across.taps - 1) * across.dilation;
+    let step = across.stride;
+    let width = across.output.next_multiple_of(L::PIXELS) + reach / step + 1;
+    let pitch = width * step;
+    let height = (down.output - 1) * down.stride + (down.taps - 1) * down.dilation + 1;
+    let fill = [filter.fill; 4];
+    scratch.clear();
+    scratch.resize(height * pitch, fill);
+    for plane in 0..filter.planes() {
+        let input = &input[plane * from..][..geometry.input()];
+        for row in 0..height {
+            let Some(row_in) = row.checked_sub(down.zeros).filter(|&row| row < down.input) else {
+                continue; // It stays filled from plane to plane.
+            };
+            let row_in = &input[row_in * across.input..][..across.input];
+            for (phase, to) in scratch[row * pitch..][..pitch]
+                .chunks_exact_mut(width)
+                .enumerate()
+            {
+                take_row(row_in, to, across.zeros, phase, step, fill);
+            }
+        }
+        let output = &mut output[plane * to..][..to];
+        for y in 0..down.output {
+            let rows = &scratch[y * down.stride * pitch..];
+            let mut at = 0;
+            while at < across.output {
+                let output = &mut output[y * across.output + at..];
+                let left = across.output - at;
+                // SAFETY: as this function's.
+                at += unsafe {
+                    if left >= D * L::PIXELS {
+                        depthwise_tile::<L, D>(geometry, filter, plane, &rows[at..], pitch, width, output)
+                    } else if left > L::PIXELS && D > 1 {
+                        depthwise_tile::<L, 2>(geometry, filter, plane, &rows[at..], pitch, width, output)
+                    } else {
+                        depthwise_tile::<L, 1>(geometry, filter, plane, &rows[at..], pitch, width, output)
+                    }
+                };
+            }
+        }
+    }
+}
+
+/// `V` vectors of pixels of a plane of the output; gives the number of pixels.
+#[inline(always)]
+unsafe fn depthwise_tile<L: Lanes, const V: usize>(
+    geometry: &Geometry,
+    filter: &Filter,
+    plane: usize,
+    rows: &[Quad],
+    pitch: usize,
+    width: usize,
+    output: &mut [Quad],
+) -> usize {
+    let Geometry { down, across } = geometry;
+    let weights = &filter.weights[plane * filter.depth..][..filter.depth];
+    // SAFETY: as this function's.
+    unsafe {
+        let mut sums = [[L::splat(0); V]; 4];
+        for c in 0..4 {
+            sums[c] = [L::splat(filter.begin(plane, c, L::OFFSET)); V];
+        }
+        for (i, weights) in weights.chunks_exact(across.taps).enumerate() {
+            let row = &rows[i * down.dilation * pitch..];
+            for (j, weights) in weights.iter().enumerate() {
+                let column = j * across.dilation;
+                let here = (column % across.stride) * width + column / across.stride;
+                let bytes = load::<L, V>(&row[here..]);
+                for c in 0..4 {
+                    for v in 0..V {
+                        sums[c][v] = L::dot(sums[c][v], bytes[v], weights[c]);
+                    }
+                }
+            }
+        }
+        store::<L, V>(&sums, filter.scales[plane], filter.zero, output);
+    }
+    V * L::PIXELS
+}
