@@ -76,11 +76,12 @@ image() {
   local model backend least share folder
   for model in ${SEGD_QEMU_MODELS:-$(ls models)}; do
     folder=models/$model
-    for backend in tract ort ort-int8; do
-      # 8-bit kernels round in other ways on each processor; the self-test holds them to the model's own limit.
+    for backend in tract tract-int8 ort ort-int8; do
+      # ONNX Runtime's 8-bit kernels round in other ways on each processor; the self-test holds them to the model's own limit.
       least=0.999
       local args=(--model "$model" --backend "${backend%-int8}" --precision fp32 --visualize labels)
-      if [ "$backend" = ort-int8 ]; then args[5]=int8 least=0.95; fi
+      if [ "${backend%-int8}" != "$backend" ]; then args[5]=int8; fi
+      if [ "$backend" = ort-int8 ]; then least=0.95; fi
       local out=$model-$backend.png
       on_board "$segd" image "$folder/selftest.jpg" -o "/build/qemu/$out" "${args[@]}"
       "$here" image "$folder/selftest.jpg" -o ".cache/cross/$out" "${args[@]}"

@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use tracing::warn;
 
 use crate::error::{Error, Result};
-use crate::infer::{Backend, Device};
-use crate::model::contract::Precision;
+use crate::infer::{Backend, Device, time};
+use crate::model::contract::{Input, Precision};
 use crate::model::{DEFAULT_MODEL, Model, Registry};
+use crate::schedule::ScheduleOptions;
 use crate::segment::Fallback;
 use crate::selftest;
 
@@ -51,6 +53,60 @@ impl DeviceName {
     }
 }
 
+/// How large the network's input is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum InputLength {
+    /// As the contract says.
+    #[default]
+    Contract,
+    /// The longer side in pixels.
+    Pixels(usize),
+    /// The contract's, or as much less, down to half, as an inference needs to take no more time than this here.
+    Within(Duration),
+}
+
+impl InputLength {
+    /// So that a frame can wait for its own mask, as long as frames do by default ([`ScheduleOptions`]), most of the time.
+    pub fn auto() -> Self {
+        Self::Within(ScheduleOptions::default().wait.mul_f64(MOSTLY))
+    }
+
+    /// Takes no more of a CPU budget in cores than leaves masks younger than `max_mask_age`.
+    #[must_use]
+    pub fn within_budget(self, schedule: &ScheduleOptions) -> Self {
+        match (self, schedule.cpu_budget) {
+            (Self::Within(time), Some(cores)) => {
+                Self::Within(time.min(schedule.max_mask_age.mul_f64(MOSTLY * cores.clamp(0.0, 1.0))))
+            }
+            _ => self,
+        }
+    }
+
+    /// The longer side, where it was said.
+    fn pixels(self) -> Option<usize> {
+        match self {
+            Self::Pixels(pixels) => Some(pixels),
+            Self::Contract | Self::Within(_) => None,
+        }
+    }
+}
+
+/// Part of a limit on time that an inference may take in the least of several runs.
+const MOSTLY: f64 = 0.8;
+
+/// The longer side of an input that takes `limit_ns` or less, where the contract's takes `taken_ns`: time goes with the area.
+/// At least half of the contract's; `None` for the contract's own.
+fn length_within(input: &Input, taken_ns: u64, limit_ns: u64) -> Option<usize> {
+    if taken_ns <= limit_ns {
+        return None;
+    }
+    let whole = input.width.max(input.height);
+    let wanted = (whole as f64 * (limit_ns as f64 / taken_ns as f64).sqrt()) as usize;
+    let steps = wanted.saturating_sub(input.offset) / input.multiple;
+    let below = steps * input.multiple + input.offset;
+    Some(below.max(input.nearest_side(whole.div_ceil(2)))).filter(|&length| length < whole)
+}
+
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub struct ChoiceOptions {
@@ -64,8 +120,8 @@ pub struct ChoiceOptions {
     pub accelerate: bool,
     /// Only files of this precision.
     pub precision: Option<Precision>,
-    /// Longer side of the network's input in pixels; the contract's if `None`.
-    pub longest: Option<usize>,
+    /// How large the network's input is.
+    pub length: InputLength,
     /// Threads of one inference, for ONNX Runtime.
     pub threads: usize,
     /// ONNX Runtime's library; searched for if `None`.
@@ -82,7 +138,7 @@ impl Default for ChoiceOptions {
             device: Device::Cpu,
             accelerate: false,
             precision: None,
-            longest: None,
+            length: InputLength::Contract,
             threads: 1,
             ort_library: None,
             selftest: true,
@@ -168,6 +224,7 @@ impl ChoiceOptions {
                 (backend, why)
             }
         };
+        let (longest, why) = self.longest(&model, &backend, why)?;
         // tract runs on what is always there: nothing has to take over from it.
         let fallbacks = match backend.name() {
             "tract" => Vec::new(),
@@ -176,7 +233,7 @@ impl ChoiceOptions {
         Ok(Choice {
             model,
             backend,
-            longest: self.longest,
+            longest,
             why,
             fallbacks,
             faster: self.faster(),
@@ -286,7 +343,7 @@ impl ChoiceOptions {
     /// tract with its 8-bit file, if that gives the right labels and takes less CPU than `ort` here.
     #[cfg(feature = "tract")]
     fn faster_tract(&self, model: &Arc<Model>, ort: &Arc<dyn Backend>) -> Result<Option<Trusted>> {
-        use crate::infer::{cpu_ns, tract};
+        use crate::infer::tract;
         /// Inferences that are timed: the least counts.
         const RUNS: usize = 3;
         let int8 = Precision::Int8;
@@ -299,9 +356,9 @@ impl ChoiceOptions {
         let options = self.with(Some(int8));
         let rival = options.tract_at(Some(int8))?;
         let why = options.trust(model, &rival)?;
-        let size = model.contract.input.size_for(640, 480, self.longest);
+        let size = model.contract.input.size_for(640, 480, self.length.pixels());
         let ms = |backend: &Arc<dyn Backend>| -> Result<f64> {
-            Ok(cpu_ns(model, &**backend, size, RUNS)? as f64 / 1e6)
+            Ok(time(model, &**backend, size, RUNS)?.cpu_ns as f64 / 1e6)
         };
         let (of_rival, of_ort) = (ms(&rival)?, ms(ort)?);
         let why = format!("{why}; an inference takes {of_rival:.1} ms of CPU, with ONNX Runtime {of_ort:.1}");
@@ -366,6 +423,33 @@ impl ChoiceOptions {
             }
         }
         precisions
+    }
+
+    /// The longer side of the input, and what the log says about it.
+    fn longest(
+        &self,
+        model: &Model,
+        backend: &Arc<dyn Backend>,
+        why: String,
+    ) -> Result<(Option<usize>, String)> {
+        /// Inferences that are timed: the least counts.
+        const RUNS: usize = 3;
+        let InputLength::Within(limit) = self.length else {
+            return Ok((self.length.pixels(), why));
+        };
+        let input = &model.contract.input;
+        let cost = time(model, &**backend, input.size_for(640, 480, None), RUNS)?;
+        let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        let ms = cost.wall_ns as f64 / 1e6;
+        let longest = length_within(input, cost.wall_ns, limit_ns);
+        let said = match longest {
+            None => format!("{why}; an inference takes {ms:.1} ms, and the input is the model's"),
+            Some(pixels) => format!(
+                "{why}; an input of {pixels} pixels, as one of {} takes {ms:.1} ms",
+                input.width.max(input.height)
+            ),
+        };
+        Ok((longest, said))
     }
 
     /// Tests the backend; the text says how that went.
@@ -471,6 +555,39 @@ mod tests {
         assert_eq!(steps_after(Auto, Cuda), [(Ort, Cpu), (Tract, Cpu)]);
         assert_eq!(steps_after(Auto, Cpu), [(Tract, Cpu)]);
         assert_eq!(steps_after(Tract, Cpu), []);
+    }
+
+    #[test]
+    fn an_input_is_as_large_as_time_allows() {
+        let model = Model::embedded().unwrap();
+        let Some(input) = model.map(|model| model.contract.input) else {
+            return;
+        };
+        assert_eq!((input.width, input.height, input.multiple), (384, 384, 32));
+        assert_eq!(length_within(&input, 20, 24), None);
+        assert_eq!(length_within(&input, 24, 24), None);
+        // 384 * sqrt(24 / 30) is 343.5.
+        assert_eq!(length_within(&input, 30, 24), Some(320));
+        assert_eq!(length_within(&input, 25, 24), Some(352));
+        assert_eq!(length_within(&input, 10_000, 24), Some(192));
+        assert_eq!(length_within(&input, u64::MAX, 0), Some(192));
+    }
+
+    #[test]
+    fn a_budget_shortens_inferences_and_never_lengthens_them() {
+        let with = |cpu_budget| ScheduleOptions {
+            cpu_budget,
+            ..ScheduleOptions::default()
+        };
+        let ms = |n| InputLength::Within(Duration::from_millis(n));
+        assert_eq!(InputLength::auto(), ms(24));
+        assert_eq!(InputLength::auto().within_budget(&with(None)), ms(24));
+        assert_eq!(InputLength::auto().within_budget(&with(Some(4.0))), ms(24));
+        assert_eq!(InputLength::auto().within_budget(&with(Some(0.25))), ms(20));
+        assert_eq!(
+            InputLength::Contract.within_budget(&with(Some(0.1))),
+            InputLength::Contract
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde::Deserialize;
 
@@ -98,6 +99,48 @@ pub enum ControlValue {
     Number(i64),
 }
 
+/// Longer side of the network's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "NumberOrName")]
+pub enum InputSide {
+    /// As large as the machine has time for, up to the model's.
+    Auto,
+    /// In pixels.
+    Pixels(usize),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum NumberOrName {
+    Number(usize),
+    Name(String),
+}
+
+impl TryFrom<NumberOrName> for InputSide {
+    type Error = String;
+
+    fn try_from(value: NumberOrName) -> Result<Self, String> {
+        match value {
+            NumberOrName::Number(pixels) => Ok(Self::Pixels(pixels)),
+            NumberOrName::Name(name) => name.parse(),
+        }
+    }
+}
+
+impl FromStr for InputSide {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => text
+                .parse()
+                .map(Self::Pixels)
+                .map_err(|_| format!("{text:?} is no size, expected a number of pixels or \"auto\"")),
+        }
+    }
+}
+
 section! {
     /// `[model]`: what segments.
     ModelFile {
@@ -109,8 +152,8 @@ section! {
         device: String,
         /// `fp32`, `fp16` or `int8`.
         precision: String,
-        /// Longer side of the network's input in pixels.
-        size: usize,
+        /// Longer side of the network's input in pixels, or `"auto"`.
+        size: InputSide,
         /// At most so many inferences a second.
         max_inferences_per_second: f64,
     }
@@ -420,6 +463,22 @@ mod tests {
         assert_eq!(merged.capture.camera, None);
         assert_eq!(merged.capture.input.as_deref(), Some("test://"));
         assert_eq!(merged.capture.fps, Some(15.0));
+    }
+
+    #[test]
+    fn an_input_has_a_size_in_pixels_or_one_that_suits_the_machine() {
+        let side = |text: &str| toml::from_str::<ModelFile>(text).map(|model| model.size);
+        assert_eq!(side("size = 384").unwrap(), Some(InputSide::Pixels(384)));
+        assert_eq!(side("size = \"auto\"").unwrap(), Some(InputSide::Auto));
+        assert_eq!("512".parse(), Ok(InputSide::Pixels(512)));
+        for wrong in ["size = \"large\"", "size = -1", "size = true"] {
+            assert!(side(wrong).is_err(), "{wrong}");
+        }
+        let said = side("size = \"large\"").unwrap_err().to_string();
+        assert!(
+            said.contains("\"large\" is no size, expected a number of pixels or \"auto\""),
+            "{said}"
+        );
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::choose::{BackendName, ChoiceOptions, DeviceName};
-use crate::config::{ModelFile, OverlayFile, check_range};
+use crate::choose::{BackendName, ChoiceOptions, DeviceName, InputLength};
+use crate::config::{InputSide, ModelFile, OverlayFile, check_range};
 use crate::error::{Error, Result};
 use crate::model::contract::{Contract, MAX_SIDE, Precision};
 use crate::overlay::{OverlayOptions, Visualize};
@@ -17,18 +17,19 @@ pub struct ModelArgs {
     /// Name of a model (`segd models` lists them) or folder with a contract.toml [default: voc21]
     #[arg(long, value_name = "NAME|DIR", env = "SEGD_MODEL")]
     pub model: Option<String>,
-    /// What runs the network; auto: ONNX Runtime if it is there and passes its self-test, else tract [default: auto]
+    /// What runs the network; auto: tract or ONNX Runtime, whichever takes less CPU here [default: auto]
     #[arg(long, value_enum, env = "SEGD_BACKEND", hide_possible_values = false)]
     pub backend: Option<BackendName>,
     /// Where it runs; an accelerator that can't be had is an error, but for auto [default: cpu]
     #[arg(long, value_enum)]
     pub device: Option<DeviceName>,
-    /// Precision of the network's arithmetic; the model's first file for the backend if not given
+    /// Precision of the network's arithmetic; the one that suits backend and processor if not given
     #[arg(long, value_enum)]
     pub precision: Option<Precision>,
-    /// Longer side of the network's input in pixels: smaller is faster, larger sees more [default: the model's]
-    #[arg(long, value_name = "PIXELS")]
-    pub size: Option<usize>,
+    /// Longer side of the network's input in pixels: smaller is faster, larger sees more; auto: the model's, or as much less
+    /// as it needs to keep up here [default: the model's]
+    #[arg(long, value_name = "PIXELS|auto")]
+    pub size: Option<InputSide>,
     /// Threads of one inference, for ONNX Runtime [default: 1]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
@@ -56,10 +57,14 @@ impl ModelArgs {
         options.device = device.first();
         options.accelerate = device == DeviceName::Auto;
         options.precision = pick(self.precision, from_file("precision", &file.precision))?;
-        if let Some(size) = self.size.or(file.size) {
-            check_range("size", size as f64, 16.0..=MAX_SIDE as f64)?;
-            options.longest = Some(size);
-        }
+        options.length = match self.size.or(file.size) {
+            None => InputLength::Contract,
+            Some(InputSide::Auto) => InputLength::auto(),
+            Some(InputSide::Pixels(pixels)) => {
+                check_range("size", pixels as f64, 16.0..=MAX_SIDE as f64)?;
+                InputLength::Pixels(pixels)
+            }
+        };
         if let Some(threads) = self.threads {
             check_range("threads", threads as f64, 1.0..=256.0)?;
             options.threads = threads;

@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 use crate::choose::{Choice, ChoiceOptions};
 use crate::cli::run::{
     Built, RunArgs, access_from, build_camera, cameras, infer_interval, looks_from, pipeline_options,
-    read_config, source_from, stream_options,
+    read_config, source_from, stream_options, wanted,
 };
 use crate::cli::status;
 use crate::clock::{SharedClock, Stop};
@@ -322,7 +322,7 @@ fn prepare(args: &RunArgs, config: &CameraConfig, file: &FileConfig, old: &Runni
         max_inferences_per_second: None,
         ..config.model.clone()
     };
-    let wanted = args.model.over(&config.model)?;
+    let wanted = wanted(args, config)?;
     // A model of the same name may have new files.
     let same_model =
         model(config) == model(&old.config) && wanted.find()?.contract == old.choice.model.contract;

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::choose::{BackendName, ChoiceOptions};
 use crate::error::Result;
-use crate::infer::cpu_ns;
+use crate::infer;
 use crate::model::contract::{Contract, Precision, Resize};
 use crate::model::{Found, Model, Registry};
 use crate::selftest;
@@ -174,13 +174,13 @@ fn time(model: &Model, backend: BackendName, precision: Precision) -> Result<Tim
     };
     let chosen = options.choose_for(model.clone())?;
     let size = model.contract.input.size_for(640, 480, None);
-    let least = cpu_ns(model, &*chosen.backend, size, RUNS)?;
+    let cost = infer::time(model, &*chosen.backend, size, RUNS)?;
     Ok(Time {
         backend: chosen.backend.name(),
         precision: precision.as_str().to_owned(),
         width: size.width,
         height: size.height,
-        cpu_ms: least as f64 / 1e6,
+        cpu_ms: cost.cpu_ns as f64 / 1e6,
     })
 }
 

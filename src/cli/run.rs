@@ -8,7 +8,7 @@ use clap::Args;
 use tracing::info;
 
 use crate::capture::{CaptureOptions, Pace, SourceSpec, parse_uri};
-use crate::choose::Choice;
+use crate::choose::{Choice, ChoiceOptions};
 use crate::cli::args::{ModelArgs, VisualizeArgs, class_label};
 use crate::cli::schedule_args::ScheduleArgs;
 use crate::clock::RealClock;
@@ -219,6 +219,16 @@ pub fn pipeline_options(args: &RunArgs, camera: &CameraConfig, spec: &SourceSpec
     })
 }
 
+/// The model that is asked for, and where it runs.
+///
+/// # Errors
+/// Usage, naming the key.
+pub fn wanted(args: &RunArgs, camera: &CameraConfig) -> Result<ChoiceOptions> {
+    let mut options = args.model.over(&camera.model)?;
+    options.length = options.length.within_budget(&args.schedule.over(&camera.masks)?);
+    Ok(options)
+}
+
 /// The least time between two inferences, from arguments over configuration.
 ///
 /// # Errors
@@ -389,7 +399,7 @@ pub fn build_camera(
 
     let clock = RealClock::shared();
     let source = spec.opener(&capture_options, clock.clone())?;
-    let chosen = args.model.over(&camera.model)?.choose()?;
+    let chosen = wanted(args, camera)?.choose()?;
     info!(
         camera = camera.name,
         model = chosen.model.contract.name,

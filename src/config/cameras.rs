@@ -142,7 +142,13 @@ mod tests {
         .unwrap();
         assert_eq!(all[0].capture.fps, Some(5.0));
         assert_eq!(all[1].capture.fps, Some(15.0));
-        assert_eq!((all[0].model.size, all[1].model.size), (Some(384), Some(513)));
+        assert_eq!(
+            (all[0].model.size, all[1].model.size),
+            (
+                Some(crate::config::InputSide::Pixels(384)),
+                Some(crate::config::InputSide::Pixels(513))
+            )
+        );
         assert_eq!(
             all[1].outputs,
             ["rtsp://127.0.0.1:8554/yard", "/var/lib/segd/yard.mkv"]
