@@ -51,7 +51,7 @@ def make_clips(clip, frames):
 def segd(binary, size, *arguments):
     """One run of segd bench: its JSON."""
     with tempfile.TemporaryDirectory() as folder:
-        run = sh(binary, "bench", "--json", "--model", MODEL, "--backend", "ort", "--size", size,
+        run = sh(binary, "bench", "--json", "--model", MODEL, "--precision", "int8", "--size", size,
                  "--output", f"{folder}/out.mkv", "--legend=false", "--bitrate-kbps", BITRATE_KBPS, "--encoder", "x264enc", *arguments,
                  stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     report = json.loads(run.stdout)
@@ -82,7 +82,7 @@ def agreement(binary, size, clip, engines):
        "-frames:v", "8", folder / "p%d.png")
     pictures = sorted(folder.glob("p?.png"))
     sh(binary, "image", *pictures, "-o", f"{folder}/segd/", "--visualize", "labels", "--model", MODEL,
-       "--backend", "ort", "--size", size,
+       "--precision", "int8", "--size", size,
        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     shares = {}
     for engine in engines:
@@ -121,6 +121,8 @@ def main():
         "Python: OpenCV + LiteRT": lambda: peer("litert", args.size, street),
         "Python: MediaPipe ImageSegmenter": lambda: peer("mediapipe", args.size, street),
         "segd, every frame inferred": lambda: segd(args.segd, args.size, "--input", street, "--no-pace"),
+        "segd on ONNX Runtime, every frame": lambda: segd(args.segd, args.size, "--input", street, "--no-pace",
+                                                          "--backend", "ort"),
         "segd as it runs (propagation)": lambda: segd(args.segd, args.size, "--input", street, "--live"),
         "segd, every 4th frame inferred": lambda: segd(args.segd, args.size, "--input", street, "--no-pace", "--every", "4"),
         "segd as it runs, still scene": lambda: segd(args.segd, args.size, "--input", still, "--live"),
