@@ -54,31 +54,25 @@ fn draw(log: &Log, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
         .right_y_label_area_size(50)
         .build_cartesian_2d(0.0..steps, 0.0..highest)?
         .set_secondary_coord(0.0..steps, 0.0..100.0);
+    // Each axis has its curve's colour, in place of a legend that would lie over one of them.
+    let colored = |color: &RGBColor| ("sans-serif", 16).into_font().color(color);
     chart
         .configure_mesh()
         .light_line_style(WHITE.mix(0.0))
         .x_desc("step")
         .y_desc("training loss")
+        .axis_desc_style(colored(&RGBColor(110, 110, 110)))
         .draw()?;
     chart
         .configure_secondary_axes()
         .y_desc("validation mean IoU, %")
+        .axis_desc_style(colored(&score_color))
         .draw()?;
     chart
-        .draw_series(LineSeries::new(log.losses.iter().copied(), &loss_color))?
-        .label("training loss")
-        .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], loss_color));
-    chart
-        .draw_secondary_series(
-            LineSeries::new(log.scores.iter().copied(), score_color.stroke_width(2)).point_size(3),
-        )?
-        .label("validation mean IoU")
-        .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], score_color.stroke_width(2)));
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::MiddleRight)
-        .border_style(BLACK.mix(0.3))
-        .draw()?;
+        .draw_series(LineSeries::new(log.losses.iter().copied(), &loss_color))?;
+    chart.draw_secondary_series(
+        LineSeries::new(log.scores.iter().copied(), score_color.stroke_width(2)).point_size(3),
+    )?;
     area.present()?;
     Ok(())
 }
