@@ -361,22 +361,58 @@ fn depthwise(c: &mut Criterion<ThreadTime>) {
     group.finish();
 }
 
-/// Convolutions of the 8-bit networks: channels in and out, whether each has its own kernel, input, taps, stride, dilation.
-const INT8: [(usize, usize, bool, [usize; 2], usize, usize, usize); 6] = [
-    (3, 32, false, [384, 512], 3, 2, 1),
-    (16, 96, false, [192, 256], 1, 1, 1),
-    (96, 96, true, [192, 256], 3, 2, 1),
-    (240, 240, true, [48, 64], 5, 1, 1),
-    (192, 1152, false, [24, 32], 1, 1, 1),
-    (1152, 192, false, [24, 32], 1, 1, 1),
+/// A convolution of the 8-bit networks.
+struct Int8 {
+    inputs: usize,
+    outputs: usize,
+    /// Each channel has its own kernel.
+    is_depthwise: bool,
+    /// Height and width.
+    input: [usize; 2],
+    taps: usize,
+    stride: usize,
+}
+
+const fn int8_layer(
+    channels: [usize; 2],
+    is_depthwise: bool,
+    input: [usize; 2],
+    taps: usize,
+    stride: usize,
+) -> Int8 {
+    Int8 {
+        inputs: channels[0],
+        outputs: channels[1],
+        is_depthwise,
+        input,
+        taps,
+        stride,
+    }
+}
+
+const INT8: [Int8; 6] = [
+    int8_layer([3, 32], false, [384, 512], 3, 2),
+    int8_layer([16, 96], false, [192, 256], 1, 1),
+    int8_layer([96, 96], true, [192, 256], 3, 2),
+    int8_layer([240, 240], true, [48, 64], 5, 1),
+    int8_layer([192, 1152], false, [24, 32], 1, 1),
+    int8_layer([1152, 192], false, [24, 32], 1, 1),
 ];
 
 /// In each form that the CPU runs; `portable` is the reference of the others.
 fn int8(c: &mut Criterion<ThreadTime>) {
     let mut group = c.benchmark_group("int8");
-    for (inputs, outputs, is_depthwise, [height, width], taps, stride, dilation) in INT8 {
-        let zeros = (taps - 1) * dilation / 2;
-        let axis = |side| Axis::new(side, (zeros, zeros), taps, stride, dilation).expect("a convolution");
+    for layer in INT8 {
+        let Int8 {
+            inputs,
+            outputs,
+            is_depthwise,
+            input: [height, width],
+            taps,
+            stride,
+        } = layer;
+        let zeros = taps / 2;
+        let axis = |side| Axis::new(side, (zeros, zeros), taps, stride, 1).expect("a convolution");
         let geometry = Geometry {
             down: axis(height),
             across: axis(width),

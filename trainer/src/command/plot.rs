@@ -68,8 +68,7 @@ fn draw(log: &Log, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
         .y_desc("validation mean IoU, %")
         .axis_desc_style(colored(&score_color))
         .draw()?;
-    chart
-        .draw_series(LineSeries::new(log.losses.iter().copied(), &loss_color))?;
+    chart.draw_series(LineSeries::new(log.losses.iter().copied(), &loss_color))?;
     chart.draw_secondary_series(
         LineSeries::new(log.scores.iter().copied(), score_color.stroke_width(2)).point_size(3),
     )?;

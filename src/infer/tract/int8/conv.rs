@@ -307,15 +307,15 @@ unsafe fn tile<L: Lanes, const Q: usize, const V: usize>(
 ) {
     let depth = filter.depth;
     let mut weights = [&filter.weights[plane * depth..][..depth]; Q];
-    for q in 1..Q {
-        weights[q] = &filter.weights[(plane + q) * depth..][..depth];
+    for (q, weights) in weights.iter_mut().enumerate().skip(1) {
+        *weights = &filter.weights[(plane + q) * depth..][..depth];
     }
     // SAFETY: as this function's.
     unsafe {
         let mut sums = [[[L::splat(0); V]; 4]; Q];
-        for q in 0..Q {
-            for c in 0..4 {
-                sums[q][c] = [L::splat(filter.begin(plane + q, c, L::OFFSET)); V];
+        for (q, sums) in sums.iter_mut().enumerate() {
+            for (c, sums) in sums.iter_mut().enumerate() {
+                *sums = [L::splat(filter.begin(plane + q, c, L::OFFSET)); V];
             }
         }
         for k in 0..depth {
@@ -526,8 +526,8 @@ unsafe fn depthwise_tile<L: Lanes, const V: usize>(
     // SAFETY: as this function's.
     unsafe {
         let mut sums = [[L::splat(0); V]; 4];
-        for c in 0..4 {
-            sums[c] = [L::splat(filter.begin(plane, c, L::OFFSET)); V];
+        for (c, sums) in sums.iter_mut().enumerate() {
+            *sums = [L::splat(filter.begin(plane, c, L::OFFSET)); V];
         }
         for (i, weights) in weights.chunks_exact(across.taps).enumerate() {
             let row = &rows[i * down.dilation * pitch..];

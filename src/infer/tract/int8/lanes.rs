@@ -87,7 +87,7 @@ impl Level {
 /// # Safety
 /// The methods may use instructions that the CPU must have: they may be called only in a function that was compiled for
 /// the form's [`Level`], on a CPU that has it. Slices are checked.
-pub unsafe trait Lanes: Copy {
+pub(super) unsafe trait Lanes: Copy {
     /// Pixels of a vector; divides [`ALIGN`].
     const PIXELS: usize;
     /// What [`load`](Self::load) takes off each byte, because the CPU multiplies signed ones.
@@ -111,7 +111,7 @@ pub unsafe trait Lanes: Copy {
 
 /// Plain Rust.
 #[derive(Clone, Copy)]
-pub struct Portable;
+pub(super) struct Portable;
 
 // SAFETY: no instruction is used that a CPU may lack.
 unsafe impl Lanes for Portable {
@@ -163,9 +163,9 @@ fn requantize(sum: i32, scale: f32, zero: u8) -> u8 {
 }
 
 #[cfg(target_arch = "aarch64")]
-pub use arm::Dotprod;
+pub(super) use arm::Dotprod;
 #[cfg(target_arch = "x86_64")]
-pub use x86::{Avx2, Avx512, Vnni};
+pub(super) use x86::{Avx2, Avx512, Vnni};
 
 #[cfg(target_arch = "aarch64")]
 mod arm {
