@@ -5,11 +5,12 @@
 # make deb     target/debian/segd_*.deb
 # make cross   the same package for aarch64, from x86-64 (needs root, debootstrap)
 # make test-cross  runs that under QEMU: unit tests, pictures, RTSP, beside this machine's build
-# make test-vm the package and the camera in a virtual machine (needs root, debootstrap, QEMU)
+# make test-camera  the camera tests alone in a virtual machine with a virtual camera (needs root, debootstrap, QEMU)
+# make test-vm the same with the package, systemd and 100 unplugs
 # make fuzz    each fuzz target for a minute (SECONDS=...)
 # make soak    45 minutes under clients that misbehave
 # Each target installs what it needs and says so. ARGS="..." is passed on to segd by `make run`.
-.PHONY: run build deb cross test-cross cargo-deb test test-vm vm-deps cross-deps soak fuzz deps test-deps libtorch onnxruntime bench bench-peers clean
+.PHONY: run build deb cross test-cross cargo-deb test test-camera test-vm vm-deps cross-deps soak fuzz deps test-deps libtorch onnxruntime bench bench-peers clean
 
 CARGO_DENY_VERSION = 0.20.2
 CARGO_DEB_VERSION = 3.8.0
@@ -59,6 +60,11 @@ test-vm: vm-deps onnxruntime cargo-deb
 	cargo deb --no-build --profile dev --strip --fast --output target/vm/
 	scripts/vm/build.sh
 	scripts/vm/run.sh target/vm/segd_*.deb
+
+# With the binary of `make test`.
+test-camera: vm-deps
+	scripts/vm/build.sh
+	scripts/vm/run.sh -
 
 vm-deps:
 	@scripts/deps.sh vm

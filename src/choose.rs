@@ -298,14 +298,16 @@ impl ChoiceOptions {
             return Ok((tract, format!("{why}; not ONNX Runtime: {reason}")));
         };
         let ort_why = reason.map_or(ort_why.clone(), |first| format!("{ort_why}; before: {first}"));
-        match self.faster_tract(model, &ort) {
-            Ok(Some((tract, why))) => Ok((tract, why)),
-            Ok(None) => Ok((ort, ort_why)),
+        let chosen = match self.faster_tract(model, &ort) {
+            Ok(Some((tract, why))) => (tract, why),
+            Ok(None) => (ort, ort_why),
             Err(error) => {
                 warn!("tract is not used: {error}");
-                Ok((ort, ort_why))
+                (ort, ort_why)
             }
-        }
+        };
+        give_back_memory();
+        Ok(chosen)
     }
 
     /// ONNX Runtime with the first of the model's files that gives the right labels, and why not with an earlier one.
@@ -537,6 +539,15 @@ impl ChoiceOptions {
     #[cfg(not(feature = "ort"))]
     fn ort(&self) -> Result<Arc<dyn Backend>> {
         Err(Error::fatal("this segd was built without ONNX Runtime").hint("use --backend tract"))
+    }
+}
+
+/// Gives memory that is free again back to the system: of the backend that was not chosen nothing should stay.
+fn give_back_memory() {
+    // SAFETY: malloc_trim takes a number, and touches only what is free.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 
