@@ -17,7 +17,6 @@ pub mod error;
 pub mod frame;
 pub mod mailbox;
 pub mod pool;
-#[cfg(feature = "tract")]
 pub mod simd;
 pub mod turns;
 

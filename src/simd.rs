@@ -69,6 +69,10 @@ impl Level {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cpu {
     /// `f32::mul_add` is one instruction.
+    #[cfg_attr(
+        not(feature = "tract"),
+        allow(dead_code, reason = "only networks multiply and add in f32")
+    )]
     pub fused_multiply_add: bool,
 }
 
