@@ -312,26 +312,19 @@ fn a_model_whose_file_was_changed_is_refused() {
     for entry in std::fs::read_dir(&model).unwrap().flatten() {
         std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
     }
-    let file = folder.path().join("fp32.onnx");
-    let mut bytes = std::fs::read(&file).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(&file, &bytes).unwrap();
     let path = folder.path().to_str().unwrap();
-    refused(
-        &[
-            "--input",
-            "test://",
-            "--output",
-            "null://",
-            "--backend",
-            "tract",
-            "--model",
-            path,
-        ],
-        1,
-        &["fp32.onnx", "sha256"],
-    );
+    for precision in ["fp32", "int8"] {
+        let name = format!("{precision}.onnx");
+        let file = folder.path().join(&name);
+        let mut bytes = std::fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&file, &bytes).unwrap();
+        let arguments = "--input test:// --output null:// --backend tract --precision";
+        let mut arguments: Vec<&str> = arguments.split(' ').collect();
+        arguments.extend([precision, "--model", path]);
+        refused(&arguments, 1, &[&name, "sha256"]);
+    }
     refused(
         &["--input", "test://", "--model", "/no/such/model"],
         2,
