@@ -16,6 +16,7 @@ pub(super) const ENODEV: i32 = 19;
 pub(super) const EINVAL: i32 = 22;
 pub(super) const ENOTTY: i32 = 25;
 pub(super) const ENOSPC: i32 = 28;
+pub(super) const ENOSYS: i32 = 38;
 
 /// The error for `error`, which `action` on the camera gave. What may pass by itself is transient.
 pub(super) fn camera_error(path: &Path, action: &str, error: io::Error) -> Error {
@@ -35,7 +36,8 @@ pub(super) fn camera_error(path: &Path, action: &str, error: io::Error) -> Error
         }
         Some(EACCES | EPERM) => Error::fatal(format!("camera {name}: permission denied"))
             .hint("add the user to group `video`: sudo usermod -aG video $USER, then log in again"),
-        Some(ENOTTY) => Error::usage(format!("camera {name}: not a video device"))
+        // ENOSYS: QEMU's user emulation says so of what is no camera.
+        Some(ENOTTY | ENOSYS) => Error::usage(format!("camera {name}: not a video device"))
             .hint("`segd probe` lists the cameras that are there"),
         Some(ENOSPC) => Error::transient(format!("camera {name}: not enough USB bandwidth"))
             .hint("use another USB port, a smaller picture or a lower rate"),
@@ -68,6 +70,7 @@ mod tests {
             (EBUSY, true, "fuser -v /dev/null"),
             (EACCES, false, "group `video`"),
             (ENOTTY, false, "not a video device"),
+            (ENOSYS, false, "not a video device"),
             (ENOSPC, true, "USB bandwidth"),
             (5, true, "reading failed"),
         ] {
