@@ -6,7 +6,7 @@
 # make cross   the same package for aarch64, from x86-64 (needs root, debootstrap)
 # make test-cross  runs that under QEMU: unit tests, pictures, RTSP, beside this machine's build
 # make test-camera  the camera tests alone in a virtual machine with a virtual camera (needs root, debootstrap, QEMU)
-# make test-vm the same with the package, systemd and 100 unplugs
+# make test-vm the same with the package, systemd and 100 unplugs (CI runs it after `make test`)
 # make fuzz    each fuzz target for a minute (SECONDS=...)
 # make soak    45 minutes under clients that misbehave
 # Each target installs what it needs and says so. ARGS="..." is passed on to segd by `make run`.
@@ -52,17 +52,15 @@ test-cross: cross build onnxruntime
 	@scripts/deps.sh test-cross
 	cross/test-qemu.sh
 
-# The package of the debug build as the tests make it: `cargo build` alone would compile the dependencies once more,
-# with other features.
-test-vm: vm-deps onnxruntime cargo-deb
-	cargo test --locked --no-run --test camera_vm
+# The package of the binary that `make test` built: nothing is compiled twice.
+test-vm: vm-deps onnxruntime libtorch cargo-deb
+	cargo test --workspace --locked --no-run --test camera_vm
 	rm -rf target/vm && mkdir -p target/vm
 	cargo deb --no-build --profile dev --strip --fast --output target/vm/
 	scripts/vm/build.sh
 	scripts/vm/run.sh target/vm/segd_*.deb
 
-# With the binary of `make test`.
-test-camera: vm-deps
+test-camera: vm-deps onnxruntime libtorch
 	scripts/vm/build.sh
 	scripts/vm/run.sh -
 

@@ -1,24 +1,19 @@
 #!/usr/bin/env bash
 # Boots the VM with a package and the tests, and prints what the guest says. Usage:
-# scripts/vm/run.sh PACKAGE.deb|- [STEP...]. The steps are those of guest.sh; all if none is named. Without a package (-)
-# the camera tests run, as the whole workspace's build has them. SEGD_VM_CAMERA_TESTS is the binary of the camera tests; cargo is asked
-# for it otherwise.
+# scripts/vm/run.sh PACKAGE.deb|- [STEP...]. The steps are those of guest.sh; all if none is named, the camera tests alone
+# without a package (-). SEGD_VM_CAMERA_TESTS is the binary of the camera tests; cargo is asked for it otherwise.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 package=$1
 shift
 steps="$*"
-of=()
-if [ "$package" = - ]; then
-  # `make test` has built these.
-  steps=${steps:-camera} of=(--workspace)
-fi
+if [ "$package" = - ]; then steps=${steps:-camera}; fi
 vm=.cache/vm
 limit=${SEGD_VM_LIMIT_S:-2700}
 
 camera_tests=${SEGD_VM_CAMERA_TESTS:-}
 if [ -z "$camera_tests" ]; then
-  camera_tests=$(cargo test --locked "${of[@]}" --no-run --test camera_vm --message-format=json 2>/dev/null \
+  camera_tests=$(cargo test --workspace --locked --no-run --test camera_vm --message-format=json 2>/dev/null \
     | sed -n 's/.*"name":"camera_vm".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
 fi
 payload=$(mktemp -d)
