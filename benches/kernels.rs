@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 use segd::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
 use segd::infer::tract::TractBackend;
 use segd::infer::tract::depthwise::{Axis, Filter, Geometry, Scratch, convolve, convolve_reference};
-use segd::infer::tract::int8::{conv, lanes};
+use segd::infer::tract::int8::{conv, filter, lanes};
 use segd::infer::{Backend, InputSize, Output, Placement, TensorData};
 use segd::model::Model;
 use segd::model::contract::{Class, ColorOrder, Grid, Input, InputType, Layout, Precision, Resize};
@@ -421,7 +421,7 @@ fn int8(c: &mut Criterion<ThreadTime>) {
         let weights: Vec<i8> = (0..outputs * seen * taps * taps)
             .map(|i| (i * 7 % 127) as i8 - 63)
             .collect();
-        let filter = conv::Filter::new(&conv::Stored {
+        let filter = filter::Filter::new(&filter::Stored {
             outputs,
             inputs,
             is_depthwise,
@@ -448,6 +448,7 @@ fn int8(c: &mut Criterion<ThreadTime>) {
                         level,
                         &geometry,
                         &filter,
+                        0,
                         black_box(&input),
                         &mut output,
                         &mut scratch,
@@ -472,7 +473,7 @@ fn network(c: &mut Criterion<ThreadTime>) {
     };
     let input = TensorData::zeros(InputType::F32, size);
     let precision = Some(Precision::Fp32);
-    let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(TractBackend { precision })];
+    let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(TractBackend::new(precision))];
     let options = segd::infer::ort::OrtOptions {
         precision,
         ..Default::default()

@@ -99,14 +99,14 @@ pub enum ControlValue {
     Number(i64),
 }
 
-/// Longer side of the network's input.
+/// A number, or `"auto"`: one that suits the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "NumberOrName")]
-pub enum InputSide {
-    /// As large as the machine has time for, up to the model's.
+pub enum NumberOrAuto {
+    /// What suits the machine.
     Auto,
-    /// In pixels.
-    Pixels(usize),
+    /// This.
+    Number(usize),
 }
 
 #[derive(Deserialize)]
@@ -116,18 +116,18 @@ enum NumberOrName {
     Name(String),
 }
 
-impl TryFrom<NumberOrName> for InputSide {
+impl TryFrom<NumberOrName> for NumberOrAuto {
     type Error = String;
 
     fn try_from(value: NumberOrName) -> Result<Self, String> {
         match value {
-            NumberOrName::Number(pixels) => Ok(Self::Pixels(pixels)),
+            NumberOrName::Number(number) => Ok(Self::Number(number)),
             NumberOrName::Name(name) => name.parse(),
         }
     }
 }
 
-impl FromStr for InputSide {
+impl FromStr for NumberOrAuto {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -135,8 +135,8 @@ impl FromStr for InputSide {
             "auto" => Ok(Self::Auto),
             _ => text
                 .parse()
-                .map(Self::Pixels)
-                .map_err(|_| format!("{text:?} is no size, expected a number of pixels or \"auto\"")),
+                .map(Self::Number)
+                .map_err(|_| format!("found {text:?}, expected a number or \"auto\"")),
         }
     }
 }
@@ -153,7 +153,9 @@ section! {
         /// `fp32`, `fp16` or `int8`.
         precision: String,
         /// Longer side of the network's input in pixels, or `"auto"`.
-        size: InputSide,
+        size: NumberOrAuto,
+        /// Threads of one inference on the CPU, or `"auto"`.
+        threads: NumberOrAuto,
         /// At most so many inferences a second.
         max_inferences_per_second: f64,
     }
@@ -466,17 +468,20 @@ mod tests {
     }
 
     #[test]
-    fn an_input_has_a_size_in_pixels_or_one_that_suits_the_machine() {
+    fn size_and_threads_are_numbers_or_what_suits_the_machine() {
         let side = |text: &str| toml::from_str::<ModelFile>(text).map(|model| model.size);
-        assert_eq!(side("size = 384").unwrap(), Some(InputSide::Pixels(384)));
-        assert_eq!(side("size = \"auto\"").unwrap(), Some(InputSide::Auto));
-        assert_eq!("512".parse(), Ok(InputSide::Pixels(512)));
+        assert_eq!(side("size = 384").unwrap(), Some(NumberOrAuto::Number(384)));
+        assert_eq!(side("size = \"auto\"").unwrap(), Some(NumberOrAuto::Auto));
+        let threads = |text: &str| toml::from_str::<ModelFile>(text).unwrap().threads;
+        assert_eq!(threads("threads = 2"), Some(NumberOrAuto::Number(2)));
+        assert_eq!(threads("threads = \"auto\""), Some(NumberOrAuto::Auto));
+        assert_eq!("512".parse(), Ok(NumberOrAuto::Number(512)));
         for wrong in ["size = \"large\"", "size = -1", "size = true"] {
             assert!(side(wrong).is_err(), "{wrong}");
         }
         let said = side("size = \"large\"").unwrap_err().to_string();
         assert!(
-            said.contains("\"large\" is no size, expected a number of pixels or \"auto\""),
+            said.contains("found \"large\", expected a number or \"auto\""),
             "{said}"
         );
     }

@@ -160,6 +160,11 @@ impl Engine {
         self.prepared.as_ref().map(|p| p.size)
     }
 
+    /// Threads of an inference for the pictures prepared for last, at least 1.
+    pub fn threads(&self) -> usize {
+        self.segmenters.last().map_or(1, |s| s.threads())
+    }
+
     /// Labels every pixel of `image`; `mask` gets the image's size.
     ///
     /// # Errors

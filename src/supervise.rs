@@ -1,100 +1,24 @@
 //! Threads: the only place that spawns, retries, stops and joins them.
 
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select_biased, unbounded};
 use tracing::{debug, error, info, warn};
 
-use crate::clock::{Clock, Stop, StopHandle, Waited, stop_pair};
+use crate::clock::{Stop, StopHandle, stop_pair};
 use crate::error::{Error, Result};
+
+mod background;
+mod retry;
+mod signals;
+
+pub use background::{Background, Ticker};
+pub use retry::{Backoff, OnTransient, open_with_retry};
+pub use signals::{Signals, signals, stop_on_signals};
 
 /// How long threads may take to end after a stop.
 pub const JOIN_DEADLINE: Duration = Duration::from_secs(5);
-
-/// Capped exponential backoff.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Backoff {
-    /// Wait after the first failure.
-    pub first: Duration,
-    /// Longest wait.
-    pub max: Duration,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self {
-            first: Duration::from_millis(250),
-            max: Duration::from_secs(10),
-        }
-    }
-}
-
-impl Backoff {
-    /// The wait after `failures` failures in a row (1, 2, ...): doubling from `first` to `max`.
-    pub fn delay(&self, failures: u32) -> Duration {
-        let factor = 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
-        self.first.saturating_mul(factor).min(self.max)
-    }
-}
-
-/// Failures in a row that are each said in the log; after those every [`LOUD_EVERY`]th.
-const LOUD_FAILURES: u32 = 5;
-const LOUD_EVERY: u32 = 60;
-
-/// What a transient error leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnTransient {
-    /// Open again, waiting longer each time. For cameras and network streams.
-    Retry(Backoff),
-    /// End with the error. For files.
-    GiveUp,
-}
-
-/// Opens something until it works, a stop comes (`None`), or an error says that trying again is useless.
-///
-/// # Errors
-/// The error that ended the attempts.
-pub fn open_with_retry<T>(
-    what: &str,
-    policy: OnTransient,
-    clock: &dyn Clock,
-    stop: &Stop,
-    mut open: impl FnMut() -> Result<T>,
-) -> Result<Option<T>> {
-    let mut failures = 0u32;
-    loop {
-        if stop.is_stopped() {
-            return Ok(None);
-        }
-        let error = match open() {
-            Ok(opened) => return Ok(Some(opened)),
-            Err(error) => error,
-        };
-        let OnTransient::Retry(backoff) = policy else {
-            return Err(error);
-        };
-        if !error.is_transient() {
-            return Err(error);
-        }
-        failures = failures.saturating_add(1);
-        let delay = backoff.delay(failures);
-        // A camera that is away for months must not fill the disk with its absence.
-        if failures <= LOUD_FAILURES || failures.is_multiple_of(LOUD_EVERY) {
-            warn!(
-                failures,
-                retry_in_ms = delay.as_millis() as u64,
-                "{what}: {error}"
-            );
-        } else {
-            debug!(failures, "{what}: {error}");
-        }
-        if clock.wait(delay, stop) == Waited::Stopped {
-            return Ok(None);
-        }
-    }
-}
 
 /// Why the pipeline ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -258,96 +182,6 @@ impl Supervisor {
     }
 }
 
-/// Calls a function at regular times on a thread of its own, until dropped.
-#[derive(Debug)]
-pub struct Ticker {
-    stop: Option<StopHandle>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Ticker {
-    /// Starts calling `tick` every `period`.
-    ///
-    /// # Errors
-    /// Fatal if the system can't start another thread.
-    pub fn start(
-        name: &'static str,
-        period: Duration,
-        mut tick: impl FnMut() + Send + 'static,
-    ) -> Result<Self> {
-        let (handle, stop) = stop_pair();
-        let thread = std::thread::Builder::new()
-            .name(name.into())
-            .spawn(move || {
-                while !stop.wait(period) {
-                    tick();
-                }
-            })
-            .map_err(|e| Error::fatal(format!("thread {name} can't be started")).caused_by(e))?;
-        Ok(Self {
-            stop: Some(handle),
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Ticker {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// A thread of its own that runs until dropped.
-#[derive(Debug)]
-pub struct Background {
-    stop: Option<StopHandle>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Background {
-    /// Starts `run`, which ends soon after its stop.
-    ///
-    /// # Errors
-    /// Fatal if the system can't start another thread.
-    pub fn spawn(name: &'static str, run: impl FnOnce(&Stop) + Send + 'static) -> Result<Self> {
-        let (handle, stop) = stop_pair();
-        let thread = std::thread::Builder::new()
-            .name(name.into())
-            .spawn(move || run(&stop))
-            .map_err(|e| Error::fatal(format!("thread {name} can't be started")).caused_by(e))?;
-        Ok(Self {
-            stop: Some(handle),
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Background {
-    /// Whether the thread has come to its end.
-    pub fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
-    }
-}
-
-/// Waits for the thread's end, but not for long: it may be loading a model.
-impl Drop for Background {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        let deadline = Instant::now() + Duration::from_millis(500);
-        if let Some(thread) = self.thread.take() {
-            while !thread.is_finished() && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            if thread.is_finished() {
-                let _ = thread.join();
-            }
-        }
-    }
-}
-
 /// Runs until its end, or until its channel fires or is dropped.
 pub type Run = Box<dyn FnOnce(&Receiver<()>) -> Result<Ended> + Send>;
 
@@ -430,116 +264,9 @@ pub fn run_all(mut jobs: Vec<Job>, asked_to_stop: &Receiver<()>) -> Result<Ended
     outcome
 }
 
-/// What signals ask for.
-#[derive(Debug)]
-pub struct Signals {
-    /// Fires on SIGINT and SIGTERM. A second one of these ends the process at once (exit code 130).
-    pub stop: Receiver<()>,
-    /// Fires on SIGHUP; several that come while one is dealt with count as one.
-    pub reload: Receiver<()>,
-}
-
-/// Installs the signal handlers; `on_stop` is called when a stop is asked for, before anything else happens.
-///
-/// # Errors
-/// Fatal if the handlers can't be installed.
-pub fn signals(on_stop: impl Fn() + Send + 'static) -> Result<Signals> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let (stop_tx, stop) = bounded(1);
-    let (reload_tx, reload) = bounded(1);
-    let fail = |e: std::io::Error| Error::fatal("signal handlers can't be installed").caused_by(e);
-    let seen = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // Order matters: the first signal finds `seen` false, sets it, and is delivered below; the second exits.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, seen.clone()).map_err(fail)?;
-        signal_hook::flag::register(signal, seen.clone()).map_err(fail)?;
-    }
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(fail)?;
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            for signal in signals.forever() {
-                if signal == SIGHUP {
-                    let _ = reload_tx.try_send(());
-                    continue;
-                }
-                info!(signal, "signal received; a second one exits at once");
-                on_stop();
-                let _ = stop_tx.send(());
-                break;
-            }
-        })
-        .map_err(fail)?;
-    Ok(Signals { stop, reload })
-}
-
-/// A channel that fires on SIGINT and SIGTERM. A second signal ends the process at once (exit code 130).
-///
-/// # Errors
-/// Fatal if the handlers can't be installed.
-pub fn stop_on_signals() -> Result<Receiver<()>> {
-    Ok(signals(|| {})?.stop)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::SimulatedClock;
-
-    #[test]
-    fn backoff_doubles_to_its_cap() {
-        let backoff = Backoff {
-            first: Duration::from_millis(250),
-            max: Duration::from_secs(10),
-        };
-        let ms: Vec<u128> = (1..=8).map(|n| backoff.delay(n).as_millis()).collect();
-        assert_eq!(ms, [250, 500, 1000, 2000, 4000, 8000, 10_000, 10_000]);
-        assert_eq!(backoff.delay(u32::MAX), Duration::from_secs(10));
-    }
-
-    #[test]
-    fn transient_errors_are_retried_at_the_backoffs_times() {
-        let clock = SimulatedClock::auto();
-        let (_handle, stop) = stop_pair();
-        let mut times_ms = Vec::new();
-        let opened = open_with_retry(
-            "camera",
-            OnTransient::Retry(Backoff::default()),
-            &*clock,
-            &stop,
-            || {
-                times_ms.push(clock.now_ns() / 1_000_000);
-                if times_ms.len() < 5 {
-                    Err(Error::transient("busy"))
-                } else {
-                    Ok(7)
-                }
-            },
-        );
-        assert_eq!(opened.unwrap(), Some(7));
-        assert_eq!(times_ms, [0, 250, 750, 1750, 3750]);
-    }
-
-    #[test]
-    fn fatal_errors_and_give_up_are_not_retried() {
-        let clock = SimulatedClock::auto();
-        let (handle, stop) = stop_pair();
-        for (policy, error) in [
-            (OnTransient::Retry(Backoff::default()), Error::fatal("x")),
-            (OnTransient::GiveUp, Error::transient("x")),
-        ] {
-            let mut error = Some(error);
-            let result: Result<Option<()>> = open_with_retry("file", policy, &*clock, &stop, || {
-                Err(error.take().expect("opened once"))
-            });
-            assert!(result.is_err());
-        }
-        drop(handle);
-        let none: Result<Option<()>> = open_with_retry("file", OnTransient::GiveUp, &*clock, &stop, || {
-            panic!("opened after stop")
-        });
-        assert!(none.unwrap().is_none());
-    }
 
     fn with_a_waiting_thread() -> Supervisor {
         let mut supervisor = Supervisor::new();

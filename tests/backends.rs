@@ -11,7 +11,7 @@ use std::sync::Arc;
 use onnx::{Tiny, write_model};
 use segd::error::Severity;
 use segd::infer::tract::TractBackend;
-use segd::infer::{Backend, InputSize, Output};
+use segd::infer::{Backend, InputSize, Output, TensorData};
 use segd::model::Model;
 use segd::model::contract::{InputType, Layout, OutputKind, OutputType, Precision};
 use segd::model::load::sha256_hex;
@@ -379,9 +379,7 @@ fn a_model_without_a_file_for_the_backend_says_what_it_has() {
 fn a_precision_that_no_file_has_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let model = Tiny::default().write(folder.path());
-    let backend = TractBackend {
-        precision: Some(Precision::Int8),
-    };
+    let backend = TractBackend::new(Some(Precision::Int8));
     let error = error_of(&backend, &model, SIZE);
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains("no int8 file for tract"), "{error}");
@@ -419,24 +417,58 @@ mod ort {
             }
         }
     }
+}
 
-    #[test]
-    fn more_threads_give_the_same_answer() {
-        let tiny = Tiny::default();
-        let options = OrtOptions {
-            threads: 2,
-            ..OrtOptions::default()
-        };
-        let Ok(backend) = OrtBackend::load(options) else {
-            return;
-        };
-        let folder = tempfile::tempdir().unwrap();
-        let model = tiny.write(folder.path());
-        let mut segmenter = backend.prepare(&model, SIZE).unwrap();
+#[test]
+fn more_threads_give_the_same_answer() {
+    let tiny = Tiny::default();
+    each(&tiny, |backend, model| {
         let (input, seen) = tiny.picture(SIZE, 5);
-        let mut output = Output::empty();
-        segmenter.run(&input, &mut output).unwrap();
-        check_answer(&tiny, SIZE, &seen, &output, "ort");
+        assert_eq!(backend.prepare(model, SIZE).unwrap().threads(), 1);
+        for threads in [2, 3] {
+            let threaded = backend.with_threads(threads).unwrap().unwrap();
+            let mut segmenter = threaded.prepare(model, SIZE).unwrap();
+            assert_eq!(segmenter.threads(), threads, "{}", backend.name());
+            let mut output = Output::empty();
+            segmenter.run(&input, &mut output).unwrap();
+            check_answer(&tiny, SIZE, &seen, &output, backend.name());
+        }
+    });
+}
+
+/// Networks that are large enough to be shared out: their sums are exact in 8 bits, and of one order in 32.
+#[test]
+fn tract_gives_the_same_logits_with_any_number_of_threads() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    for (name, precision) in [
+        ("voc21-fast", Precision::Int8),
+        ("voc21-fast", Precision::Fp32),
+        ("camvid-segnet", Precision::Int8),
+    ] {
+        let model = Model::open(&folder.join(name)).unwrap();
+        let size = InputSize {
+            width: 224,
+            height: 160,
+        };
+        let mut input = TensorData::zeros(model.contract.input.dtype, size);
+        match &mut input {
+            TensorData::F32(values) => (0..)
+                .zip(values)
+                .for_each(|(n, v)| *v = (n % 251) as f32 / 125.5 - 1.0),
+            TensorData::U8(values) => (0..).zip(values).for_each(|(n, v)| *v = (n % 251) as u8),
+        }
+        let [alone, shared] = [1, 3].map(|threads| {
+            let backend = TractBackend::new(Some(precision)).threads(threads).unwrap();
+            let mut output = Output::empty();
+            backend
+                .prepare(&model, size)
+                .unwrap()
+                .run(&input, &mut output)
+                .unwrap();
+            output
+        });
+        assert!(matches!(&alone, Output::Logits { values, .. } if values.iter().any(|v| *v != values[0])));
+        assert!(alone == shared, "{name} {precision:?}");
     }
 }
 
@@ -466,9 +498,7 @@ fn the_shipped_models_give_the_same_labels_on_both_backends() {
                 precision: Some(precision),
                 ..OrtOptions::default()
             });
-            let tract = TractBackend {
-                precision: Some(precision),
-            };
+            let tract = TractBackend::new(Some(precision));
             let both: [Arc<dyn Backend>; 2] = [Arc::new(tract), Arc::new(ort.unwrap())];
             let [a, b] = both.map(|backend| {
                 let mut engine = Engine::new(model.clone(), backend, None, Metrics::shared());

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::choose::{BackendName, ChoiceOptions, DeviceName, InputLength};
-use crate::config::{InputSide, ModelFile, OverlayFile, check_range};
+use crate::choose::{BackendName, ChoiceOptions, DeviceName, InputLength, Threads};
+use crate::config::{ModelFile, NumberOrAuto, OverlayFile, check_range};
 use crate::error::{Error, Result};
 use crate::model::contract::{Contract, MAX_SIDE, Precision};
 use crate::overlay::{OverlayOptions, Visualize};
@@ -29,10 +29,11 @@ pub struct ModelArgs {
     /// Longer side of the network's input in pixels: smaller is faster, larger sees more; auto: the model's, or as much less
     /// as it needs to keep up here [default: the model's]
     #[arg(long, value_name = "PIXELS|auto")]
-    pub size: Option<InputSide>,
-    /// Threads of one inference, for ONNX Runtime [default: 1]
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
+    pub size: Option<NumberOrAuto>,
+    /// Threads of one inference on the CPU; auto: as few as it needs to be done within a frame's time here [default: auto for
+    /// video, else 1]
+    #[arg(long, value_name = "N|auto")]
+    pub threads: Option<NumberOrAuto>,
     /// ONNX Runtime's library [default: $ORT_DYLIB_PATH, or searched for]
     #[arg(long, value_name = "FILE")]
     pub ort_library: Option<PathBuf>,
@@ -59,16 +60,20 @@ impl ModelArgs {
         options.precision = pick(self.precision, from_file("precision", &file.precision))?;
         options.length = match self.size.or(file.size) {
             None => InputLength::Contract,
-            Some(InputSide::Auto) => InputLength::auto(),
-            Some(InputSide::Pixels(pixels)) => {
+            Some(NumberOrAuto::Auto) => InputLength::auto(),
+            Some(NumberOrAuto::Number(pixels)) => {
                 check_range("size", pixels as f64, 16.0..=MAX_SIDE as f64)?;
                 InputLength::Pixels(pixels)
             }
         };
-        if let Some(threads) = self.threads {
-            check_range("threads", threads as f64, 1.0..=256.0)?;
-            options.threads = threads;
-        }
+        options.threads = match self.threads.or(file.threads) {
+            None => Threads::default(),
+            Some(NumberOrAuto::Auto) => Threads::auto(1),
+            Some(NumberOrAuto::Number(threads)) => {
+                check_range("threads", threads as f64, 1.0..=256.0)?;
+                Threads::Count(threads)
+            }
+        };
         options.ort_library.clone_from(&self.ort_library);
         options.selftest = !self.no_selftest;
         Ok(options)

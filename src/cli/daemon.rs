@@ -322,7 +322,7 @@ fn prepare(args: &RunArgs, config: &CameraConfig, file: &FileConfig, old: &Runni
         max_inferences_per_second: None,
         ..config.model.clone()
     };
-    let wanted = wanted(args, config)?;
+    let wanted = wanted(args, config, file.camera.len().max(1))?;
     // A model of the same name may have new files.
     let same_model =
         model(config) == model(&old.config) && wanted.find()?.contract == old.choice.model.contract;

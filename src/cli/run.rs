@@ -8,11 +8,11 @@ use clap::Args;
 use tracing::info;
 
 use crate::capture::{CaptureOptions, Pace, SourceSpec, parse_uri};
-use crate::choose::{Choice, ChoiceOptions};
+use crate::choose::{Choice, ChoiceOptions, Threads};
 use crate::cli::args::{ModelArgs, VisualizeArgs, class_label};
 use crate::cli::schedule_args::ScheduleArgs;
 use crate::clock::RealClock;
-use crate::config::{self, CameraConfig, FileConfig, check_range};
+use crate::config::{self, CameraConfig, FileConfig, NumberOrAuto, check_range};
 use crate::error::{Error, Result};
 use crate::frame::{FrameFormat, PixelFormat};
 use crate::metrics::Metrics;
@@ -219,13 +219,20 @@ pub fn pipeline_options(args: &RunArgs, camera: &CameraConfig, spec: &SourceSpec
     })
 }
 
-/// The model that is asked for, and where it runs.
+/// The model that is asked for, and where it runs. `cameras` share the machine.
 ///
 /// # Errors
 /// Usage, naming the key.
-pub fn wanted(args: &RunArgs, camera: &CameraConfig) -> Result<ChoiceOptions> {
+pub fn wanted(args: &RunArgs, camera: &CameraConfig, cameras: usize) -> Result<ChoiceOptions> {
     let mut options = args.model.over(&camera.model)?;
-    options.length = options.length.within_budget(&args.schedule.over(&camera.masks)?);
+    let schedule = args.schedule.over(&camera.masks)?;
+    options.length = options.length.within_budget(&schedule);
+    if !matches!(
+        args.model.threads.or(camera.model.threads),
+        Some(NumberOrAuto::Number(_))
+    ) {
+        options.threads = Threads::auto(cameras).within_budget(&schedule);
+    }
     Ok(options)
 }
 
@@ -399,7 +406,7 @@ pub fn build_camera(
 
     let clock = RealClock::shared();
     let source = spec.opener(&capture_options, clock.clone())?;
-    let chosen = wanted(args, camera)?.choose()?;
+    let chosen = wanted(args, camera, file.camera.len().max(1))?.choose()?;
     info!(
         camera = camera.name,
         model = chosen.model.contract.name,

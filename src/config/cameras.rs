@@ -145,8 +145,8 @@ mod tests {
         assert_eq!(
             (all[0].model.size, all[1].model.size),
             (
-                Some(crate::config::InputSide::Pixels(384)),
-                Some(crate::config::InputSide::Pixels(513))
+                Some(crate::config::NumberOrAuto::Number(384)),
+                Some(crate::config::NumberOrAuto::Number(513))
             )
         );
         assert_eq!(

@@ -1,5 +1,6 @@
 //! Running the network: backends behind one trait.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 #[cfg(any(feature = "tract", feature = "ort"))]
@@ -151,6 +152,11 @@ pub trait Segmenter: Send {
     /// What really runs.
     fn runs_on(&self) -> RunsOn;
 
+    /// Threads of one inference, the one that asks included if it works itself.
+    fn threads(&self) -> usize {
+        1
+    }
+
     /// Runs the network. `input` has the contract's layout, type and this segmenter's size; `output` is
     /// overwritten, its buffers reused.
     ///
@@ -170,12 +176,29 @@ pub trait Backend: Send + Sync {
     /// Usage if the model has no file for this backend, fatal if the file can't be run: another opset,
     /// truncated, or other inputs and outputs than the contract says.
     fn prepare(&self, model: &Model, size: InputSize) -> Result<Box<dyn Segmenter>>;
+
+    /// The same with so many threads for an inference; `None` where that can't be chosen.
+    ///
+    /// # Errors
+    /// Fatal if the threads can't be started.
+    fn with_threads(&self, threads: usize) -> Result<Option<Arc<dyn Backend>>> {
+        let _ = threads;
+        Ok(None)
+    }
+}
+
+/// CPU time of an inference in nanoseconds: of the thread that asked, or, where several work, the most that it can be.
+pub fn cost_ns(threads: usize, asking_ns: u64, wall_ns: u64) -> u64 {
+    match threads {
+        0 | 1 => asking_ns,
+        _ => wall_ns.saturating_mul(threads as u64),
+    }
 }
 
 /// What one inference takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cost {
-    /// CPU time of the thread that asked, in nanoseconds: of all threads, if the backend uses no other.
+    /// CPU time in nanoseconds, as [`cost_ns`] has it.
     pub cpu_ns: u64,
     /// From the request to the answer, in nanoseconds.
     pub wall_ns: u64,
@@ -198,7 +221,8 @@ pub fn time(model: &Model, backend: &dyn Backend, size: InputSize, runs: usize) 
         let (cpu, wall) = (thread_cpu_ns(), Instant::now());
         segmenter.run(&input, &mut output)?;
         let wall_ns = u64::try_from(wall.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        least.cpu_ns = least.cpu_ns.min(thread_cpu_ns().saturating_sub(cpu));
+        let asking_ns = thread_cpu_ns().saturating_sub(cpu);
+        least.cpu_ns = least.cpu_ns.min(cost_ns(segmenter.threads(), asking_ns, wall_ns));
         least.wall_ns = least.wall_ns.min(wall_ns);
     }
     Ok(least)

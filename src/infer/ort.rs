@@ -5,6 +5,7 @@
 //! of the first run. TensorRT's engines are kept from one start to the next.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ort::ep::{CUDA, ExecutionProviderDispatch, TensorRT};
 use ort::logging::LogLevel;
@@ -295,6 +296,10 @@ impl Backend for OrtBackend {
         let zeros = TensorData::zeros(contract.input.dtype, size);
         let mut segmenter = OrtSegmenter {
             session,
+            threads: match self.options.device {
+                Device::Cpu => self.options.threads.max(1),
+                Device::Cuda | Device::TensorRt => 1,
+            },
             output_index,
             shape,
             dtype: contract.input.dtype,
@@ -324,11 +329,23 @@ impl Backend for OrtBackend {
         }
         Ok(Box::new(segmenter))
     }
+
+    fn with_threads(&self, threads: usize) -> Result<Option<Arc<dyn Backend>>> {
+        Ok(Some(Arc::new(Self {
+            options: OrtOptions {
+                threads,
+                ..self.options.clone()
+            },
+            loaded: self.loaded.clone(),
+        })))
+    }
 }
 
 /// A session for one input size.
 struct OrtSegmenter {
     session: Session,
+    /// Of one inference on the CPU.
+    threads: usize,
     output_index: usize,
     shape: [usize; 4],
     dtype: InputType,
@@ -354,6 +371,10 @@ impl Segmenter for OrtSegmenter {
 
     fn runs_on(&self) -> RunsOn {
         self.runs_on.clone()
+    }
+
+    fn threads(&self) -> usize {
+        self.threads
     }
 
     fn run(&mut self, input: &TensorData, output: &mut Output) -> Result<()> {

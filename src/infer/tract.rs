@@ -1,4 +1,4 @@
-//! The backend in pure Rust: [tract](https://github.com/sonos/tract), on the CPU, one thread.
+//! The backend in pure Rust: [tract](https://github.com/sonos/tract), on the CPU.
 
 pub mod depthwise;
 mod depthwise_op;
@@ -7,6 +7,7 @@ pub mod int8;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use tract_linalg::multithread::{Executor, multithread_tract_scope};
 use tract_onnx::pb::tensor_shape_proto::dimension;
 use tract_onnx::pb::type_proto;
 use tract_onnx::pb::{ModelProto, ValueInfoProto};
@@ -28,7 +29,38 @@ pub const VERSION: &str = "0.23";
 pub struct TractBackend {
     /// Only files of this precision. Otherwise the 8-bit one where the CPU has instructions for it
     /// ([`int8::is_fast`]), else the contract's first for tract.
-    pub precision: Option<Precision>,
+    precision: Option<Precision>,
+    executor: Executor,
+}
+
+impl TractBackend {
+    /// With one thread; with a precision, only files of that.
+    pub fn new(precision: Option<Precision>) -> Self {
+        Self {
+            precision,
+            executor: Executor::SingleThread,
+        }
+    }
+
+    /// With so many threads for an inference, at least 1, which wait for work between inferences.
+    ///
+    /// # Errors
+    /// Fatal if the threads can't be started.
+    pub fn threads(mut self, threads: usize) -> Result<Self> {
+        self.executor = match threads {
+            0 | 1 => Executor::SingleThread,
+            _ => {
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads)
+                    .thread_name(|n| format!("infer-{n}"))
+                    .build();
+                Executor::MultiThread(Arc::new(pool.map_err(|e| {
+                    Error::fatal(format!("{threads} threads for tract can't be started")).caused_by(e)
+                })?))
+            }
+        };
+        Ok(self)
+    }
 }
 
 impl Backend for TractBackend {
@@ -92,6 +124,7 @@ impl Backend for TractBackend {
             TypedSimpleState::new(&plan).map_err(|e| fatal("no state".into()).caused_by(cause(&e)))?;
         let mut segmenter = TractSegmenter {
             state,
+            executor: self.executor.clone(),
             input: Arc::new(input),
             size,
             reader: Reader::new(contract, &location),
@@ -103,17 +136,15 @@ impl Backend for TractBackend {
         segmenter.infer(&mut output)?;
         Ok(Box::new(segmenter))
     }
+
+    fn with_threads(&self, threads: usize) -> Result<Option<Arc<dyn Backend>>> {
+        Ok(Some(Arc::new(self.clone().threads(threads)?)))
+    }
 }
 
 /// Precisions of the model's files for tract, the one that runs fastest here first.
 pub fn precisions(model: &Model) -> Vec<Precision> {
-    let mut precisions: Vec<Precision> = Vec::new();
-    for file in &model.contract.files {
-        let is_for_tract = file.backends.iter().any(|backend| backend == "tract");
-        if is_for_tract && !precisions.contains(&file.precision) {
-            precisions.push(file.precision);
-        }
-    }
+    let mut precisions = model.contract.precisions_for("tract");
     precisions.sort_by_key(|&precision| (precision == Precision::Int8) != int8::is_fast());
     precisions
 }
@@ -121,6 +152,7 @@ pub fn precisions(model: &Model) -> Vec<Precision> {
 /// A network made ready for one input size.
 struct TractSegmenter {
     state: TypedSimpleState,
+    executor: Executor,
     /// Lent to tract for each run, and ours alone between runs.
     input: Arc<Tensor>,
     size: InputSize,
@@ -130,7 +162,19 @@ struct TractSegmenter {
 }
 
 impl TractSegmenter {
+    /// On the threads of the executor.
     fn infer(&mut self, output: &mut Output) -> Result<()> {
+        let executor = self.executor.clone();
+        match &self.executor {
+            Executor::MultiThread(pool) => {
+                let pool = Arc::clone(pool);
+                pool.install(|| multithread_tract_scope(executor, || self.infer_here(output)))
+            }
+            _ => multithread_tract_scope(executor, || self.infer_here(output)),
+        }
+    }
+
+    fn infer_here(&mut self, output: &mut Output) -> Result<()> {
         let failed = |file: &str, e: &TractError| {
             Error::transient(format!("{file}: tract failed to run it")).caused_by(cause(e))
         };
@@ -173,6 +217,13 @@ impl Segmenter for TractSegmenter {
             provider: "CPU".into(),
             precision: self.precision.as_str().into(),
             version: VERSION.into(),
+        }
+    }
+
+    fn threads(&self) -> usize {
+        match &self.executor {
+            Executor::MultiThread(pool) => pool.current_num_threads(),
+            _ => 1,
         }
     }
 

@@ -340,6 +340,18 @@ impl Contract {
             .find(|f| f.backends.iter().any(|b| b == backend))
     }
 
+    /// Precisions of the files that `backend` may run, in the order of the files.
+    pub fn precisions_for(&self, backend: &str) -> Vec<Precision> {
+        let mut precisions: Vec<Precision> = Vec::new();
+        for file in &self.files {
+            let is_for_it = file.backends.iter().any(|b| b == backend);
+            if is_for_it && !precisions.contains(&file.precision) {
+                precisions.push(file.precision);
+            }
+        }
+        precisions
+    }
+
     /// The label of the class called `name`, in any case.
     pub fn class_index(&self, name: &str) -> Option<u8> {
         self.classes

@@ -11,7 +11,7 @@ use super::{AskedMask, Done, MASKS, TimedMask, ToCompose, ToInfer};
 use crate::clock::{SharedClock, Stop, TimeNs};
 use crate::error::{Error, Result};
 use crate::frame::{Frame, FrameFormat, Mask};
-use crate::infer::{Output, RunsOn};
+use crate::infer::{Output, RunsOn, cost_ns};
 use crate::mailbox::{MailboxReceiver, MailboxSender, Received};
 use crate::metrics::{Metrics, Stage, thread_cpu_ns};
 use crate::propagate::{LogitSmoother, Tiles};
@@ -108,7 +108,7 @@ impl InferStage {
             let Some(slot) = self.free_mask(&mut masks) else {
                 return Ok(());
             };
-            let cpu_ns = thread_cpu_ns();
+            let began = (thread_cpu_ns(), self.clock.now_ns());
             let (mut slot, mut segmented) = self.segment(&frame, key.as_ref(), slot, &mut work);
             while let Err(error) = &segmented
                 && self.replace_backend(error)
@@ -138,12 +138,14 @@ impl InferStage {
                     });
                 }
                 (InferTo::Masks(to), Some(key)) => {
+                    let at_ns = self.clock.now_ns();
+                    let asking_ns = thread_cpu_ns().saturating_sub(began.0);
                     to.send(Done {
                         id: key.id,
                         mask,
                         field: key.along.map(|(_, field)| field),
-                        at_ns: self.clock.now_ns(),
-                        cpu_ns: thread_cpu_ns().saturating_sub(cpu_ns),
+                        at_ns,
+                        cpu_ns: cost_ns(self.engine.threads(), asking_ns, at_ns.saturating_sub(began.1)),
                     });
                 }
                 (InferTo::Masks(_), None) => {}

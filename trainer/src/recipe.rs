@@ -1,5 +1,6 @@
 //! A recipe: everything that decides a training run but the paths.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -50,6 +51,9 @@ pub struct About {
     pub data: String,
     /// The recipe in a sentence.
     pub recipe: String,
+    /// Colours of classes by name, RGB, in place of those of the data's format.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub colors: BTreeMap<String, [u8; 3]>,
     /// Paragraphs for the card: what else people should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -376,6 +380,19 @@ impl Recipe {
             longest > 0 && longest.is_multiple_of(rounded),
             "validate.longest is {longest}, expected a multiple of validate.multiple ({rounded})"
         );
+        let classes = self.classes();
+        for name in self.about.colors.keys() {
+            // A plain folder names its classes itself.
+            ensure!(
+                classes.is_empty() || classes.iter().any(|class| class.name == name.as_str()),
+                "about.colors names {name:?}, expected one of {}",
+                classes
+                    .iter()
+                    .map(|class| &*class.name)
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            );
+        }
         Ok(())
     }
 
@@ -401,6 +418,7 @@ impl Recipe {
             dataset: dataset.location.root.display().to_string(),
             data: "not stated".to_owned(),
             recipe: "recipe.toml of the run".to_owned(),
+            colors: BTreeMap::new(),
             notes: vec![],
         };
         self.dataset = format;
@@ -484,6 +502,20 @@ mod tests {
         let message = named("voc22").unwrap_err().to_string();
         assert!(
             message.contains("voc22") && message.contains("camvid-segnet"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_recipe_colours_only_classes_that_there_are() {
+        let (_, voc21) = BUILT_IN.iter().find(|(name, _)| *name == "voc21").unwrap();
+        let recipe = Recipe::parse(voc21).unwrap();
+        assert_eq!(recipe.about.colors["car"], [240, 130, 0]);
+        let wrong = voc21.replace("colors = { car", "colors = { tank");
+        assert_ne!(wrong, *voc21);
+        let message = Recipe::parse(&wrong).unwrap_err().to_string();
+        assert!(
+            message.contains("about.colors names \"tank\"") && message.contains("car, cat"),
             "{message}"
         );
     }

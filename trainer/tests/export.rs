@@ -198,3 +198,19 @@ fn an_exported_folder_labels_as_the_trained_network_does() {
         );
     }
 }
+
+#[test]
+fn a_contract_has_the_recipes_colours() {
+    let recipe = segd_train::recipe::named("voc21").unwrap();
+    let contract = model::contract(&recipe, &recipe.graph(), &[], None);
+    let color = |name: &str| {
+        contract
+            .classes
+            .iter()
+            .find(|class| class.name == name)
+            .unwrap()
+            .color
+    };
+    assert_eq!(color("car"), [240, 130, 0]);
+    assert_eq!(color("person"), [192, 128, 128], "VOC's own");
+}

@@ -1,7 +1,9 @@
 //! A [depthwise convolution](super::depthwise) as an operator of tract, in place of tract's own.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use tract_linalg::multithread::par_chunks_mut;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::binary::TypedBinOp;
 use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat};
@@ -51,35 +53,58 @@ impl EvalOp for DepthwiseConv {
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let input = args_1!(inputs);
-        let filter = Filter {
-            taps: self.taps.view().as_slice::<f32>()?,
-            bias: self.bias.view().as_slice::<f32>()?,
-            limits: self.limits,
-        };
-        let mut scratch = Scratch::default();
+        let geometry = &self.geometry;
         if self.in_place {
             let mut samples = input.into_tensor();
-            convolve_in_place(
-                &self.geometry,
-                &filter,
-                samples.view_mut().as_slice_mut::<f32>()?,
-                &mut scratch,
-            );
+            let mut view = samples.view_mut();
+            let samples_mut = view.as_slice_mut::<f32>()?;
+            let all = samples_mut.len();
+            par_chunks_mut(samples_mut, geometry.input(), all, |first, samples| {
+                let channels = first..first + samples.len() / geometry.input();
+                convolve_in_place(
+                    geometry,
+                    &self.filter(channels)?,
+                    samples,
+                    &mut Scratch::default(),
+                );
+                Ok(())
+            })?;
             return Ok(tvec!(samples.into_tvalue()));
         }
         let mut output = Tensor::zero::<f32>(&self.output_shape(input.shape()))?;
-        convolve(
-            &self.geometry,
-            &filter,
-            input.view().as_slice::<f32>()?,
-            output.view_mut().as_slice_mut::<f32>()?,
-            &mut scratch,
-        );
+        let from = input.view();
+        let from = from.as_slice::<f32>()?;
+        let mut view = output.view_mut();
+        let output_mut = view.as_slice_mut::<f32>()?;
+        let all = output_mut.len();
+        par_chunks_mut(output_mut, geometry.output(), all, |first, output| {
+            let channels = first..first + output.len() / geometry.output();
+            let from = &from[channels.start * geometry.input()..channels.end * geometry.input()];
+            convolve(
+                geometry,
+                &self.filter(channels)?,
+                from,
+                output,
+                &mut Scratch::default(),
+            );
+            Ok(())
+        })?;
         Ok(tvec!(output.into_tvalue()))
     }
 }
 
 impl DepthwiseConv {
+    /// Kernels of some channels.
+    fn filter(&self, channels: Range<usize>) -> TractResult<Filter<'_>> {
+        let taps = self.geometry.taps();
+        Ok(Filter {
+            taps: &self.taps.try_as_plain_ram()?.as_slice::<f32>()?
+                [channels.start * taps..channels.end * taps],
+            bias: &self.bias.try_as_plain_ram()?.as_slice::<f32>()?[channels],
+            limits: self.limits,
+        })
+    }
+
     fn output_shape<D: Clone + From<usize>>(&self, input: &[D]) -> TVec<D> {
         let mut shape: TVec<D> = input.into();
         let rank = shape.len();

@@ -160,7 +160,12 @@ pub fn contract(
             .enumerate()
             .map(|(index, class)| Class {
                 name: class.name.clone().into_owned(),
-                color: class.color,
+                color: recipe
+                    .about
+                    .colors
+                    .get(&*class.name)
+                    .copied()
+                    .unwrap_or(class.color),
                 background: index == 0 && class.name == "background",
             })
             .collect(),

@@ -6,6 +6,7 @@
 //! either; their weights are 0.
 
 use super::super::depthwise::Geometry;
+use super::filter::{Filter, Part};
 #[cfg(target_arch = "aarch64")]
 use super::lanes::Dotprod;
 use super::lanes::{ALIGN, Lanes, Level, Portable, Quad};
@@ -23,134 +24,26 @@ pub fn plane_len(pixels: usize) -> usize {
     pixels.next_multiple_of(ALIGN) + ALIGN
 }
 
-/// Weights of a convolution, laid out as they are read, with what follows the sums.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Filter {
-    /// For each plane of the output: for each tap, then for each plane of the input, or for each tap of a depthwise
-    /// convolution: the weights of four channels of the output by four of the input.
-    weights: Vec<[[i8; 4]; 4]>,
-    /// For each plane of the output, with what the input's zero point adds to each sum taken off.
-    bias: Vec<[i32; 4]>,
-    /// For each plane of the output: the sum of each channel's weights.
-    totals: Vec<[i32; 4]>,
-    /// Input scale by weight scale through output scale.
-    scales: Vec<[f32; 4]>,
-    /// The output's zero point.
-    zero: u8,
-    /// The input's zero point, which fills what lies around a picture.
-    fill: u8,
-    /// Entries of `weights` for a plane of the output.
-    depth: usize,
-    is_depthwise: bool,
-}
+/// Planes of the output that are made at a time where it takes the fewest loads: those that are shared out should be a
+/// multiple.
+pub const AT_A_TIME: usize = 2;
 
-/// A convolution as a file has it.
-#[derive(Debug, Clone, Copy)]
-pub struct Stored<'a> {
-    /// Channels of the output.
-    pub outputs: usize,
-    /// Channels of the input; as many as of the output if each has its own kernel.
-    pub inputs: usize,
-    /// Each output channel sees one input channel.
-    pub is_depthwise: bool,
-    /// Taps of a kernel.
-    pub taps: usize,
-    /// `[outputs, inputs, taps]`; `[outputs, 1, taps]` if depthwise.
-    pub weights: &'a [i8],
-    /// `[outputs]`, in units of input scale by weight scale.
-    pub bias: &'a [i32],
-    /// `[outputs]`: input scale by weight scale through output scale.
-    pub scales: &'a [f32],
-    /// The input's zero point.
-    pub input_zero: u8,
-    /// The output's zero point.
-    pub output_zero: u8,
-}
-
-impl Filter {
-    /// Lays weights out. `None` if the slices' lengths are not what the numbers of channels say, or a sum could leave 32 bits.
-    pub fn new(stored: &Stored) -> Option<Self> {
-        let Stored {
-            outputs,
-            inputs,
-            taps,
-            is_depthwise,
-            ..
-        } = *stored;
-        let seen = if is_depthwise { 1 } else { inputs };
-        let kernel = seen.checked_mul(taps)?;
-        let fits = kernel > 0
-            && outputs > 0
-            && stored.weights.len() == outputs.checked_mul(kernel)?
-            && stored.bias.len() == outputs
-            && stored.scales.len() == outputs
-            && (!is_depthwise || inputs == outputs);
-        if !fits {
-            return None;
-        }
-        let depth = if is_depthwise { taps } else { taps * planes(inputs) };
-        let mut filter = Self {
-            weights: vec![[[0; 4]; 4]; planes(outputs) * depth],
-            bias: vec![[0; 4]; planes(outputs)],
-            totals: vec![[0; 4]; planes(outputs)],
-            scales: vec![[0.0; 4]; planes(outputs)],
-            zero: stored.output_zero,
-            fill: stored.input_zero,
-            depth,
-            is_depthwise,
-        };
-        for output in 0..outputs {
-            let (plane, lane) = (output / 4, output % 4);
-            let kernel = &stored.weights[output * kernel..][..kernel];
-            let entries = &mut filter.weights[plane * depth..][..depth];
-            for (at, &weight) in kernel.iter().enumerate() {
-                let (input, tap) = (at / taps, at % taps);
-                if is_depthwise {
-                    entries[tap][lane][lane] = weight;
-                } else {
-                    entries[tap * planes(inputs) + input / 4][lane][input % 4] = weight;
-                }
-            }
-            let total: i64 = kernel.iter().map(|&w| i64::from(w)).sum();
-            let magnitude: i64 = kernel.iter().map(|&w| i64::from(w).abs()).sum();
-            let bias = i64::from(stored.bias[output]) - i64::from(stored.input_zero) * total;
-            // As much again for the offset of some forms.
-            if bias.abs() + 2 * 255 * magnitude > i64::from(i32::MAX) {
-                return None;
-            }
-            filter.bias[plane][lane] = i32::try_from(bias).ok()?;
-            filter.totals[plane][lane] = i32::try_from(total).ok()?;
-            filter.scales[plane][lane] = stored.scales[output];
-        }
-        Some(filter)
-    }
-
-    /// Planes of the output.
-    pub fn planes(&self) -> usize {
-        self.bias.len()
-    }
-
-    /// What a channel's sum begins with, if each byte is less by `offset`.
-    #[inline(always)]
-    fn begin(&self, plane: usize, channel: usize, offset: i32) -> i32 {
-        self.bias[plane][channel] + offset * self.totals[plane][channel]
-    }
-}
-
-/// Convolves planes with [`plane_len`] quads each.
+/// Convolves planes with [`plane_len`] quads each: the planes of the output from `first` on that `output` has room for.
 ///
 /// `scratch` is room that is kept from call to call.
 ///
 /// # Panics
-/// If a slice is shorter than `geometry` and `filter` say.
+/// If a slice is shorter than `geometry` and `filter` say, or the output has fewer planes.
 pub fn convolve(
     level: Level,
     geometry: &Geometry,
     filter: &Filter,
+    first: usize,
     input: &[Quad],
     output: &mut [Quad],
     scratch: &mut Vec<Quad>,
 ) {
+    let filter = &filter.part(first, output.len() / plane_len(geometry.output()));
     match level {
         // SAFETY: plain Rust needs no instructions.
         Level::Portable => unsafe { form::<Portable, 1, 1, 1>(geometry, filter, input, output, scratch) },
@@ -169,51 +62,28 @@ pub fn convolve(
     }
 }
 
-#[cfg(target_arch = "aarch64")]
-#[target_feature(enable = "neon,dotprod")]
-fn dotprod(
-    geometry: &Geometry,
-    filter: &Filter,
-    input: &[Quad],
-    output: &mut [Quad],
-    scratch: &mut Vec<Quad>,
-) {
-    // SAFETY: compiled for the form's instructions.
-    unsafe { form::<Dotprod, 2, 3, 4>(geometry, filter, input, output, scratch) }
+/// A form, compiled for its instructions.
+macro_rules! compiled {
+    ($name:ident: $lanes:ty, $q:literal, $v:literal, $d:literal; $arch:literal, $features:literal) => {
+        #[cfg(target_arch = $arch)]
+        #[target_feature(enable = $features)]
+        fn $name(
+            geometry: &Geometry,
+            filter: &Part,
+            input: &[Quad],
+            output: &mut [Quad],
+            scratch: &mut Vec<Quad>,
+        ) {
+            // SAFETY: compiled for the form's instructions.
+            unsafe { form::<$lanes, $q, $v, $d>(geometry, filter, input, output, scratch) }
+        }
+    };
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn avx2(geometry: &Geometry, filter: &Filter, input: &[Quad], output: &mut [Quad], scratch: &mut Vec<Quad>) {
-    // SAFETY: compiled for the form's instructions.
-    unsafe { form::<Avx2, 1, 2, 2>(geometry, filter, input, output, scratch) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,avxvnni")]
-fn avx_vnni(
-    geometry: &Geometry,
-    filter: &Filter,
-    input: &[Quad],
-    output: &mut [Quad],
-    scratch: &mut Vec<Quad>,
-) {
-    // SAFETY: compiled for the form's instructions.
-    unsafe { form::<Vnni, 1, 3, 2>(geometry, filter, input, output, scratch) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn avx512_vnni(
-    geometry: &Geometry,
-    filter: &Filter,
-    input: &[Quad],
-    output: &mut [Quad],
-    scratch: &mut Vec<Quad>,
-) {
-    // SAFETY: compiled for the form's instructions.
-    unsafe { form::<Avx512, 2, 3, 4>(geometry, filter, input, output, scratch) }
-}
+compiled!(dotprod: Dotprod, 2, 3, 4; "aarch64", "neon,dotprod");
+compiled!(avx2: Avx2, 1, 2, 2; "x86_64", "avx2,fma");
+compiled!(avx_vnni: Vnni, 1, 3, 2; "x86_64", "avx2,fma,avxvnni");
+compiled!(avx512_vnni: Avx512, 2, 3, 4; "x86_64", "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni");
 
 /// With `Q` planes of the output and `V` vectors of pixels at a time, or `D` vectors of one plane if depthwise, which the
 /// registers hold the sums of.
@@ -223,7 +93,7 @@ fn avx512_vnni(
 #[inline(always)]
 unsafe fn form<L: Lanes, const Q: usize, const V: usize, const D: usize>(
     geometry: &Geometry,
-    filter: &Filter,
+    filter: &Part,
     input: &[Quad],
     output: &mut [Quad],
     scratch: &mut Vec<Quad>,
@@ -248,7 +118,7 @@ unsafe fn form<L: Lanes, const Q: usize, const V: usize, const D: usize>(
 /// All planes of `count` pixels of the output, which see the pixel at the same place of `filter.depth` planes of the input.
 #[inline(always)]
 unsafe fn pixels<L: Lanes, const Q: usize, const V: usize>(
-    filter: &Filter,
+    filter: &Part,
     input: &[Quad],
     from: usize,
     count: usize,
@@ -272,7 +142,7 @@ unsafe fn pixels<L: Lanes, const Q: usize, const V: usize>(
 
 #[inline(always)]
 unsafe fn columns<L: Lanes, const Q: usize, const V: usize>(
-    filter: &Filter,
+    filter: &Part,
     input: &[Quad],
     from: usize,
     output: &mut [Quad],
@@ -297,7 +167,7 @@ unsafe fn columns<L: Lanes, const Q: usize, const V: usize>(
 /// `Q` planes of `V` vectors of pixels of the output.
 #[inline(always)]
 unsafe fn tile<L: Lanes, const Q: usize, const V: usize>(
-    filter: &Filter,
+    filter: &Part,
     plane: usize,
     input: &[Quad],
     from: usize,
@@ -371,7 +241,7 @@ unsafe fn store<L: Lanes, const V: usize>(
 #[inline(always)]
 unsafe fn rows<L: Lanes, const Q: usize, const V: usize>(
     geometry: &Geometry,
-    filter: &Filter,
+    filter: &Part,
     input: &[Quad],
     output: &mut [Quad],
     scratch: &mut Vec<Quad>,
@@ -459,7 +329,7 @@ fn take_row(from: &[Quad], to: &mut [Quad], zeros: usize, offset: usize, stride:
 #[inline(always)]
 unsafe fn depthwise<L: Lanes, const D: usize>(
     geometry: &Geometry,
-    filter: &Filter,
+    filter: &Part,
     input: &[Quad],
     output: &mut [Quad],
     scratch: &mut Vec<Quad>,
@@ -475,7 +345,7 @@ unsafe fn depthwise<L: Lanes, const D: usize>(
     scratch.clear();
     scratch.resize(height * pitch, fill);
     for plane in 0..filter.planes() {
-        let input = &input[plane * from..][..geometry.input()];
+        let input = &input[(filter.first + plane) * from..][..geometry.input()];
         for row in 0..height {
             let Some(row_in) = row.checked_sub(down.zeros).filter(|&row| row < down.input) else {
                 continue; // It stays filled from plane to plane.
@@ -514,7 +384,7 @@ unsafe fn depthwise<L: Lanes, const D: usize>(
 #[inline(always)]
 unsafe fn depthwise_tile<L: Lanes, const V: usize>(
     geometry: &Geometry,
-    filter: &Filter,
+    filter: &Part,
     plane: usize,
     rows: &[Quad],
     pitch: usize,

@@ -10,7 +10,7 @@ use tract_onnx::tract_core::ops::nn::DataFormat;
 use tract_onnx::tract_core::ops::quant::{DequantizeLinearF32, QuantizeLinearU8};
 
 use super::super::depthwise::{Axis, Geometry};
-use super::conv::{Filter, Stored};
+use super::filter::{Filter, Stored};
 use super::ops::{Operator, Size, Step, unpack, wire};
 
 /// Replaces the convolutions of bytes of a model that was just read, and all between them.

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 use tract_onnx::prelude::*;
 
 use super::super::depthwise::{Axis, Geometry};
-use super::conv::{Filter, Stored, convolve, plane_len, planes};
+use super::conv::{convolve, plane_len, planes};
+use super::filter::{Filter, Stored};
 use super::lanes::{Level, Quad};
 use super::pixels::{self, Sum};
 use crate::model::contract::InputType;
@@ -148,14 +149,21 @@ impl Case {
         let input = packed(self.inputs, self.geometry.input(), &samples);
         // What lies behind a picture may be anything.
         let mut output = vec![[0x55; 4]; planes(self.outputs) * plane_len(self.geometry.output())];
-        convolve(
-            level,
-            &self.geometry,
-            &filter,
-            &input,
-            &mut output,
-            &mut vec![[0x77; 4]; 3],
-        );
+        // Some in one piece, some in parts as several threads do it.
+        let whole = plane_len(self.geometry.output());
+        let at_once = [planes(self.outputs), 1, 2][usize::from(self.zeros[0]) % 3];
+        for (part, output) in output.chunks_mut(at_once * whole).enumerate() {
+            let mut scratch = vec![[0x77; 4]; 3];
+            convolve(
+                level,
+                &self.geometry,
+                &filter,
+                part * at_once,
+                &input,
+                output,
+                &mut scratch,
+            );
+        }
         plain(self.outputs, self.geometry.output(), &output)
     }
 }
@@ -217,6 +225,50 @@ proptest! {
             prop_assert!((f64::from(found) - exact).abs() <= 0.501, "{} {}", found, exact);
         }
     }
+}
+
+/// What `write` makes of rooms of `planes` planes that held other bytes before: the same in all pixels.
+fn overwrites(planes: usize, pixels: usize, write: impl Fn(&mut [Quad])) {
+    let [first, second] = [0, 0xff].map(|before| {
+        let mut to = vec![[before; 4]; planes * plane_len(pixels)];
+        write(&mut to);
+        let planes = to.chunks_exact(plane_len(pixels));
+        planes
+            .flat_map(|plane| plane[..pixels].to_vec())
+            .collect::<Vec<Quad>>()
+    });
+    assert_eq!(first, second);
+}
+
+/// Rooms are not cleared before.
+#[test]
+fn steps_write_all_pixels_of_their_planes() {
+    let (level, channels, pixels) = (pixels::level(), 16, 6);
+    let from = packed(channels, pixels, &Numbers(3).bytes(channels * pixels));
+    let one = packed(channels, 1, &Numbers(4).bytes(channels));
+    let sum = Sum::new([(0.1, 3), (0.2, 5), (0.3, 7)]);
+    overwrites(4, pixels, |to| {
+        pixels::add(level, pixels, false, sum, &from, &from, to)
+    });
+    overwrites(4, pixels, |to| {
+        pixels::add(level, pixels, true, sum, &from, &one, to)
+    });
+    overwrites(4, 1, |to| pixels::average(level, pixels, 1.0, [1, 2], &from, to));
+    overwrites(1, 4 * pixels, |to| {
+        pixels::depth_to_space(channels, 2, 3, &from, to)
+    });
+    let [first, second] = [0, 0xff].map(|before| {
+        let mut to = vec![before; channels * pixels];
+        pixels::unpack(level, channels, pixels, &from, &mut to);
+        to
+    });
+    assert_eq!(first, second);
+    let [first, second] = [0.0, 1e9].map(|before| {
+        let mut to = vec![before; channels * pixels];
+        pixels::dequantize(level, channels, pixels, 0.1, 7, &from, &mut to);
+        to
+    });
+    assert_eq!(first, second);
 }
 
 #[test]

@@ -1,0 +1,248 @@
+//! The backends that are to be had here, each tested before it is trusted.
+
+use std::sync::Arc;
+
+use tracing::warn;
+
+use super::{ChoiceOptions, Trusted};
+use crate::error::{Error, Result};
+use crate::infer::Backend;
+use crate::model::Model;
+use crate::model::contract::Precision;
+use crate::selftest;
+
+impl ChoiceOptions {
+    /// ONNX Runtime with the first of the model's files that gives the right labels, or tract where that has an 8-bit file
+    /// which takes less CPU; tract where ONNX Runtime is not to be had.
+    pub(super) fn best(&self, model: &Arc<Model>) -> Result<Trusted> {
+        let (ort, reason) = self.trusted_ort(model)?;
+        let Some((ort, ort_why)) = ort else {
+            let reason = reason.unwrap_or_else(|| "the model has no such file for ONNX Runtime".to_owned());
+            if cfg!(not(feature = "tract")) {
+                return Err(Error::fatal(reason));
+            }
+            // The network's own faults, such as a damaged file, come up here again.
+            let (tract, why) = self.trusted_tract(model)?;
+            return Ok((tract, format!("{why}; not ONNX Runtime: {reason}")));
+        };
+        let ort_why = reason.map_or(ort_why.clone(), |first| format!("{ort_why}; before: {first}"));
+        let chosen = match self.faster_tract(model, &ort) {
+            Ok(Some((tract, why))) => (tract, why),
+            Ok(None) => (ort, ort_why),
+            Err(error) => {
+                warn!("tract is not used: {error}");
+                (ort, ort_why)
+            }
+        };
+        give_back_memory();
+        Ok(chosen)
+    }
+
+    /// ONNX Runtime with the first of the model's files that gives the right labels, and why not with an earlier one.
+    ///
+    /// 8-bit convolutions of u8 by s8 saturate on x86 processors without VNNI, and an int8 file with weights of all 8 bits may
+    /// fail there
+    /// (<https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html#when-and-why-do-i-need-to-try-u8u8>);
+    /// the fp32 file in ONNX Runtime is then still faster than in tract.
+    fn trusted_ort(&self, model: &Arc<Model>) -> Result<(Option<Trusted>, Option<String>)> {
+        let mut reason = None;
+        for precision in self.asked_of(model.contract.precisions_for("ort")) {
+            let options = self.with(Some(precision));
+            match options.ort() {
+                // A library that was named must load.
+                Err(error) if error.exit_code() == 2 => return Err(error),
+                Err(error) => {
+                    reason.get_or_insert(error.to_string());
+                    break;
+                }
+                Ok(ort) => match options.trust(model, &ort) {
+                    Ok(why) => return Ok((Some((ort, why)), reason)),
+                    Err(error) => {
+                        warn!(
+                            precision = precision.as_str(),
+                            "ONNX Runtime is not used with this file: {error}"
+                        );
+                        reason.get_or_insert(error.to_string());
+                    }
+                },
+            }
+        }
+        Ok((None, reason))
+    }
+
+    /// tract with its 8-bit file, if that gives the right labels and takes less CPU than `ort` here.
+    #[cfg(feature = "tract")]
+    fn faster_tract(&self, model: &Arc<Model>, ort: &Arc<dyn Backend>) -> Result<Option<Trusted>> {
+        use crate::infer::{time, tract};
+        /// Inferences that are timed: the least counts.
+        const RUNS: usize = 3;
+        let int8 = Precision::Int8;
+        let has_file = model.contract.file_for("tract", Some(int8)).is_some();
+        let is_asked = self.precision.is_none_or(|asked| asked == int8);
+        if !has_file || !is_asked || !tract::int8::is_fast() {
+            return Ok(None);
+        }
+        let options = self.with(Some(int8));
+        let rival = options.tract_at(Some(int8))?;
+        let why = options.trust(model, &rival)?;
+        let size = model.contract.input.size_for(640, 480, self.length.pixels());
+        let ms = |backend: &Arc<dyn Backend>| -> Result<f64> {
+            Ok(time(model, &**backend, size, RUNS)?.cpu_ns as f64 / 1e6)
+        };
+        let (of_rival, of_ort) = (ms(&rival)?, ms(ort)?);
+        let why = format!("{why}; an inference takes {of_rival:.1} ms of CPU, with ONNX Runtime {of_ort:.1}");
+        Ok((of_rival < of_ort).then_some((rival, why)))
+    }
+
+    #[cfg(not(feature = "tract"))]
+    fn faster_tract(&self, _model: &Arc<Model>, _ort: &Arc<dyn Backend>) -> Result<Option<Trusted>> {
+        Ok(None)
+    }
+
+    /// tract with the fastest of the model's files that gives the right labels.
+    #[cfg(feature = "tract")]
+    pub(super) fn trusted_tract(&self, model: &Arc<Model>) -> Result<Trusted> {
+        let mut first_error = None;
+        let precisions = crate::infer::tract::precisions(model);
+        for precision in self.asked_of(precisions) {
+            let options = self.with(Some(precision));
+            let tract = options.tract_at(Some(precision))?;
+            match options.trust(model, &tract) {
+                Ok(why) => return Ok((tract, why)),
+                Err(error) => {
+                    warn!(
+                        precision = precision.as_str(),
+                        "tract is not used with this file: {error}"
+                    );
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        match first_error {
+            Some(error) => Err(error),
+            // There is no such file, as preparing it says.
+            None => {
+                let tract = self.tract_at(self.precision)?;
+                let why = self.trust(model, &tract)?;
+                Ok((tract, why))
+            }
+        }
+    }
+
+    #[cfg(not(feature = "tract"))]
+    pub(super) fn trusted_tract(&self, _model: &Arc<Model>) -> Result<Trusted> {
+        Err(Error::usage("this segd was built without tract").hint("use --backend ort"))
+    }
+
+    fn with(&self, precision: Option<Precision>) -> Self {
+        Self {
+            precision,
+            ..self.clone()
+        }
+    }
+
+    /// Those of `precisions` that are not other than the one asked for.
+    fn asked_of(&self, precisions: Vec<Precision>) -> impl Iterator<Item = Precision> {
+        let asked = self.precision;
+        precisions
+            .into_iter()
+            .filter(move |&precision| asked.is_none_or(|asked| asked == precision))
+    }
+
+    /// Tests the backend; the text says how that went.
+    pub(super) fn trust(&self, model: &Arc<Model>, backend: &Arc<dyn Backend>) -> Result<String> {
+        if !self.selftest {
+            return Ok("self-test switched off".into());
+        }
+        let agreement = match selftest::run(model, backend)? {
+            Some(agreement) => agreement,
+            None => match self.compared(model, backend)? {
+                Some(agreement) => agreement,
+                None => {
+                    if backend.name() != "tract" {
+                        warn!(
+                            model = model.contract.name,
+                            "the model has no self-test: {} is trusted untested",
+                            backend.name()
+                        );
+                    }
+                    return Ok("the model has no self-test".into());
+                }
+            },
+        };
+        if agreement.passes() {
+            return Ok(format!("self-test: {agreement}"));
+        }
+        Err(Error::fatal(format!(
+            "backend {} fails the self-test of model {}: {agreement}",
+            backend.name(),
+            model.contract.name
+        ))
+        .hint("use another --backend, --device or --precision (--no-selftest runs it all the same)"))
+    }
+
+    /// For a model without a self-test: against tract with the fp32 file, where it can run that.
+    fn compared(
+        &self,
+        model: &Arc<Model>,
+        backend: &Arc<dyn Backend>,
+    ) -> Result<Option<selftest::Agreement>> {
+        let contract = &model.contract;
+        let full = contract.file_for("tract", Some(Precision::Fp32));
+        let Some(reference) = full.or_else(|| contract.file_for("tract", None)) else {
+            return Ok(None);
+        };
+        let tested = contract.file_for(backend.name(), self.precision);
+        let same = tested.is_some_and(|f| f.precision == reference.precision);
+        if backend.name() == "tract" && same {
+            return Ok(None);
+        }
+        let Ok(tract) = self.tract_at(Some(reference.precision)) else {
+            return Ok(None);
+        };
+        match selftest::compare(model, backend, &tract, same) {
+            Ok(agreement) => Ok(Some(agreement)),
+            Err(error) => {
+                // Whose fault it is shows when the backend runs alone.
+                warn!("{} can't be compared with tract's fp32: {error}", backend.name());
+                Ok(None)
+            }
+        }
+    }
+
+    #[cfg(feature = "tract")]
+    fn tract_at(&self, precision: Option<Precision>) -> Result<Arc<dyn Backend>> {
+        let tract = crate::infer::tract::TractBackend::new(precision);
+        Ok(Arc::new(tract.threads(self.threads.first())?))
+    }
+
+    #[cfg(not(feature = "tract"))]
+    fn tract_at(&self, _precision: Option<Precision>) -> Result<Arc<dyn Backend>> {
+        Err(Error::usage("this segd was built without tract").hint("use --backend ort"))
+    }
+
+    #[cfg(feature = "ort")]
+    pub(super) fn ort(&self) -> Result<Arc<dyn Backend>> {
+        use crate::infer::ort::{OrtBackend, OrtOptions};
+        Ok(Arc::new(OrtBackend::load(OrtOptions {
+            device: self.device,
+            precision: self.precision,
+            threads: self.threads.first(),
+            library: self.ort_library.clone(),
+        })?))
+    }
+
+    #[cfg(not(feature = "ort"))]
+    pub(super) fn ort(&self) -> Result<Arc<dyn Backend>> {
+        Err(Error::fatal("this segd was built without ONNX Runtime").hint("use --backend tract"))
+    }
+}
+
+/// Gives memory that is free again back to the system: of the backend that was not chosen nothing should stay.
+fn give_back_memory() {
+    // SAFETY: malloc_trim takes a number, and touches only what is free.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
