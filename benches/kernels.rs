@@ -425,7 +425,7 @@ fn int8(c: &mut Criterion<ThreadTime>) {
             outputs,
             inputs,
             is_depthwise,
-            taps: taps * taps,
+            taps: [taps, taps],
             weights: &weights,
             bias: &vec![0; outputs],
             scales: &vec![0.001; outputs],

@@ -5,6 +5,7 @@
 //! Runtime, which the shipped 8-bit files are made for: sums are exact, and are scaled and rounded in the same way.
 
 pub mod conv;
+mod depthwise;
 pub mod filter;
 mod import;
 pub mod lanes;

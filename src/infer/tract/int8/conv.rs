@@ -5,7 +5,10 @@
 //! whose content means nothing, so that vectors may reach over its end. Channels that fill up the last plane mean nothing
 //! either; their weights are 0.
 
+use std::ops::Range;
+
 use super::super::depthwise::Geometry;
+use super::depthwise::depthwise;
 use super::filter::{Filter, Part};
 #[cfg(target_arch = "aarch64")]
 use super::lanes::Dotprod;
@@ -207,7 +210,7 @@ unsafe fn tile<L: Lanes, const Q: usize, const V: usize>(
 }
 
 #[inline(always)]
-unsafe fn load<L: Lanes, const V: usize>(from: &[Quad]) -> [L::Bytes; V] {
+pub(super) unsafe fn load<L: Lanes, const V: usize>(from: &[Quad]) -> [L::Bytes; V] {
     let from = &from[..V * L::PIXELS];
     // SAFETY: as this function's.
     unsafe {
@@ -221,7 +224,7 @@ unsafe fn load<L: Lanes, const V: usize>(from: &[Quad]) -> [L::Bytes; V] {
 
 /// The sums of four channels, scaled and rounded.
 #[inline(always)]
-unsafe fn store<L: Lanes, const V: usize>(
+pub(super) unsafe fn store<L: Lanes, const V: usize>(
     sums: &[[L::Sums; V]; 4],
     scales: [f32; 4],
     zero: u8,
@@ -291,19 +294,53 @@ unsafe fn rows<L: Lanes, const Q: usize, const V: usize>(
 /// Every `stride`-th quad of a row, from `offset` on in the row with `zeros` more before it; `fill` around it.
 #[inline(always)]
 fn take_row(from: &[Quad], to: &mut [Quad], zeros: usize, offset: usize, stride: usize, fill: Quad) {
-    // Results before the row, and up to its end.
-    let first = zeros.saturating_sub(offset).div_ceil(stride).min(to.len());
-    let end = (from.len() + zeros)
-        .saturating_sub(offset)
-        .div_ceil(stride)
-        .clamp(first, to.len());
-    to[..first].fill(fill);
-    to[end..].fill(fill);
-    if first == end {
+    let inside = span(from.len(), to.len(), zeros, offset, stride);
+    to[..inside.start].fill(fill);
+    to[inside.end..].fill(fill);
+    copy_every(
+        from,
+        &mut to[inside.clone()],
+        inside.start * stride + offset,
+        zeros,
+        stride,
+    );
+}
+
+/// Which of `count` results of [`take_row`] lie in a row of `len` quads.
+#[inline(always)]
+pub(super) fn span(len: usize, count: usize, zeros: usize, offset: usize, stride: usize) -> Range<usize> {
+    let ceil = |n: usize| div_ceil(n, stride);
+    let start = ceil(zeros.saturating_sub(offset)).min(count);
+    start..ceil((len + zeros).saturating_sub(offset)).clamp(start, count)
+}
+
+/// `n.div_ceil(stride)`, without a division for the strides that there mostly are.
+#[inline(always)]
+fn div_ceil(n: usize, stride: usize) -> usize {
+    match stride {
+        1 => n,
+        2 => n.div_ceil(2),
+        _ => n.div_ceil(stride),
+    }
+}
+
+/// `(n % stride, n / stride)`, in the same way.
+#[inline(always)]
+pub(super) fn phase(n: usize, stride: usize) -> (usize, usize) {
+    match stride {
+        1 => (0, n),
+        2 => (n % 2, n / 2),
+        _ => (n % stride, n / stride),
+    }
+}
+
+/// Every `stride`-th quad of a row into `to`, from column `at` on of the row with `zeros` more before it.
+#[inline(always)]
+pub(super) fn copy_every(from: &[Quad], to: &mut [Quad], at: usize, zeros: usize, stride: usize) {
+    if to.is_empty() {
         return;
     }
-    let from = &from[first * stride + offset - zeros..];
-    let to = &mut to[first..end];
+    let from = &from[at - zeros..];
     match stride {
         1 => to.copy_from_slice(&from[..to.len()]),
         2 => {
@@ -322,97 +359,4 @@ fn take_row(from: &[Quad], to: &mut [Quad], zeros: usize, offset: usize, stride:
             }
         }
     }
-}
-
-/// Each channel with its own kernel. A plane is laid out first with what lies around it, and for a stride of `s` each of its
-/// rows as `s` rows of every `s`-th quad, so that each tap reads neighbours.
-#[inline(always)]
-unsafe fn depthwise<L: Lanes, const D: usize>(
-    geometry: &Geometry,
-    filter: &Part,
-    input: &[Quad],
-    output: &mut [Quad],
-    scratch: &mut Vec<Quad>,
-) {
-    let Geometry { down, across } = geometry;
-    let (from, to) = (plane_len(geometry.input()), plane_len(geometry.output()));
-    let reach = (across.taps - 1) * across.dilation;
-    let step = across.stride;
-    let width = across.output.next_multiple_of(L::PIXELS) + reach / step + 1;
-    let pitch = width * step;
-    let height = (down.output - 1) * down.stride + (down.taps - 1) * down.dilation + 1;
-    let fill = [filter.fill; 4];
-    scratch.clear();
-    scratch.resize(height * pitch, fill);
-    for plane in 0..filter.planes() {
-        let input = &input[(filter.first + plane) * from..][..geometry.input()];
-        for row in 0..height {
-            let Some(row_in) = row.checked_sub(down.zeros).filter(|&row| row < down.input) else {
-                continue; // It stays filled from plane to plane.
-            };
-            let row_in = &input[row_in * across.input..][..across.input];
-            for (phase, to) in scratch[row * pitch..][..pitch]
-                .chunks_exact_mut(width)
-                .enumerate()
-            {
-                take_row(row_in, to, across.zeros, phase, step, fill);
-            }
-        }
-        let output = &mut output[plane * to..][..to];
-        for y in 0..down.output {
-            let rows = &scratch[y * down.stride * pitch..];
-            let mut at = 0;
-            while at < across.output {
-                let output = &mut output[y * across.output + at..];
-                let left = across.output - at;
-                // SAFETY: as this function's.
-                at += unsafe {
-                    if left >= D * L::PIXELS {
-                        depthwise_tile::<L, D>(geometry, filter, plane, &rows[at..], pitch, width, output)
-                    } else if left > L::PIXELS && D > 1 {
-                        depthwise_tile::<L, 2>(geometry, filter, plane, &rows[at..], pitch, width, output)
-                    } else {
-                        depthwise_tile::<L, 1>(geometry, filter, plane, &rows[at..], pitch, width, output)
-                    }
-                };
-            }
-        }
-    }
-}
-
-/// `V` vectors of pixels of a plane of the output; gives the number of pixels.
-#[inline(always)]
-unsafe fn depthwise_tile<L: Lanes, const V: usize>(
-    geometry: &Geometry,
-    filter: &Part,
-    plane: usize,
-    rows: &[Quad],
-    pitch: usize,
-    width: usize,
-    output: &mut [Quad],
-) -> usize {
-    let Geometry { down, across } = geometry;
-    let weights = &filter.weights[plane * filter.depth..][..filter.depth];
-    // SAFETY: as this function's.
-    unsafe {
-        let mut sums = [[L::splat(0); V]; 4];
-        for (c, sums) in sums.iter_mut().enumerate() {
-            *sums = [L::splat(filter.begin(plane, c, L::OFFSET)); V];
-        }
-        for (i, weights) in weights.chunks_exact(across.taps).enumerate() {
-            let row = &rows[i * down.dilation * pitch..];
-            for (j, weights) in weights.iter().enumerate() {
-                let column = j * across.dilation;
-                let here = (column % across.stride) * width + column / across.stride;
-                let bytes = load::<L, V>(&row[here..]);
-                for c in 0..4 {
-                    for v in 0..V {
-                        sums[c][v] = L::dot(sums[c][v], bytes[v], weights[c]);
-                    }
-                }
-            }
-        }
-        store::<L, V>(&sums, filter.scales[plane], filter.zero, output);
-    }
-    V * L::PIXELS
 }

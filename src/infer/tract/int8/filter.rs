@@ -1,12 +1,14 @@
 //! Weights of a convolution of bytes, laid out for [`conv`](super::conv).
 
 use super::conv::planes;
+use super::depthwise::Taps;
 
 /// Weights of a convolution, laid out as they are read, with what follows the sums.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Filter {
-    /// For each plane of the output: for each tap, then for each plane of the input, or for each tap of a depthwise
-    /// convolution: the weights of four channels of the output by four of the input.
+    /// For each plane of the output: for each tap, then for each plane of the input: the weights of four channels of the output
+    /// by four of the input. If depthwise, for each row of taps, then for each of its [`Taps`]: the weights of four channels
+    /// by four taps, or by the four channels of one.
     weights: Vec<[[i8; 4]; 4]>,
     /// For each plane of the output, with what the input's zero point adds to each sum taken off.
     bias: Vec<[i32; 4]>,
@@ -32,9 +34,9 @@ pub struct Stored<'a> {
     pub inputs: usize,
     /// Each output channel sees one input channel.
     pub is_depthwise: bool,
-    /// Taps of a kernel.
-    pub taps: usize,
-    /// `[outputs, inputs, taps]`; `[outputs, 1, taps]` if depthwise.
+    /// Rows and columns of a kernel.
+    pub taps: [usize; 2],
+    /// `[outputs, inputs, rows, columns]`; `[outputs, 1, rows, columns]` if depthwise.
     pub weights: &'a [i8],
     /// `[outputs]`, in units of input scale by weight scale.
     pub bias: &'a [i32],
@@ -47,15 +49,17 @@ pub struct Stored<'a> {
 }
 
 impl Filter {
-    /// Lays weights out. `None` if the slices' lengths are not what the numbers of channels say, or a sum could leave 32 bits.
+    /// Lays weights out. `None` if the slices' lengths are not what the numbers of channels say, or a sum or what
+    /// it is scaled to could leave 32 bits.
     pub fn new(stored: &Stored) -> Option<Self> {
         let Stored {
             outputs,
             inputs,
-            taps,
+            taps: [rows, columns],
             is_depthwise,
             ..
         } = *stored;
+        let taps = rows.checked_mul(columns)?;
         let seen = if is_depthwise { 1 } else { inputs };
         let kernel = seen.checked_mul(taps)?;
         let fits = kernel > 0
@@ -67,7 +71,11 @@ impl Filter {
         if !fits {
             return None;
         }
-        let depth = if is_depthwise { taps } else { taps * planes(inputs) };
+        let row = Taps::of(columns);
+        let depth = match is_depthwise {
+            true => rows * row.entries(),
+            false => taps * planes(inputs),
+        };
         let mut filter = Self {
             weights: vec![[[0; 4]; 4]; planes(outputs) * depth],
             bias: vec![[0; 4]; planes(outputs)],
@@ -85,7 +93,8 @@ impl Filter {
             for (at, &weight) in kernel.iter().enumerate() {
                 let (input, tap) = (at / taps, at % taps);
                 if is_depthwise {
-                    entries[tap][lane][lane] = weight;
+                    let (entry, byte) = row.place(tap % columns, lane);
+                    entries[tap / columns * row.entries() + entry][lane][byte] = weight;
                 } else {
                     entries[tap * planes(inputs) + input / 4][lane][input % 4] = weight;
                 }
@@ -94,7 +103,9 @@ impl Filter {
             let magnitude: i64 = kernel.iter().map(|&w| i64::from(w).abs()).sum();
             let bias = i64::from(stored.bias[output]) - i64::from(stored.input_zero) * total;
             // As much again for the offset of some forms.
-            if bias.abs() + 2 * 255 * magnitude > i64::from(i32::MAX) {
+            let most = bias.abs() + 2 * 255 * magnitude;
+            let most_scaled = most as f64 * f64::from(stored.scales[output].abs());
+            if most > i64::from(i32::MAX) || most_scaled.is_nan() || most_scaled > f64::from(1 << 30) {
                 return None;
             }
             filter.bias[plane][lane] = i32::try_from(bias).ok()?;

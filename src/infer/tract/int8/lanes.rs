@@ -105,7 +105,8 @@ pub(super) unsafe trait Lanes: Copy {
     unsafe fn splat(sum: i32) -> Self::Sums;
     /// Adds to each pixel's sum the products of its four bytes, less the offset, and four weights.
     unsafe fn dot(sums: Self::Sums, bytes: Self::Bytes, weights: [i8; 4]) -> Self::Sums;
-    /// `clamp(round(sum * scale) + zero, 0, 255)` for the sums of four channels; halves are rounded to the even number.
+    /// `clamp(round(sum * scale) + zero, 0, 255)` for the sums of four channels; halves are rounded to the even number. The
+    /// rounded products fit 32 bits ([`Filter::new`](super::filter::Filter::new) sees to that).
     unsafe fn requantize(sums: [Self::Sums; 4], scales: [f32; 4], zero: u8) -> Self::Bytes;
 }
 
@@ -260,6 +261,9 @@ mod x86 {
     #[derive(Clone, Copy)]
     pub struct Avx512;
 
+    /// Four bytes of each of four channels to four channels of each of four pixels.
+    const BY_PIXEL: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
+
     macro_rules! lanes_256 {
         ($lanes:ty, |$sums:ident, $bytes:ident, $weights:ident| $dot:block) => {
             // SAFETY: the intrinsics need what the trait asks its callers for.
@@ -296,21 +300,18 @@ mod x86 {
 
                 #[inline(always)]
                 unsafe fn requantize(sums: [__m256i; 4], scales: [f32; 4], zero: u8) -> __m256i {
-                    let zero_f32 = f32::from(zero);
                     // SAFETY: AVX2, by the trait's contract.
                     unsafe {
-                        let least = _mm256_set1_ps(-zero_f32);
-                        let largest = _mm256_set1_ps(255.0 - zero_f32);
-                        let zero = _mm256_set1_epi32(i32::from(zero));
                         let channel = |at: usize| {
-                            let scaled =
-                                _mm256_mul_ps(_mm256_cvtepi32_ps(sums[at]), _mm256_set1_ps(scales[at]));
-                            let limited = _mm256_min_ps(_mm256_max_ps(scaled, least), largest);
-                            _mm256_add_epi32(_mm256_cvtps_epi32(limited), zero)
+                            let scale = _mm256_set1_ps(scales[at]);
+                            _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums[at]), scale))
                         };
-                        let low = _mm256_or_si256(channel(0), _mm256_slli_epi32::<8>(channel(1)));
-                        let high = _mm256_or_si256(channel(2), _mm256_slli_epi32::<8>(channel(3)));
-                        _mm256_or_si256(low, _mm256_slli_epi32::<16>(high))
+                        // Saturation limits; it goes by 128 bits, in which each channel's four bytes then lie together.
+                        let zero = _mm256_set1_epi16(i16::from(zero));
+                        let low = _mm256_adds_epi16(_mm256_packs_epi32(channel(0), channel(1)), zero);
+                        let high = _mm256_adds_epi16(_mm256_packs_epi32(channel(2), channel(3)), zero);
+                        let order = _mm256_broadcastsi128_si256(_mm_loadu_si128(BY_PIXEL.as_ptr().cast()));
+                        _mm256_shuffle_epi8(_mm256_packus_epi16(low, high), order)
                     }
                 }
             }
@@ -371,20 +372,18 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn requantize(sums: [__m512i; 4], scales: [f32; 4], zero: u8) -> __m512i {
-            let zero_f32 = f32::from(zero);
             // SAFETY: AVX-512, by the trait's contract.
             unsafe {
-                let least = _mm512_set1_ps(-zero_f32);
-                let largest = _mm512_set1_ps(255.0 - zero_f32);
-                let zero = _mm512_set1_epi32(i32::from(zero));
                 let channel = |at: usize| {
-                    let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[at]), _mm512_set1_ps(scales[at]));
-                    let limited = _mm512_min_ps(_mm512_max_ps(scaled, least), largest);
-                    _mm512_add_epi32(_mm512_cvtps_epi32(limited), zero)
+                    let scale = _mm512_set1_ps(scales[at]);
+                    _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(sums[at]), scale))
                 };
-                let low = _mm512_or_si512(channel(0), _mm512_slli_epi32::<8>(channel(1)));
-                let high = _mm512_or_si512(channel(2), _mm512_slli_epi32::<8>(channel(3)));
-                _mm512_or_si512(low, _mm512_slli_epi32::<16>(high))
+                // As with 256 bits.
+                let zero = _mm512_set1_epi16(i16::from(zero));
+                let low = _mm512_adds_epi16(_mm512_packs_epi32(channel(0), channel(1)), zero);
+                let high = _mm512_adds_epi16(_mm512_packs_epi32(channel(2), channel(3)), zero);
+                let order = _mm512_broadcast_i32x4(_mm_loadu_si128(BY_PIXEL.as_ptr().cast()));
+                _mm512_shuffle_epi8(_mm512_packus_epi16(low, high), order)
             }
         }
     }

@@ -108,7 +108,7 @@ fn convolution(model: &TypedModel, node: &TypedNode, name: &str, conv: &Conv) ->
         outputs,
         inputs: from.channels,
         is_depthwise,
-        taps: geometry.taps(),
+        taps: [geometry.down.taps, geometry.across.taps],
         weights: weights.try_as_plain_ram()?.as_slice::<i8>()?,
         bias: &bias,
         scales: &scales,

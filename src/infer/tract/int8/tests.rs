@@ -45,7 +45,7 @@ impl Case {
             (
                 1..longest,
                 (0_usize..4, 0_usize..4),
-                1_usize..6,
+                1_usize..10,
                 1_usize..4,
                 1_usize..4,
             )
@@ -138,7 +138,7 @@ impl Case {
             outputs: self.outputs,
             inputs: self.inputs,
             is_depthwise: self.is_depthwise,
-            taps: self.geometry.taps(),
+            taps: [self.geometry.down.taps, self.geometry.across.taps],
             weights: &weights,
             bias: &bias,
             scales: &scales,
@@ -324,7 +324,7 @@ fn a_filter_is_refused_where_its_numbers_do_not_fit_or_sums_could_overflow() {
         outputs: 2,
         inputs: 2,
         is_depthwise: false,
-        taps: 1,
+        taps: [1, 1],
         weights: &[1, 2, 3, 4],
         bias: &[0, 0],
         scales: &[1.0, 1.0],
@@ -332,7 +332,13 @@ fn a_filter_is_refused_where_its_numbers_do_not_fit_or_sums_could_overflow() {
         output_zero: 0,
     };
     assert!(Filter::new(&stored).is_some());
-    assert!(Filter::new(&Stored { taps: 2, ..stored }).is_none());
+    assert!(
+        Filter::new(&Stored {
+            taps: [2, 1],
+            ..stored
+        })
+        .is_none()
+    );
     assert!(Filter::new(&Stored { bias: &[0], ..stored }).is_none());
     assert!(
         Filter::new(&Stored {
@@ -343,7 +349,7 @@ fn a_filter_is_refused_where_its_numbers_do_not_fit_or_sums_could_overflow() {
     );
     assert!(
         Filter::new(&Stored {
-            taps: 0,
+            taps: [0, 1],
             weights: &[],
             ..stored
         })
@@ -351,7 +357,7 @@ fn a_filter_is_refused_where_its_numbers_do_not_fit_or_sums_could_overflow() {
     );
     assert!(
         Filter::new(&Stored {
-            taps: usize::MAX,
+            taps: [usize::MAX, 2],
             ..stored
         })
         .is_none()
