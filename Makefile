@@ -1,6 +1,7 @@
 # make run     camera (or a street clip) -> annotated video at rtsp://127.0.0.1:8554/segd
 # make test    all checks and tests
 # make build   target/release/segd
+# make trainer the same and target/release/segd-train
 # make bench-peers   segd beside other software, same clip and network
 # make deb     target/debian/segd_*.deb
 # make cross   the same package for aarch64, from x86-64 (needs root, debootstrap)
@@ -10,7 +11,7 @@
 # make fuzz    each fuzz target for a minute (SECONDS=...)
 # make soak    45 minutes under clients that misbehave
 # Each target installs what it needs and says so. ARGS="..." is passed on to segd by `make run`.
-.PHONY: run build deb cross test-cross cargo-deb test test-camera test-vm vm-deps cross-deps soak fuzz deps test-deps libtorch onnxruntime bench bench-peers clean
+.PHONY: run build trainer deb cross test-cross cargo-deb test test-camera test-vm vm-deps cross-deps soak fuzz deps test-deps libtorch onnxruntime bench bench-peers clean
 
 CARGO_DENY_VERSION = 0.20.2
 CARGO_DEB_VERSION = 3.8.0
@@ -73,6 +74,9 @@ soak: build
 # Off the normal build: with coverage, and without video and networks.
 fuzz:
 	scripts/fuzz.sh $(or $(SECONDS),60)
+
+trainer: libtorch onnxruntime
+	cargo build --release --locked --workspace
 
 # libtorch for the trainer only; segd does not use it.
 libtorch: deps

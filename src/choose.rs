@@ -9,7 +9,7 @@ use std::sync::Arc;
 use clap::ValueEnum;
 
 use crate::error::{Error, Result};
-use crate::infer::{Backend, Device};
+use crate::infer::{Backend, Cost, Device};
 use crate::model::contract::Precision;
 use crate::model::{DEFAULT_MODEL, Model, Registry};
 use crate::segment::Fallback;
@@ -110,8 +110,14 @@ pub struct Choice {
     pub faster: Vec<ChoiceOptions>,
 }
 
-/// A backend that passed its test, and how that went.
-type Trusted = (Arc<dyn Backend>, String);
+/// A backend that passed its test.
+struct Trusted {
+    backend: Arc<dyn Backend>,
+    /// How that went, for people.
+    why: String,
+    /// What an inference takes, where it was timed with one thread.
+    cost: Option<Cost>,
+}
 
 /// The backends and devices that come after one, fastest first.
 fn steps_after(backend: BackendName, device: Device) -> Vec<(BackendName, Device)> {
@@ -161,18 +167,14 @@ impl ChoiceOptions {
             ))
             .hint("use --backend ort"));
         }
-        let (backend, why) = match (self.backend, self.device) {
+        let trusted = match (self.backend, self.device) {
             (BackendName::Auto, Device::Cpu) => self.best(&model)?,
             (BackendName::Tract, _) => self.trusted_tract(&model)?,
             // An accelerator is only had through ONNX Runtime: what is asked for is had or is an error.
-            (BackendName::Ort | BackendName::Auto, _) => {
-                let backend = self.ort()?;
-                let why = self.trust(&model, &backend)?;
-                (backend, why)
-            }
+            (BackendName::Ort | BackendName::Auto, _) => self.trusted(&model, self.ort()?)?,
         };
-        let (backend, threads, why) = self.with_threads(&model, backend, why)?;
-        let (longest, why) = self.longest(&model, &backend, why)?;
+        let (trusted, threads) = self.with_threads(&model, trusted)?;
+        let (longest, Trusted { backend, why, .. }) = self.longest(&model, trusted)?;
         let threaded = Self {
             threads: Threads::Count(threads),
             ..self.clone()
@@ -225,11 +227,9 @@ impl ChoiceOptions {
                 },
                 make: Arc::new(move |model: &Arc<Model>| {
                     if options.backend == BackendName::Tract {
-                        return Ok(options.trusted_tract(model)?.0);
+                        return Ok(options.trusted_tract(model)?.backend);
                     }
-                    let backend = options.ort()?;
-                    options.trust(model, &backend)?;
-                    Ok(backend)
+                    Ok(options.trusted(model, options.ort()?)?.backend)
                 }),
             }
         };

@@ -458,7 +458,7 @@ fn tract_gives_the_same_logits_with_any_number_of_threads() {
             TensorData::U8(values) => (0..).zip(values).for_each(|(n, v)| *v = (n % 251) as u8),
         }
         let [alone, shared] = [1, 3].map(|threads| {
-            let backend = TractBackend::new(Some(precision)).threads(threads).unwrap();
+            let backend = TractBackend::new(Some(precision)).threads(threads);
             let mut output = Output::empty();
             backend
                 .prepare(&model, size)

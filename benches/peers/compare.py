@@ -51,7 +51,7 @@ def make_clips(clip, frames):
 def segd(binary, size, *arguments):
     """One run of segd bench: its JSON."""
     with tempfile.TemporaryDirectory() as folder:
-        run = sh(binary, "bench", "--json", "--model", MODEL, "--precision", "int8", "--size", size,
+        run = sh(binary, "bench", "--json", "--model", MODEL, "--precision", "int8", "--threads", "1", "--size", size,
                  "--output", f"{folder}/out.mkv", "--legend=false", "--bitrate-kbps", BITRATE_KBPS, "--encoder", "x264enc", *arguments,
                  stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     report = json.loads(run.stdout)

@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::{ChoiceOptions, Trusted};
 use crate::error::{Error, Result};
-use crate::infer::Backend;
+use crate::infer::{Backend, Cost, time_in_turns};
 use crate::model::Model;
 use crate::model::contract::Precision;
 use crate::selftest;
@@ -16,25 +16,45 @@ impl ChoiceOptions {
     /// which takes less CPU; tract where ONNX Runtime is not to be had.
     pub(super) fn best(&self, model: &Arc<Model>) -> Result<Trusted> {
         let (ort, reason) = self.trusted_ort(model)?;
-        let Some((ort, ort_why)) = ort else {
+        let Some(mut ort) = ort else {
             let reason = reason.unwrap_or_else(|| "the model has no such file for ONNX Runtime".to_owned());
             if cfg!(not(feature = "tract")) {
                 return Err(Error::fatal(reason));
             }
             // The network's own faults, such as a damaged file, come up here again.
-            let (tract, why) = self.trusted_tract(model)?;
-            return Ok((tract, format!("{why}; not ONNX Runtime: {reason}")));
+            let mut tract = self.trusted_tract(model)?;
+            tract.why += &format!("; not ONNX Runtime: {reason}");
+            return Ok(tract);
         };
-        let ort_why = reason.map_or(ort_why.clone(), |first| format!("{ort_why}; before: {first}"));
-        let chosen = match self.faster_tract(model, &ort) {
-            Ok(Some((tract, why))) => (tract, why),
-            Ok(None) => (ort, ort_why),
+        if let Some(first) = reason {
+            ort.why += &format!("; before: {first}");
+        }
+        let chosen = match self.int8_tract(model) {
+            Ok(Some(tract)) => self.cheaper(model, tract, ort)?,
+            Ok(None) => ort,
             Err(error) => {
                 warn!("tract is not used: {error}");
-                (ort, ort_why)
+                ort
             }
         };
         give_back_memory();
+        Ok(chosen)
+    }
+
+    /// The one of which an inference takes less CPU here.
+    fn cheaper(&self, model: &Model, tract: Trusted, ort: Trusted) -> Result<Trusted> {
+        /// Inferences of each that are timed: the least counts.
+        const RUNS: usize = 5;
+        let size = model.contract.input.size_for(640, 480, self.length.pixels());
+        let backends = [&*tract.backend, &*ort.backend];
+        let [of_tract, of_ort] = time_in_turns(model, backends, size, RUNS)?;
+        let ms = |cost: Cost| cost.cpu_ns as f64 / 1e6;
+        let (mut chosen, cost, other) = match of_tract.cpu_ns < of_ort.cpu_ns {
+            true => (tract, of_tract, format!("ONNX Runtime {:.1}", ms(of_ort))),
+            false => (ort, of_ort, format!("tract {:.1}", ms(of_tract))),
+        };
+        chosen.why += &format!("; an inference takes {:.1} ms of CPU, with {other}", ms(cost));
+        chosen.cost = Some(cost);
         Ok(chosen)
     }
 
@@ -55,8 +75,8 @@ impl ChoiceOptions {
                     reason.get_or_insert(error.to_string());
                     break;
                 }
-                Ok(ort) => match options.trust(model, &ort) {
-                    Ok(why) => return Ok((Some((ort, why)), reason)),
+                Ok(ort) => match options.trusted(model, ort) {
+                    Ok(trusted) => return Ok((Some(trusted), reason)),
                     Err(error) => {
                         warn!(
                             precision = precision.as_str(),
@@ -70,32 +90,21 @@ impl ChoiceOptions {
         Ok((None, reason))
     }
 
-    /// tract with its 8-bit file, if that gives the right labels and takes less CPU than `ort` here.
+    /// tract with its 8-bit file, where that is likely to be fast, and gives the right labels.
     #[cfg(feature = "tract")]
-    fn faster_tract(&self, model: &Arc<Model>, ort: &Arc<dyn Backend>) -> Result<Option<Trusted>> {
-        use crate::infer::{time, tract};
-        /// Inferences that are timed: the least counts.
-        const RUNS: usize = 3;
+    fn int8_tract(&self, model: &Arc<Model>) -> Result<Option<Trusted>> {
         let int8 = Precision::Int8;
         let has_file = model.contract.file_for("tract", Some(int8)).is_some();
         let is_asked = self.precision.is_none_or(|asked| asked == int8);
-        if !has_file || !is_asked || !tract::int8::is_fast() {
+        if !has_file || !is_asked || !crate::infer::tract::int8::is_fast() {
             return Ok(None);
         }
         let options = self.with(Some(int8));
-        let rival = options.tract_at(Some(int8))?;
-        let why = options.trust(model, &rival)?;
-        let size = model.contract.input.size_for(640, 480, self.length.pixels());
-        let ms = |backend: &Arc<dyn Backend>| -> Result<f64> {
-            Ok(time(model, &**backend, size, RUNS)?.cpu_ns as f64 / 1e6)
-        };
-        let (of_rival, of_ort) = (ms(&rival)?, ms(ort)?);
-        let why = format!("{why}; an inference takes {of_rival:.1} ms of CPU, with ONNX Runtime {of_ort:.1}");
-        Ok((of_rival < of_ort).then_some((rival, why)))
+        options.trusted(model, options.tract_at(Some(int8))?).map(Some)
     }
 
     #[cfg(not(feature = "tract"))]
-    fn faster_tract(&self, _model: &Arc<Model>, _ort: &Arc<dyn Backend>) -> Result<Option<Trusted>> {
+    fn int8_tract(&self, _model: &Arc<Model>) -> Result<Option<Trusted>> {
         Ok(None)
     }
 
@@ -107,8 +116,8 @@ impl ChoiceOptions {
         for precision in self.asked_of(precisions) {
             let options = self.with(Some(precision));
             let tract = options.tract_at(Some(precision))?;
-            match options.trust(model, &tract) {
-                Ok(why) => return Ok((tract, why)),
+            match options.trusted(model, tract) {
+                Ok(trusted) => return Ok(trusted),
                 Err(error) => {
                     warn!(
                         precision = precision.as_str(),
@@ -121,11 +130,7 @@ impl ChoiceOptions {
         match first_error {
             Some(error) => Err(error),
             // There is no such file, as preparing it says.
-            None => {
-                let tract = self.tract_at(self.precision)?;
-                let why = self.trust(model, &tract)?;
-                Ok((tract, why))
-            }
+            None => self.trusted(model, self.tract_at(self.precision)?),
         }
     }
 
@@ -149,8 +154,18 @@ impl ChoiceOptions {
             .filter(move |&precision| asked.is_none_or(|asked| asked == precision))
     }
 
+    /// The backend, once it has passed its test.
+    pub(super) fn trusted(&self, model: &Arc<Model>, backend: Arc<dyn Backend>) -> Result<Trusted> {
+        let why = self.trust(model, &backend)?;
+        Ok(Trusted {
+            backend,
+            why,
+            cost: None,
+        })
+    }
+
     /// Tests the backend; the text says how that went.
-    pub(super) fn trust(&self, model: &Arc<Model>, backend: &Arc<dyn Backend>) -> Result<String> {
+    fn trust(&self, model: &Arc<Model>, backend: &Arc<dyn Backend>) -> Result<String> {
         if !self.selftest {
             return Ok("self-test switched off".into());
         }
@@ -213,7 +228,7 @@ impl ChoiceOptions {
     #[cfg(feature = "tract")]
     fn tract_at(&self, precision: Option<Precision>) -> Result<Arc<dyn Backend>> {
         let tract = crate::infer::tract::TractBackend::new(precision);
-        Ok(Arc::new(tract.threads(self.threads.first())?))
+        Ok(Arc::new(tract.threads(self.threads.first())))
     }
 
     #[cfg(not(feature = "tract"))]

@@ -1,12 +1,11 @@
 //! How much an inference does and with how many threads, by what it takes here.
 
-use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use super::ChoiceOptions;
+use super::{ChoiceOptions, Trusted};
 use crate::error::Result;
-use crate::infer::{Backend, Device, time};
+use crate::infer::{Device, time};
 use crate::model::Model;
 use crate::model::contract::Input;
 use crate::schedule::ScheduleOptions;
@@ -144,75 +143,60 @@ fn length_within(input: &Input, taken_ns: u64, limit_ns: u64) -> Option<usize> {
 const RUNS: usize = 3;
 
 impl ChoiceOptions {
-    /// The backend with as many threads as are wanted, how many those are, and what the log says about it.
-    pub(super) fn with_threads(
-        &self,
-        model: &Model,
-        backend: Arc<dyn Backend>,
-        why: String,
-    ) -> Result<(Arc<dyn Backend>, usize, String)> {
+    /// The backend with as many threads as are wanted, and how many those are.
+    pub(super) fn with_threads(&self, model: &Model, mut trusted: Trusted) -> Result<(Trusted, usize)> {
         let (limit, most) = match self.threads {
             Threads::Within { limit, most } if most > 1 && self.device == Device::Cpu => (limit, most),
-            threads => return Ok((backend, threads.first(), why)),
+            threads => return Ok((trusted, threads.first())),
         };
         let size = model.contract.input.size_for(640, 480, self.length.pixels());
+        let alone = match trusted.cost {
+            Some(cost) => cost,
+            None => time(model, &*trusted.backend, size, RUNS)?,
+        };
         let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        let mut alone_ns = 0;
-        let (threads, taken_ns) = fewest(most, limit_ns, |threads| {
-            let taken_ns = match threads {
-                1 => time(model, &*backend, size, RUNS)?.wall_ns,
-                _ => match backend.with_threads(threads)? {
-                    Some(threaded) => time(model, &*threaded, size, RUNS)?.wall_ns,
-                    None => u64::MAX,
-                },
-            };
-            if threads == 1 {
-                alone_ns = taken_ns;
-            }
-            Ok(taken_ns)
+        let (threads, taken_ns) = fewest(most, limit_ns, |threads| match threads {
+            1 => Ok(alone.wall_ns),
+            _ => match trusted.backend.with_threads(threads)? {
+                Some(threaded) => Ok(time(model, &*threaded, size, RUNS)?.wall_ns),
+                None => Ok(u64::MAX),
+            },
         })?;
         let ms = |ns: u64| ns as f64 / 1e6;
-        let said = match threads {
-            1 => format!(
-                "{why}; 1 thread, with which an inference takes {:.1} ms",
-                ms(alone_ns)
-            ),
-            _ => format!(
-                "{why}; {threads} threads, with which an inference takes {:.1} ms, {:.1} with one",
-                ms(taken_ns),
-                ms(alone_ns)
-            ),
-        };
-        let threaded = match threads {
-            1 => None,
-            _ => backend.with_threads(threads)?,
-        };
-        Ok((threaded.unwrap_or(backend), threads, said))
+        if threads > 1
+            && let Some(threaded) = trusted.backend.with_threads(threads)?
+        {
+            trusted.backend = threaded;
+            let (taken, alone) = (ms(taken_ns), ms(alone.wall_ns));
+            trusted.why += &format!("; {threads} threads: {taken:.1} ms, {alone:.1} with one");
+            trusted.cost = None;
+        } else {
+            trusted.why += &format!("; 1 thread: {:.1} ms", ms(alone.wall_ns));
+        }
+        Ok((trusted, threads))
     }
 
-    /// The longer side of the input, and what the log says about it.
-    pub(super) fn longest(
-        &self,
-        model: &Model,
-        backend: &Arc<dyn Backend>,
-        why: String,
-    ) -> Result<(Option<usize>, String)> {
+    /// The longer side of the input.
+    pub(super) fn longest(&self, model: &Model, mut trusted: Trusted) -> Result<(Option<usize>, Trusted)> {
         let InputLength::Within(limit) = self.length else {
-            return Ok((self.length.pixels(), why));
+            return Ok((self.length.pixels(), trusted));
         };
         let input = &model.contract.input;
-        let cost = time(model, &**backend, input.size_for(640, 480, None), RUNS)?;
+        let cost = match trusted.cost {
+            Some(cost) => cost,
+            None => time(model, &*trusted.backend, input.size_for(640, 480, None), RUNS)?,
+        };
         let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
         let ms = cost.wall_ns as f64 / 1e6;
         let longest = length_within(input, cost.wall_ns, limit_ns);
-        let said = match longest {
-            None => format!("{why}; an inference takes {ms:.1} ms, and the input is the model's"),
+        trusted.why += &match longest {
+            None => format!("; an inference takes {ms:.1} ms, and the input is the model's"),
             Some(pixels) => format!(
-                "{why}; an input of {pixels} pixels, as one of {} takes {ms:.1} ms",
+                "; an input of {pixels} pixels, as one of {} takes {ms:.1} ms",
                 input.width.max(input.height)
             ),
         };
-        Ok((longest, said))
+        Ok((longest, trusted))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Running the network: backends behind one trait.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[cfg(any(feature = "tract", feature = "ort"))]
 use crate::error::Error;
@@ -204,26 +204,51 @@ pub struct Cost {
     pub wall_ns: u64,
 }
 
+/// Between two inferences that are timed, as there is between those of a video's frames: without it processors keep
+/// threads where they are and caches warm.
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// Times an inference of nothing in particular: the least of `runs`, after one that does not count.
 ///
 /// # Errors
 /// As [`Backend::prepare`] and [`Segmenter::run`].
 pub fn time(model: &Model, backend: &dyn Backend, size: InputSize, runs: usize) -> Result<Cost> {
-    let mut segmenter = backend.prepare(model, size)?;
+    let [cost] = time_in_turns(model, [backend], size, runs)?;
+    Ok(cost)
+}
+
+/// [`time`] for several backends, run by run in turns: what else the machine does meets all of them.
+///
+/// # Errors
+/// As [`time`].
+pub fn time_in_turns<const N: usize>(
+    model: &Model,
+    backends: [&dyn Backend; N],
+    size: InputSize,
+    runs: usize,
+) -> Result<[Cost; N]> {
     let input = TensorData::zeros(model.contract.input.dtype, size);
     let mut output = Output::empty();
-    segmenter.run(&input, &mut output)?;
-    let mut least = Cost {
+    let mut segmenters = Vec::with_capacity(N);
+    for backend in backends {
+        let mut segmenter = backend.prepare(model, size)?;
+        segmenter.run(&input, &mut output)?;
+        segmenters.push(segmenter);
+    }
+    let mut least = [Cost {
         cpu_ns: u64::MAX,
         wall_ns: u64::MAX,
-    };
+    }; N];
     for _ in 0..runs {
-        let (cpu, wall) = (thread_cpu_ns(), Instant::now());
-        segmenter.run(&input, &mut output)?;
-        let wall_ns = u64::try_from(wall.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let asking_ns = thread_cpu_ns().saturating_sub(cpu);
-        least.cpu_ns = least.cpu_ns.min(cost_ns(segmenter.threads(), asking_ns, wall_ns));
-        least.wall_ns = least.wall_ns.min(wall_ns);
+        for (segmenter, least) in segmenters.iter_mut().zip(&mut least) {
+            std::thread::sleep(PAUSE);
+            let (cpu, wall) = (thread_cpu_ns(), Instant::now());
+            segmenter.run(&input, &mut output)?;
+            let wall_ns = u64::try_from(wall.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let asking_ns = thread_cpu_ns().saturating_sub(cpu);
+            least.cpu_ns = least.cpu_ns.min(cost_ns(segmenter.threads(), asking_ns, wall_ns));
+            least.wall_ns = least.wall_ns.min(wall_ns);
+        }
     }
     Ok(least)
 }

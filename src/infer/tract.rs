@@ -4,9 +4,11 @@ pub mod depthwise;
 mod depthwise_op;
 pub mod int8;
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use tract_linalg::multithread::{Executor, multithread_tract_scope};
 use tract_onnx::pb::tensor_shape_proto::dimension;
 use tract_onnx::pb::type_proto;
@@ -25,12 +27,20 @@ use crate::model::contract::{Contract, InputType, Layout, Precision};
 pub const VERSION: &str = "0.23";
 
 /// Runs networks through tract.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct TractBackend {
     /// Only files of this precision. Otherwise the 8-bit one where the CPU has instructions for it
     /// ([`int8::is_fast`]), else the contract's first for tract.
     precision: Option<Precision>,
-    executor: Executor,
+    threads: usize,
+    /// Threads that were started, by their number.
+    pools: Arc<Mutex<BTreeMap<usize, Arc<ThreadPool>>>>,
+}
+
+impl Default for TractBackend {
+    fn default() -> Self {
+        Self::new(None)
+    }
 }
 
 impl TractBackend {
@@ -38,28 +48,40 @@ impl TractBackend {
     pub fn new(precision: Option<Precision>) -> Self {
         Self {
             precision,
-            executor: Executor::SingleThread,
+            threads: 1,
+            pools: Arc::default(),
         }
     }
 
     /// With so many threads for an inference, at least 1, which wait for work between inferences.
-    ///
-    /// # Errors
-    /// Fatal if the threads can't be started.
-    pub fn threads(mut self, threads: usize) -> Result<Self> {
-        self.executor = match threads {
-            0 | 1 => Executor::SingleThread,
-            _ => {
-                let pool = rayon::ThreadPoolBuilder::new()
-                    .num_threads(threads)
-                    .thread_name(|n| format!("infer-{n}"))
-                    .build();
-                Executor::MultiThread(Arc::new(pool.map_err(|e| {
-                    Error::fatal(format!("{threads} threads for tract can't be started")).caused_by(e)
-                })?))
-            }
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads.max(1);
+        self
+    }
+
+    /// Where operators find threads. The 8-bit ones work on the thread that asks as well: one that only waits would have
+    /// the system wake the others beside it, and two of them share a core until it sees that another one is idle. Those
+    /// of 32 bits are tract's, and leave that thread idle.
+    fn executor(&self, is_int8: bool) -> Result<Executor> {
+        let started = match (self.threads, is_int8) {
+            (1, _) => return Ok(Executor::SingleThread),
+            (threads, true) => threads - 1,
+            (threads, false) => threads,
         };
-        Ok(self)
+        let mut pools = self.pools.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(pool) = pools.get(&started) {
+            return Ok(Executor::MultiThread(pool.clone()));
+        }
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(started)
+            .thread_name(|n| format!("infer-{n}"))
+            .build();
+        let pool = Arc::new(pool.map_err(|e| {
+            Error::fatal(format!("{started} threads for tract can't be started")).caused_by(e)
+        })?);
+        pools.insert(started, pool.clone());
+        Ok(Executor::MultiThread(pool))
     }
 }
 
@@ -88,7 +110,8 @@ impl Backend for TractBackend {
             .opset_import
             .first()
             .map_or(0, |operator_set| operator_set.version);
-        if int8::is_int8(&proto) {
+        let is_int8 = int8::is_int8(&proto);
+        if is_int8 {
             int8::register(&mut onnx);
         }
         let shape = input_shape(contract, size);
@@ -124,7 +147,8 @@ impl Backend for TractBackend {
             TypedSimpleState::new(&plan).map_err(|e| fatal("no state".into()).caused_by(cause(&e)))?;
         let mut segmenter = TractSegmenter {
             state,
-            executor: self.executor.clone(),
+            executor: self.executor(is_int8)?,
+            threads: self.threads,
             input: Arc::new(input),
             size,
             reader: Reader::new(contract, &location),
@@ -138,7 +162,7 @@ impl Backend for TractBackend {
     }
 
     fn with_threads(&self, threads: usize) -> Result<Option<Arc<dyn Backend>>> {
-        Ok(Some(Arc::new(self.clone().threads(threads)?)))
+        Ok(Some(Arc::new(self.clone().threads(threads))))
     }
 }
 
@@ -153,6 +177,7 @@ pub fn precisions(model: &Model) -> Vec<Precision> {
 struct TractSegmenter {
     state: TypedSimpleState,
     executor: Executor,
+    threads: usize,
     /// Lent to tract for each run, and ours alone between runs.
     input: Arc<Tensor>,
     size: InputSize,
@@ -162,16 +187,8 @@ struct TractSegmenter {
 }
 
 impl TractSegmenter {
-    /// On the threads of the executor.
     fn infer(&mut self, output: &mut Output) -> Result<()> {
-        let executor = self.executor.clone();
-        match &self.executor {
-            Executor::MultiThread(pool) => {
-                let pool = Arc::clone(pool);
-                pool.install(|| multithread_tract_scope(executor, || self.infer_here(output)))
-            }
-            _ => multithread_tract_scope(executor, || self.infer_here(output)),
-        }
+        multithread_tract_scope(self.executor.clone(), || self.infer_here(output))
     }
 
     fn infer_here(&mut self, output: &mut Output) -> Result<()> {
@@ -221,10 +238,7 @@ impl Segmenter for TractSegmenter {
     }
 
     fn threads(&self) -> usize {
-        match &self.executor {
-            Executor::MultiThread(pool) => pool.current_num_threads(),
-            _ => 1,
-        }
+        self.threads
     }
 
     fn run(&mut self, input: &TensorData, output: &mut Output) -> Result<()> {

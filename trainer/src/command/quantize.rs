@@ -75,6 +75,8 @@ struct Quantized {
 /// # Errors
 /// A file can't be read or written, or the 8-bit file loses more than the limit.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    // Ways to quantize are compared on it, minutes from here.
+    score::backend("ort", Precision::Int8)?;
     let (recipe, graph, weights) = arguments.checkpoint.load()?;
     model::make_folder(&arguments.out)?;
     let device = weights.device();

@@ -22,7 +22,7 @@ use segd::segment::Engine;
 /// ONNX Runtime's library is not found, or there is no such backend.
 pub fn backend(name: &str, precision: Precision) -> Result<Arc<dyn Backend>> {
     Ok(match name {
-        "tract" => Arc::new(TractBackend::new(Some(precision)).threads(2)?),
+        "tract" => Arc::new(TractBackend::new(Some(precision)).threads(2)),
         "ort" => Arc::new(OrtBackend::load(OrtOptions {
             precision: Some(precision),
             threads: 2,

@@ -1,9 +1,8 @@
 //! The operators, as tract runs them.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use rayon::prelude::*;
 use tract_linalg::multithread::{Executor, current_tract_executor};
 use tract_onnx::tract_core::internal::*;
 
@@ -118,7 +117,8 @@ thread_local! {
 /// Multiplications below which a convolution is not worth waking threads for: some 20 microseconds.
 const SHARED_WORK: usize = 1 << 22;
 
-/// A convolution by the threads of the [`Executor`] that is in force, which get planes of the output each.
+/// A convolution by this thread and those of the [`Executor`] that is in force: each takes planes of the output as long as
+/// there are some.
 fn convolve_shared(geometry: &Geometry, filter: &Filter, input: &[Quad], output: &mut [Quad]) {
     let part = |first: usize, output: &mut [Quad]| {
         SCRATCH.with_borrow_mut(|scratch| {
@@ -134,19 +134,29 @@ fn convolve_shared(geometry: &Geometry, filter: &Filter, input: &[Quad], output:
         });
     };
     let work = filter.planes() * filter.work() * geometry.output();
-    match current_tract_executor() {
-        Executor::MultiThread(pool) if pool.current_num_threads() > 1 && work >= SHARED_WORK => {
-            // Twice as many parts as threads: one that is held up leaves the rest to the others.
-            let parts = 2 * pool.current_num_threads();
-            let planes = filter.planes().div_ceil(parts).next_multiple_of(AT_A_TIME);
-            let len = planes * plane_len(geometry.output());
-            pool.install(|| {
-                let parts = output.par_chunks_mut(len).enumerate();
-                parts.for_each(|(at, output)| part(at * planes, output));
-            });
-        }
-        _ => part(0, output),
+    let Executor::MultiThread(helpers) = current_tract_executor() else {
+        return part(0, output);
+    };
+    if work < SHARED_WORK {
+        return part(0, output);
     }
+    let threads = helpers.current_num_threads() + 1;
+    // Twice as many parts as threads: one that is held up leaves the rest to the others.
+    let planes = filter.planes().div_ceil(2 * threads).next_multiple_of(AT_A_TIME);
+    let parts = output.chunks_mut(planes * plane_len(geometry.output()));
+    let parts = Mutex::new(parts.enumerate());
+    let take = || parts.lock().unwrap_or_else(|e| e.into_inner()).next();
+    let work = || {
+        while let Some((at, output)) = take() {
+            part(at * planes, output);
+        }
+    };
+    helpers.in_place_scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|_| work());
+        }
+        work();
+    });
 }
 
 fn quads(tensor: &Tensor) -> TractResult<&[Quad]> {
