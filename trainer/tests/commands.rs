@@ -153,6 +153,16 @@ fn from_a_folder_of_pictures_to_a_model() {
     assert_eq!(contract.files[0].path, "fp32.onnx");
 
     let words = format!("{} --calibrate 4 --out", out.display());
-    run(export::run, &words, &[&dir.path().join("exported")]).unwrap();
-    assert!(dir.path().join("exported/contract.toml").is_file());
+    let exported = dir.path().join("exported");
+    run(export::run, &words, &[&exported]).unwrap();
+    // A picture of the data tests backends, where none is named.
+    let test = Model::open(&exported).unwrap().contract.selftest.unwrap();
+    let picture = fs::read(exported.join(test.image)).unwrap();
+    let pictures = fs::read_dir(data.join("images")).unwrap();
+    assert!(
+        pictures
+            .into_iter()
+            .any(|entry| fs::read(entry.unwrap().path()).unwrap() == picture)
+    );
+    assert!(test.agreement <= 0.95, "{}", test.agreement);
 }

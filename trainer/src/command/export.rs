@@ -9,7 +9,7 @@ use segd::model::contract::Precision;
 use segd::score::ConfusionMatrix;
 use tch::{Device, Tensor};
 
-use super::Checkpoint;
+use super::{Checkpoint, ask_of_backends, selftest_picture};
 use crate::export::model::{self, NetworkFile};
 use crate::export::{float, qlinear, score};
 use crate::quantize::calibrate;
@@ -32,7 +32,8 @@ pub struct Arguments {
     /// Training pictures that the 8-bit ranges are found on.
     #[arg(long, default_value_t = 128)]
     calibrate: usize,
-    /// A picture to test backends with; it is put into the folder with the labels that the network gives it.
+    /// A picture to test backends with; it is put into the folder with the labels that the network gives it [default: one
+    /// of the training pictures].
     #[arg(long)]
     selftest: Option<PathBuf>,
     /// Score both files through ONNX Runtime on this split, and write the scores into contract and card.
@@ -61,14 +62,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let int8 = qlinear::write(&recipe.name, &graph, &convs, &calibration);
 
     let files = [NetworkFile::int8(&int8), NetworkFile::fp32(&fp32)];
+    let picture = match &arguments.selftest {
+        Some(picture) => Some(picture.clone()),
+        None => selftest_picture(&train)?,
+    };
     let mut contract = model::write_folder(
         &arguments.out,
         &recipe,
         &graph,
         &weights,
         &files,
-        arguments.selftest.as_deref(),
+        picture.as_deref(),
     )?;
+    ask_of_backends(&arguments.out, &mut contract)?;
     let Some(split) = &arguments.score else {
         return model::write_scores(&arguments.out, &recipe, &mut contract, "", 0, &[]);
     };

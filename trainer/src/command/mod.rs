@@ -10,13 +10,19 @@ pub mod quantize;
 pub mod report;
 pub mod train;
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use segd::dataset::{Dataset, Location, Sample};
+use segd::model::Model;
+use segd::model::contract::{Contract, Precision};
+use segd::selftest;
 use tch::{Cuda, Device};
 
+use crate::export::{model, score};
 use crate::graph::Graph;
 use crate::recipe::Recipe;
 use crate::run::Folder;
@@ -122,4 +128,42 @@ impl Checkpoint {
         let dataset = Dataset::open(location.format, &location.root)?;
         dataset.split(split).with_context(|| location.to_string())
     }
+}
+
+/// A picture to test backends with, where none is named: of the first `MOST` samples the one with the most classes. A model
+/// without one is tested on made pictures, on which eight bits prove little.
+///
+/// # Errors
+/// Labels can't be read.
+pub fn selftest_picture(samples: &[Sample]) -> Result<Option<PathBuf>> {
+    /// Samples that are looked at.
+    const MOST: usize = 64;
+    let mut best: Option<(usize, &Sample)> = None;
+    for sample in samples.iter().take(MOST) {
+        let labels = sample.load_labels()?;
+        let classes: BTreeSet<u8> = labels.data.into_iter().collect();
+        if best.is_none_or(|(most, _)| classes.len() > most) {
+            best = Some((classes.len(), sample));
+        }
+    }
+    Ok(best.map(|(_, sample)| sample.image.clone()))
+}
+
+/// Has a folder's self-test ask no more of a backend than the share of labels that the 8-bit file gives here as the f32 network
+/// does, less what another machine's rounding may cost.
+///
+/// # Errors
+/// The folder can't be read or written, or the 8-bit file can't be run.
+pub fn ask_of_backends(folder: &Path, contract: &mut Contract) -> Result<()> {
+    const ROUNDING: f64 = 0.03;
+    let Some(test) = &mut contract.selftest else {
+        return Ok(());
+    };
+    let model = Arc::new(Model::open(folder)?);
+    let found = selftest::run(&model, &score::backend("tract", Precision::Int8)?)?
+        .context("the folder has no self-test")?
+        .found;
+    let least = ((found - ROUNDING).max(0.0) * 100.0).floor() / 100.0;
+    test.agreement = test.agreement.min(least);
+    model::write(folder, model::CONTRACT, contract.to_toml()?.as_bytes())
 }

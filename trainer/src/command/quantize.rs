@@ -2,20 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use indicatif::ProgressBar;
 use segd::dataset::Sample;
-use segd::model::Model;
 use segd::model::contract::Precision;
 use segd::picture;
 use segd::score::ConfusionMatrix;
-use segd::selftest;
 use tch::{Device, Tensor};
 
-use super::{Checkpoint, predict};
+use super::{Checkpoint, ask_of_backends, predict, selftest_picture};
 use crate::export::model::{self, CONTRACT, FP32, INT8, NetworkFile};
 use crate::export::receipt::{Candidate, ClassScore, Receipt, Speed};
 use crate::export::{float, qdq, qlinear, score};
@@ -59,7 +56,8 @@ pub struct Arguments {
     /// The largest loss of mean IoU, in points, with which the 8-bit file is called good
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     limit: f64,
-    /// A picture to test backends with; it is put into the folder with the labels that the network gives it
+    /// A picture to test backends with; it is put into the folder with the labels that the network gives it [default: one of
+    /// the split's]
     #[arg(long)]
     selftest: Option<PathBuf>,
 }
@@ -107,21 +105,22 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         NetworkFile::fp32(&fp32),
         NetworkFile::int8_tensorrt(&tensorrt),
     ];
+    let samples = arguments.checkpoint.samples(&recipe, &arguments.split)?;
+    let picture = match &arguments.selftest {
+        Some(picture) => Some(picture.clone()),
+        None => selftest_picture(&samples)?,
+    };
     let mut contract = model::write_folder(
         &arguments.out,
         &recipe,
         &graph,
         &weights,
         &files,
-        arguments.selftest.as_deref(),
+        picture.as_deref(),
     )?;
 
-    if let Some(test) = &mut contract.selftest {
-        test.agreement = test.agreement.min(least_agreement(&arguments.out)?);
-        model::write(&arguments.out, CONTRACT, contract.to_toml()?.as_bytes())?;
-    }
+    ask_of_backends(&arguments.out, &mut contract)?;
 
-    let samples = arguments.checkpoint.samples(&recipe, &arguments.split)?;
     let compared = Compared::measure(&arguments.out, &samples)?;
     let (fp32_iou, int8_iou) = compared
         .mean_iou()
@@ -174,17 +173,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         arguments.out.display()
     );
     Ok(())
-}
-
-/// What the self-test can ask of a backend: the share of labels that the 8-bit file gives here as the f32 network does,
-/// less what another machine's rounding may cost.
-fn least_agreement(folder: &Path) -> Result<f64> {
-    const ROUNDING: f64 = 0.03;
-    let model = Arc::new(Model::open(folder)?);
-    let found = selftest::run(&model, &score::backend("ort", Precision::Int8)?)?
-        .context("the folder has no self-test")?
-        .found;
-    Ok(((found - ROUNDING).max(0.0) * 100.0).floor() / 100.0)
 }
 
 /// Fine-tunes the weights with rounding.
