@@ -20,8 +20,8 @@ COLORS = {"network": "#e0803a", "video": "#5b9bd5", "segd": "#69b04c", "system":
 VIDEO = re.compile("x264|avcodec|avutil|swscale|gst|libav|orc|glib|gobject|rtp")
 
 
-def kind(library):
-    if "onnxruntime" in library:
+def kind(symbol, library):
+    if "onnxruntime" in library or re.match("segd::infer|tract_", symbol):
         return "network"
     if VIDEO.search(library):
         return "video"
@@ -52,7 +52,8 @@ def samples(lines):
             found = re.match(r"\s+[0-9a-f]+ (.*) \((.*)\)$", line.rstrip())
             if found and found[2] != "[unknown]":
                 library = re.sub(r"\.so.*", "", found[2].rsplit("/", 1)[-1])
-                frame = (name_of(found[1], library), kind(library))
+                symbol = name_of(found[1], library)
+                frame = (symbol, kind(symbol, library))
                 # Frames in a row of a library without symbols are one.
                 if not EVERYWHERE.match(frame[0]) and (not stack or stack[-1] != frame):
                     stack.append(frame)
