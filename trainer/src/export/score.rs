@@ -22,10 +22,9 @@ use segd::segment::Engine;
 /// ONNX Runtime's library is not found, or there is no such backend.
 pub fn backend(name: &str, precision: Precision) -> Result<Arc<dyn Backend>> {
     Ok(match name {
-        "tract" => Arc::new(TractBackend::new(Some(precision)).threads(2)),
+        "tract" => Arc::new(TractBackend::new(Some(precision))),
         "ort" => Arc::new(OrtBackend::load(OrtOptions {
             precision: Some(precision),
-            threads: 2,
             ..Default::default()
         })?),
         _ => anyhow::bail!("there is no backend called {name}, expected tract or ort"),
