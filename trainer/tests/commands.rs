@@ -139,6 +139,19 @@ fn from_a_folder_of_pictures_to_a_model() {
     ] {
         assert!(receipt.contains(key), "{key}: {receipt}");
     }
+    let receipt: toml::Table = receipt.parse().unwrap();
+    let speed = receipt["speed"].as_array().unwrap().iter();
+    let timed: Vec<_> = speed
+        .map(|of| (of["file"].as_str(), of["backend"].as_str()))
+        .collect();
+    for file in ["fp32.onnx", "int8.onnx"] {
+        for backend in ["ort", "tract"] {
+            assert!(
+                timed.contains(&(Some(file), Some(backend))),
+                "{file} on {backend}: {timed:?}"
+            );
+        }
+    }
 
     // A loss that no file can meet: refused, and the folder stays usable in f32.
     let words = format!("{} --count 4 --method mse --limit -101 --out", out.display());

@@ -232,12 +232,11 @@ impl Compared {
                 pixels += labels.len();
             },
         )?;
-        let tract = score::measure(
-            folder,
-            score::backend("tract", Precision::Fp32)?,
-            &samples[..samples.len().min(TIMED)],
-            |_, _| {},
-        )?;
+        let timed = &samples[..samples.len().min(TIMED)];
+        let tract_ms = |precision| -> Result<f64> {
+            let tract = score::backend("tract", precision)?;
+            Ok(score::measure(folder, tract, timed, |_, _| {})?.cpu_ms)
+        };
         let speed = |file: &str, backend: &str, cpu_ms| Speed {
             file: file.to_owned(),
             backend: backend.to_owned(),
@@ -248,7 +247,8 @@ impl Compared {
             speed: vec![
                 speed(FP32, "ort", fp32.cpu_ms),
                 speed(INT8, "ort", int8.cpu_ms),
-                speed(FP32, "tract", tract.cpu_ms),
+                speed(FP32, "tract", tract_ms(Precision::Fp32)?),
+                speed(INT8, "tract", tract_ms(Precision::Int8)?),
             ],
             fp32: fp32.matrix,
             int8: int8.matrix,
