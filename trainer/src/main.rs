@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use segd_train::command::{archs, eval, export, import, plot, predict, quantize, report, train};
+use segd_train::command::{archs, average, eval, export, import, plot, predict, quantize, report, train};
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -17,6 +17,8 @@ struct Arguments {
 enum Command {
     /// Train a network; Ctrl-C saves a checkpoint to go on from
     Train(train::Arguments),
+    /// Average the weights of runs of one network
+    Average(average::Arguments),
     /// Write a checkpoint as a model's folder: fp32.onnx, int8.onnx, contract.toml, card.md
     Export(export::Arguments),
     /// Score a checkpoint, and draw its predictions beside the truth
@@ -48,6 +50,7 @@ fn main() -> Result<()> {
     load_cuda();
     match Arguments::parse().command {
         Command::Train(arguments) => train::run(&arguments),
+        Command::Average(arguments) => average::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Archs(arguments) => archs::run(&arguments),

@@ -1,6 +1,7 @@
 //! The subcommands.
 
 pub mod archs;
+pub mod average;
 pub mod eval;
 pub mod export;
 pub mod import;

@@ -210,7 +210,7 @@ struct Compared {
 impl Compared {
     fn measure(folder: &Path, samples: &[Sample]) -> Result<Self> {
         /// Pictures that tell tract's speed.
-        const TIMED: usize = 8;
+        const TIMED: usize = 32;
         let mut predictions: Vec<Vec<u8>> = Vec::with_capacity(samples.len());
         let fp32 = score::measure(
             folder,

@@ -78,7 +78,7 @@ pub struct Speed {
     pub file: String,
     /// The backend.
     pub backend: String,
-    /// Milliseconds of CPU time a picture.
+    /// Milliseconds of CPU time a picture, the median.
     pub cpu_ms: f64,
 }
 

@@ -35,7 +35,7 @@ pub fn backend(name: &str, precision: Precision) -> Result<Arc<dyn Backend>> {
 pub struct Measured {
     /// Pixels by true and predicted class.
     pub matrix: ConfusionMatrix,
-    /// CPU time of the network alone, in ms a picture.
+    /// CPU time of the network alone, in ms a picture: the median, since the first of each size takes longer.
     pub cpu_ms: f64,
 }
 
@@ -66,18 +66,26 @@ pub fn measure(
     let mut matrix = ConfusionMatrix::new(model.contract.classes.len());
     let metrics = Metrics::shared();
     let mut engine = Engine::new(Arc::new(model), backend, None, metrics.clone());
+    let infer_ms = || -> f64 {
+        let stages = metrics.snapshot().stages;
+        let infer = stages.iter().filter(|(stage, _)| *stage == Stage::Infer);
+        infer.map(|(_, stage)| stage.cpu_ms).sum()
+    };
+    let (mut each_ms, mut before_ms) = (Vec::with_capacity(samples.len()), infer_ms());
     for (index, sample) in samples.iter().enumerate() {
         let (image, truth) = sample.load()?;
         let mut mask = Mask::zeros(truth.width, truth.height);
         engine
             .segment(&image_ref(&image)?, &mut mask)
             .with_context(|| sample.image.display().to_string())?;
+        let after_ms = infer_ms();
+        each_ms.push(after_ms - before_ms);
+        before_ms = after_ms;
         matrix.add(&truth.data, &mask.labels);
         each(index, &mask.labels);
     }
-    let snapshot = metrics.snapshot();
-    let infer = snapshot.stages.iter().filter(|(stage, _)| *stage == Stage::Infer);
-    let cpu_ms = infer.map(|(_, stage)| stage.cpu_ms).sum::<f64>() / samples.len().max(1) as f64;
+    each_ms.sort_by(f64::total_cmp);
+    let cpu_ms = each_ms.get(each_ms.len() / 2).copied().unwrap_or_default();
     Ok(Measured { matrix, cpu_ms })
 }
 
