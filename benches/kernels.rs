@@ -8,17 +8,17 @@ use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use rustix::time::{ClockId, clock_gettime};
 
-use segd::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
-use segd::infer::tract::TractBackend;
-use segd::infer::tract::depthwise::{Axis, Filter, Geometry, Scratch, convolve, convolve_reference};
-use segd::infer::tract::int8::{conv, filter, lanes};
-use segd::infer::{Backend, InputSize, Output, Placement, TensorData};
-use segd::model::Model;
-use segd::model::contract::{Class, ColorOrder, Grid, Input, InputType, Layout, Precision, Resize};
-use segd::overlay::{OverlayOptions, Painter, Visualize};
-use segd::postprocess::Postprocessor;
-use segd::preprocess::Preprocessor;
-use segd::propagate::{
+use tract_int8::depthwise::{Axis, Filter, Geometry, Scratch, convolve, convolve_reference};
+use tract_int8::int8::{conv, filter, lanes};
+use vision::decode::Postprocessor;
+use vision::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
+use vision::infer::tract::TractBackend;
+use vision::infer::{Backend, InputSize, Output, Placement, TensorData};
+use vision::model::Model;
+use vision::model::contract::{Class, ColorOrder, Grid, Input, InputType, Layout, Precision, Resize};
+use vision::overlay::{OverlayOptions, Painter, Visualize};
+use vision::preprocess::Preprocessor;
+use vision::propagate::{
     Keys, LogitSmoother, Luma, MotionField, Smoothing, Tiles, Vector, warp_labels, warp_labels_reference,
 };
 
@@ -313,7 +313,7 @@ fn propagate(c: &mut Criterion<ThreadTime>) {
         width: 512,
         height: 384,
     };
-    let grid = segd::propagate::CellGrid::new(Grid::HalfPixel, input, placement, (640, 480), (64, 48));
+    let grid = vision::propagate::CellGrid::new(Grid::HalfPixel, input, placement, (640, 480), (64, 48));
     let mut values = logits(21, 64, 48);
     let mut smoother = LogitSmoother::default();
     group.bench_function("smooth 21 classes, 64x48", |b| {
@@ -474,11 +474,11 @@ fn network(c: &mut Criterion<ThreadTime>) {
     let input = TensorData::zeros(InputType::F32, size);
     let precision = Some(Precision::Fp32);
     let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(TractBackend::new(precision))];
-    let options = segd::infer::ort::OrtOptions {
+    let options = vision::infer::ort::OrtOptions {
         precision,
         ..Default::default()
     };
-    match segd::infer::ort::OrtBackend::load(options) {
+    match vision::infer::ort::OrtBackend::load(options) {
         Ok(ort) => backends.push(Box::new(ort)),
         Err(why) => eprintln!("without ONNX Runtime: {why}"),
     }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 
-use crate::error::{Error, Result};
-use crate::infer::{Backend, Cost, Device};
-use crate::model::contract::Precision;
-use crate::model::{DEFAULT_MODEL, Model, Registry};
-use crate::segment::Fallback;
+use vision::error::{Error, Result};
+use vision::infer::{Backend, Cost, Device};
+use vision::model::contract::Precision;
+use vision::model::{DEFAULT_MODEL, Model, Registry};
+use vision::segment::Fallback;
 
 pub use effort::{InputLength, Threads};
 

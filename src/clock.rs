@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::convert::Infallible;
 
-/// Nanoseconds since the clock's epoch (monotonic).
-pub type TimeNs = u64;
+pub use vision::frame::TimeNs;
 
 /// Held by whoever may stop the program; dropping it stops every holder of its [`Stop`].
 #[derive(Debug)]

@@ -8,9 +8,9 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use crate::capture::CameraFormat;
-use crate::error::{Error, Result};
-use crate::overlay::Visualize;
 use crate::stream::Codec;
+use vision::error::{Error, Result};
+use vision::overlay::Visualize;
 
 mod cameras;
 mod environment;

@@ -13,29 +13,15 @@
 
 // What every stage stands on.
 pub mod clock;
-pub mod error;
-pub mod frame;
 pub mod mailbox;
-pub mod pool;
-pub mod simd;
 pub mod turns;
 
 // The path of a frame.
 pub mod capture;
-pub mod preprocess;
-pub mod infer;
-pub mod postprocess;
-pub mod propagate;
-pub mod overlay;
-pub mod redact;
-pub mod fit;
 pub mod stream;
 
 // What is wired, and by what.
-pub mod model;
 pub mod config;
-pub mod segment;
-pub mod selftest;
 pub mod choose;
 pub mod schedule;
 pub mod pipeline;
@@ -48,13 +34,10 @@ pub mod snapshot;
 pub mod health;
 
 // Data sets, scores and picture files, shared with the trainer.
-pub mod dataset;
-pub mod score;
-pub mod picture;
 
 // What the machine is.
 pub mod board;
 
 pub mod cli;
 
-pub use error::{Error, Result};
+pub use vision::error::{Error, Result};

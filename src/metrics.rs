@@ -7,6 +7,7 @@ use std::time::Instant;
 use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
+use vision::timing::{Step, StepTimer};
 
 use crate::mailbox::MailboxStats;
 use crate::schedule::Reason;
@@ -150,11 +151,7 @@ pub struct StageMetrics {
     pub calls: AtomicU64,
 }
 
-/// The CPU time this thread has used, in nanoseconds.
-pub fn thread_cpu_ns() -> u64 {
-    let t = clock_gettime(ClockId::ThreadCPUTime);
-    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
-}
+pub use vision::timing::thread_cpu_ns;
 
 /// The CPU time this process has used, in nanoseconds.
 pub fn process_cpu_ns() -> u64 {
@@ -215,13 +212,17 @@ impl Metrics {
     pub fn time<T>(&self, stage: Stage, f: impl FnOnce() -> T) -> T {
         let (wall, cpu) = (Instant::now(), thread_cpu_ns());
         let value = f();
-        let metrics = self.stage(stage);
-        metrics.wall.record(wall.elapsed().as_nanos() as u64);
-        metrics
-            .cpu_ns
-            .fetch_add(thread_cpu_ns().saturating_sub(cpu), Ordering::Relaxed);
-        metrics.calls.fetch_add(1, Ordering::Relaxed);
+        let wall_ns = wall.elapsed().as_nanos() as u64;
+        self.record(stage, wall_ns, thread_cpu_ns().saturating_sub(cpu));
         value
+    }
+
+    /// One call of `stage` took so much wall time, and CPU time of its thread.
+    pub fn record(&self, stage: Stage, wall_ns: u64, cpu_ns: u64) {
+        let metrics = self.stage(stage);
+        metrics.wall.record(wall_ns);
+        metrics.cpu_ns.fetch_add(cpu_ns, Ordering::Relaxed);
+        metrics.calls.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Says what the network really runs on: backend, version, provider, precision, input size.
@@ -288,6 +289,17 @@ impl Metrics {
             mask_age: self.mask_age.summary(),
             capture_to_stream: self.capture_to_stream.summary(),
         }
+    }
+}
+
+impl StepTimer for Metrics {
+    fn record(&self, step: Step, wall_ns: u64, cpu_ns: u64) {
+        let stage = match step {
+            Step::Preprocess => Stage::Preprocess,
+            Step::Infer => Stage::Infer,
+            Step::Decode => Stage::Postprocess,
+        };
+        self.record(stage, wall_ns, cpu_ns);
     }
 }
 

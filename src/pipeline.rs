@@ -38,15 +38,15 @@ use crossbeam_channel::Receiver;
 
 use crate::capture::SourceOpener;
 use crate::clock::{SharedClock, TimeNs};
-use crate::error::Result;
-use crate::frame::{Mask, SharedFrame};
 use crate::mailbox::{WhenFull, mailbox};
 use crate::metrics::Metrics;
-use crate::propagate::{MotionField, Smoothing, Tiles};
 use crate::schedule::ScheduleOptions;
-use crate::segment::Engine;
 use crate::stream::SinkOpener;
 use crate::supervise::{Backoff, Ended, OnEnd, OnTransient, Supervisor};
+use vision::error::Result;
+use vision::frame::{Mask, SharedFrame};
+use vision::propagate::{MotionField, Smoothing, Tiles};
+use vision::segment::Engine;
 
 use capture::{CaptureStage, CaptureTo};
 use compose::ComposeStage;

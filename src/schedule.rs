@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::clock::TimeNs;
-use crate::propagate::{Fit, Smoothing};
+use vision::propagate::{Fit, Smoothing};
 
 /// What decides which frames are segmented.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 
-use crate::error::{Error, Result};
-use crate::frame::{FrameFormat, ImageRef, PixelFormat};
 use crate::stream::images::i420_to_rgb;
+use vision::error::{Error, Result};
+use vision::frame::{FrameFormat, ImageRef, PixelFormat};
 
 /// A picture without row padding.
 #[derive(Debug, Clone, PartialEq, Eq)]

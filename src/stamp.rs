@@ -5,7 +5,7 @@
 //! 8-bit check sum.
 
 use crate::clock::TimeNs;
-use crate::frame::{FrameFormat, PixelFormat};
+use vision::frame::{FrameFormat, PixelFormat};
 
 const SIDE: usize = 16;
 const TIME_BITS: u32 = 40;

@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select_biased, unbounded};
 use tracing::{debug, error, info, warn};
 
 use crate::clock::{Stop, StopHandle, stop_pair};
-use crate::error::{Error, Result};
+use vision::error::{Error, Result};
 
 mod background;
 mod retry;

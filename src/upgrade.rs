@@ -7,11 +7,11 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::clock::{SharedClock, Stop};
-use crate::error::Result;
 use crate::metrics::Metrics;
 use crate::pipeline::control::Control;
-use crate::segment::Engine;
 use crate::vitals::Preparing;
+use vision::error::Result;
+use vision::segment::Engine;
 
 /// How often it is looked whether the first frame has come.
 const LOOK: Duration = Duration::from_millis(100);

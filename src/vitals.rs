@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::capture::SourceCounters;
 use crate::clock::TimeNs;
-use crate::infer::RunsOn;
+use vision::infer::RunsOn;
 
 /// Signs of life of one pipeline. Shared by its threads.
 #[derive(Debug, Default)]

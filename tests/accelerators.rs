@@ -9,18 +9,18 @@ use std::sync::Arc;
 use image::RgbImage;
 use image::imageops::{brighten, flip_horizontal};
 use prost::Message;
-use segd::frame::Mask;
-use segd::infer::ort::OrtBackend;
-use segd::infer::{Backend, Output, TensorData};
 use segd::metrics::Metrics;
-use segd::model::contract::{ModelFile, Precision};
-use segd::model::load::{CONTRACT_FILE, sha256_hex};
-use segd::model::{Model, Origin};
-use segd::picture::{image_ref, read_rgb};
-use segd::segment::Engine;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, ModelProto, NodeProto};
+use vision::frame::Mask;
+use vision::infer::ort::OrtBackend;
+use vision::infer::{Backend, Output, TensorData};
+use vision::model::contract::{ModelFile, Precision};
+use vision::model::load::{CONTRACT_FILE, sha256_hex};
+use vision::model::{Model, Origin};
+use vision::picture::{image_ref, read_rgb};
+use vision::segment::Engine;
 
 #[path = "common/tensorrt.rs"]
 mod tensorrt;

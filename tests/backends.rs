@@ -9,12 +9,12 @@ mod onnx;
 use std::sync::Arc;
 
 use onnx::{Tiny, write_model};
-use segd::error::Severity;
-use segd::infer::tract::TractBackend;
-use segd::infer::{Backend, InputSize, Output, TensorData};
-use segd::model::Model;
-use segd::model::contract::{InputType, Layout, OutputKind, OutputType, Precision};
-use segd::model::load::sha256_hex;
+use vision::error::Severity;
+use vision::infer::tract::TractBackend;
+use vision::infer::{Backend, InputSize, Output, TensorData};
+use vision::model::Model;
+use vision::model::contract::{InputType, Layout, OutputKind, OutputType, Precision};
+use vision::model::load::sha256_hex;
 
 const SIZE: InputSize = InputSize { width: 12, height: 8 };
 
@@ -22,7 +22,7 @@ const SIZE: InputSize = InputSize { width: 12, height: 8 };
 fn backends() -> Vec<Arc<dyn Backend>> {
     let mut all: Vec<Arc<dyn Backend>> = vec![Arc::new(TractBackend::default())];
     #[cfg(feature = "ort")]
-    match segd::infer::ort::OrtBackend::load(Default::default()) {
+    match vision::infer::ort::OrtBackend::load(Default::default()) {
         Ok(backend) => all.push(Arc::new(backend)),
         Err(why) if std::env::var_os("SEGD_REQUIRE_ORT").is_some_and(|v| v == "1") => {
             panic!("SEGD_REQUIRE_ORT=1, but {why}")
@@ -388,8 +388,8 @@ fn a_precision_that_no_file_has_is_refused() {
 #[cfg(feature = "ort")]
 mod ort {
     use super::*;
-    use segd::infer::Device;
-    use segd::infer::ort::{OrtBackend, OrtOptions};
+    use vision::infer::Device;
+    use vision::infer::ort::{OrtBackend, OrtOptions};
 
     #[test]
     fn an_accelerator_is_had_or_refused_never_replaced() {
@@ -476,10 +476,10 @@ fn tract_gives_the_same_logits_with_any_number_of_threads() {
 #[cfg(feature = "ort")]
 #[test]
 fn the_shipped_models_give_the_same_labels_on_both_backends() {
-    use segd::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
-    use segd::infer::ort::{OrtBackend, OrtOptions};
     use segd::metrics::Metrics;
-    use segd::segment::Engine;
+    use vision::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
+    use vision::infer::ort::{OrtBackend, OrtOptions};
+    use vision::segment::Engine;
 
     if backends().len() < 2 {
         return;
@@ -490,7 +490,7 @@ fn the_shipped_models_give_the_same_labels_on_both_backends() {
         let model = Arc::new(Model::open(&entry.unwrap().path()).unwrap());
         let name = model.contract.name.clone();
         let image = model.contract.selftest.as_ref().unwrap().image.clone();
-        let picture = segd::picture::decode_rgb(&model.file(&image).unwrap(), &image).unwrap();
+        let picture = vision::picture::decode_rgb(&model.file(&image).unwrap(), &image).unwrap();
         let size = (picture.width() as usize, picture.height() as usize);
         let format = FrameFormat::new(PixelFormat::Rgb24, size.0, size.1);
         for precision in [Precision::Fp32, Precision::Int8] {
@@ -528,8 +528,8 @@ fn the_shipped_models_give_the_same_labels_on_both_backends() {
 #[cfg(feature = "ort")]
 #[test]
 fn a_provider_is_tried_without_a_model() {
-    use segd::infer::Device;
-    use segd::infer::ort::try_provider;
+    use vision::infer::Device;
+    use vision::infer::ort::try_provider;
     if backends().len() < 2 {
         return;
     }

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use segd::capture::{CameraFormat, Capture, CaptureOptions, FrameSource, list_cameras, parse_uri};
 use segd::clock::RealClock;
 use segd::config::ControlValue;
-use segd::error::{Error, Result};
-use segd::frame::PixelFormat;
-use segd::pool::FramePool;
+use vision::error::{Error, Result};
+use vision::frame::PixelFormat;
+use vision::pool::FramePool;
 
 const DEVICE: &str = "/dev/video0";
 

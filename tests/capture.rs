@@ -11,8 +11,8 @@ use segd::Error;
 use segd::capture::test_pattern::read_stamp;
 use segd::capture::{Capture, CaptureOptions, FrameSource, Pace, RtspTransport, parse_uri};
 use segd::clock::RealClock;
-use segd::frame::{Frame, PixelFormat};
-use segd::pool::FramePool;
+use vision::frame::{Frame, PixelFormat};
+use vision::pool::FramePool;
 
 /// Runs a launch line to its end.
 fn launch(line: &str) {

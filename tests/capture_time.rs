@@ -13,11 +13,11 @@ use gstreamer_app as gst_app;
 use gstreamer_rtp as gst_rtp;
 
 use segd::clock::RealClock;
-use segd::frame::{Frame, FrameFormat, PixelFormat};
-use segd::pool::PooledBuffer;
 use segd::stamp;
 use segd::stream::rtsp::{CAPTURE_TIME_URI, RtspSink};
 use segd::stream::{Codec, FrameSink, RtspAddress, StreamOptions};
+use vision::frame::{Frame, FrameFormat, PixelFormat};
+use vision::pool::PooledBuffer;
 
 const FORMAT: (usize, usize) = (320, 240);
 /// How old pictures are when they go out.

@@ -10,7 +10,7 @@ use gstreamer::prelude::*;
 use gstreamer::subclass::prelude::*;
 use segd::capture::{Capture, CaptureOptions, Pace, parse_uri};
 use segd::clock::RealClock;
-use segd::pool::FramePool;
+use vision::pool::FramePool;
 
 /// Buffers that reached the broken decoder.
 static TRIED: AtomicU32 = AtomicU32::new(0);

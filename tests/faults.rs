@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use segd::clock::RealClock;
-use segd::error::Error;
-use segd::frame::{FrameFormat, PixelFormat};
 use segd::pipeline::control::NextModel;
-use segd::redact::How;
 use segd::supervise::Ended;
+use vision::error::Error;
+use vision::frame::{FrameFormat, PixelFormat};
+use vision::redact::How;
 
 #[path = "common/made.rs"]
 mod made;

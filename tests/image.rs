@@ -12,7 +12,7 @@ use assert_cmd::assert::Assert;
 use image::{Rgb, RgbImage};
 use onnx::Tiny;
 use predicates::prelude::*;
-use segd::dataset::read_index_png;
+use vision::dataset::read_index_png;
 
 /// A folder with a model in `models/tiny`.
 struct Place(tempfile::TempDir);

@@ -11,9 +11,9 @@ use assert_cmd::Command;
 use onnx::Tiny;
 use predicates::prelude::*;
 use segd::choose::{BackendName, ChoiceOptions};
-use segd::model::contract::{Contract, ModelFile, Precision, SelfTest};
-use segd::model::load::sha256_hex;
-use segd::model::{Model, Origin, Registry};
+use vision::model::contract::{Contract, ModelFile, Precision, SelfTest};
+use vision::model::load::sha256_hex;
+use vision::model::{Model, Origin, Registry};
 
 /// A folder of models, each called as its folder.
 fn models(names: &[&str]) -> tempfile::TempDir {
@@ -143,7 +143,7 @@ fn tract_on_an_accelerator_is_a_usage_error() {
     let options = ChoiceOptions {
         model: folder.path().join("tiny").display().to_string(),
         backend: BackendName::Tract,
-        device: segd::infer::Device::Cuda,
+        device: vision::infer::Device::Cuda,
         ..ChoiceOptions::default()
     };
     let error = options.choose().err().unwrap();
@@ -165,7 +165,7 @@ fn a_self_test_is_written_passed_and_failed() {
         .success();
     let contract = Model::open(&model).unwrap().contract;
     let test = contract.selftest.clone().unwrap();
-    let labels = segd::dataset::read_index_png(&model.join(&test.labels)).unwrap();
+    let labels = vision::dataset::read_index_png(&model.join(&test.labels)).unwrap();
     assert_eq!((labels.width, labels.height), (32, 16));
     assert_eq!(labels.data[0], Tiny::default().label(colors[0]));
     assert_eq!(labels.data[31], Tiny::default().label(colors[1]));
@@ -261,7 +261,7 @@ mod ort {
     use super::*;
 
     fn library_is_there() -> bool {
-        let loaded = segd::infer::ort::OrtBackend::load(Default::default());
+        let loaded = vision::infer::ort::OrtBackend::load(Default::default());
         if let Err(why) = loaded {
             assert!(
                 std::env::var_os("SEGD_REQUIRE_ORT").is_none_or(|v| v != "1"),

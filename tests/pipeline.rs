@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use segd::capture::{Capture, FrameSource, SourceOpener};
 use segd::clock::{RealClock, SimulatedClock};
-use segd::error::{Error, Result};
-use segd::frame::{Frame, FrameFormat, PixelFormat};
-use segd::infer::{InputSize, TensorData};
 use segd::metrics::Metrics;
-use segd::overlay::{OverlayOptions, Visualize};
 use segd::pipeline::control::{Control, Looks};
 use segd::pipeline::{MaskPolicy, Parts, PipelineOptions, run};
-use segd::pool::FramePool;
 use segd::schedule::{Reason, ScheduleOptions};
 use segd::stream::{FrameSink, SinkOpener};
 use segd::supervise::{Backoff, Ended, OnTransient};
+use vision::error::{Error, Result};
+use vision::frame::{Frame, FrameFormat, PixelFormat};
+use vision::infer::{InputSize, TensorData};
+use vision::overlay::{OverlayOptions, Visualize};
+use vision::pool::FramePool;
 
 #[path = "common/made.rs"]
 mod made;

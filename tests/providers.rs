@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 use segd::clock::stop_pair;
-use segd::error::{Error, Result};
 use segd::health::{Health, Limits, Watched};
 use segd::pipeline::MaskPolicy;
 use segd::pipeline::control::NextModel;
-use segd::redact::How;
-use segd::segment::{Engine, Fallback};
 use segd::supervise::Ended;
 use segd::upgrade::{Step as UpgradeStep, Upgrade};
+use vision::error::{Error, Result};
+use vision::redact::How;
+use vision::segment::{Engine, Fallback};
 
 #[path = "common/made.rs"]
 mod made;

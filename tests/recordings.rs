@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use segd::error::{Error, Result};
-use segd::frame::{Frame, FrameFormat};
 use segd::stream::{FrameSink, SinkOpener};
 use segd::supervise::Ended;
+use vision::error::{Error, Result};
+use vision::frame::{Frame, FrameFormat};
 
 #[path = "common/made.rs"]
 mod made;

@@ -7,14 +7,14 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use segd::capture::{CaptureOptions, Pace, parse_uri};
 use segd::clock::RealClock;
-use segd::infer::{InputSize, Output, TensorData};
 use segd::metrics::Metrics;
-use segd::overlay::OverlayOptions;
 use segd::pipeline::control::{Control, Looks};
 use segd::pipeline::{MaskPolicy, Parts, PipelineOptions, run};
 use segd::schedule::ScheduleOptions;
 use segd::stream::{StreamOptions, parse_output};
 use segd::supervise::OnTransient;
+use vision::infer::{InputSize, Output, TensorData};
+use vision::overlay::OverlayOptions;
 
 #[path = "common/made.rs"]
 mod made;

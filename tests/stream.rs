@@ -20,10 +20,10 @@ use gstreamer_video::VideoFrameExt;
 
 use interleaved::play;
 use segd::clock::RealClock;
-use segd::frame::{Colorimetry, Frame, FrameFormat, Matrix, PixelFormat, Range};
-use segd::pool::{FramePool, PooledBuffer};
 use segd::stream::rtsp::RtspSink;
 use segd::stream::{Codec, FrameSink, RtspAddress, SinkOpener, StreamOptions, parse_output};
+use vision::frame::{Colorimetry, Frame, FrameFormat, Matrix, PixelFormat, Range};
+use vision::pool::{FramePool, PooledBuffer};
 
 const BITS: usize = 16;
 const FRAME_TIME_NS: u64 = 33_333_333;

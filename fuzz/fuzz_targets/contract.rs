@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use segd::model::Contract;
+use vision::model::Contract;
 
 fuzz_target!(|input: (&str, u16, u16)| {
     let (text, width, height) = input;

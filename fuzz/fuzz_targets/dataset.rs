@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use segd::dataset::{Dataset, Format};
+use vision::dataset::{Dataset, Format};
 
 /// A folder in memory, with a picture and its labels for tables to name.
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use segd::dataset::decode_index_png;
+use vision::dataset::decode_index_png;
 
 fuzz_target!(|png: &[u8]| {
     if let Ok(labels) = decode_index_png(Cursor::new(png), Path::new("fuzz.png")) {

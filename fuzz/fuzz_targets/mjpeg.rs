@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use segd::capture::mjpeg::MjpegDecoder;
-use segd::frame::PixelFormat;
+use vision::frame::PixelFormat;
 
 const WIDTH: usize = 64;
 const HEIGHT: usize = 48;

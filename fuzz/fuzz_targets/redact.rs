@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use segd::frame::{FrameFormat, Mask, PixelFormat};
-use segd::redact::{How, RedactOptions, Redactor};
+use vision::frame::{FrameFormat, Mask, PixelFormat};
+use vision::redact::{How, RedactOptions, Redactor};
 
 fuzz_target!(|input: (u8, u8, u8, Vec<u8>)| {
     let (width, height, margin, labels) = input;

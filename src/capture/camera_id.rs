@@ -7,7 +7,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use vision::error::{Error, Result};
 
 /// USB vendor and product number, and the serial number if the device has one.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //! image signal processor that only the board's own GStreamer element drives. Which element, and the launch line
 //! around it, is a pure choice over what is installed.
 
-use crate::error::{Error, Result};
+use vision::error::{Error, Result};
 
 use super::CaptureOptions;
 

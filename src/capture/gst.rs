@@ -18,9 +18,9 @@ use gstreamer_video::{self as gst_video, VideoFrameExt, VideoFrameRef, VideoInfo
 use tracing::{debug, info, warn};
 
 use crate::clock::SharedClock;
-use crate::error::{Error, Result};
-use crate::frame::{Colorimetry, Frame, FrameFormat, ImageRef, Matrix, PixelFormat, Plane, Range};
-use crate::pool::FramePool;
+use vision::error::{Error, Result};
+use vision::frame::{Colorimetry, Frame, FrameFormat, ImageRef, Matrix, PixelFormat, Plane, Range};
+use vision::pool::FramePool;
 
 use super::gst_stream::{BUS_POLL, Item, Stream, start};
 use super::paced::Paced;

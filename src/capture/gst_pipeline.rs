@@ -13,7 +13,7 @@ use gstreamer::glib;
 use gstreamer::prelude::*;
 use gstreamer_app::AppSink;
 
-use crate::error::{Error, Result};
+use vision::error::{Error, Result};
 
 use super::decoders;
 use super::uri::mask_credentials;

@@ -11,7 +11,7 @@ use gstreamer::prelude::*;
 use gstreamer_app::AppSinkCallbacks;
 use tracing::{debug, warn};
 
-use crate::error::{Error, Result};
+use vision::error::{Error, Result};
 
 use super::gst_pipeline::{self, Built, Decoding};
 use super::uri::meant;

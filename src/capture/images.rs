@@ -14,9 +14,9 @@ use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use tracing::warn;
 
 use crate::clock::SharedClock;
-use crate::error::{Error, Result};
-use crate::frame::{Frame, FrameFormat, ImageRef, PixelFormat, Plane};
-use crate::pool::FramePool;
+use vision::error::{Error, Result};
+use vision::frame::{Frame, FrameFormat, ImageRef, PixelFormat, Plane};
+use vision::pool::FramePool;
 
 use super::paced::Paced;
 use super::rgb::{RGB_TO_I420_COLOR, rgb_to_i420};

@@ -2,8 +2,8 @@
 
 use turbojpeg::{Decompressor, Subsamp, YuvImage};
 
-use crate::error::{Error, Result};
-use crate::frame::PixelFormat;
+use vision::error::{Error, Result};
+use vision::frame::PixelFormat;
 
 /// Decodes pictures of one size. What it allocates it keeps.
 #[derive(Debug)]

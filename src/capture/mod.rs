@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::error::{Error, Result};
-use crate::frame::{Frame, FrameFormat};
-use crate::pool::{FramePool, PooledBuffer};
+use vision::error::{Error, Result};
+use vision::frame::{Frame, FrameFormat};
+use vision::pool::{FramePool, PooledBuffer};
 
 pub mod uri;
 pub mod options;

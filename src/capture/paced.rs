@@ -12,9 +12,9 @@
 use std::time::Duration;
 
 use crate::clock::{SharedClock, Stop, StopHandle, TimeNs, stop_pair};
-use crate::error::Result;
-use crate::frame::{Frame, FrameFormat};
-use crate::pool::FramePool;
+use vision::error::Result;
+use vision::frame::{Frame, FrameFormat};
+use vision::pool::FramePool;
 
 use super::{Capture, FrameSource, Pace, SourceCounters};
 
@@ -161,9 +161,9 @@ impl<S: FrameSource> FrameSource for Paced<S> {
 mod tests {
     use super::*;
     use crate::clock::{Clock, SimulatedClock};
-    use crate::frame::PixelFormat;
     use std::collections::VecDeque;
     use std::sync::Arc;
+    use vision::frame::PixelFormat;
 
     const MS: u64 = 1_000_000;
 

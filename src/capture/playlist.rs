@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use crate::error::Result;
+use vision::error::Result;
 
 use super::{FrameSource, SourceOpener};
 

@@ -1,6 +1,6 @@
 //! RGB to I420, as the video stages want it.
 
-use crate::frame::{Colorimetry, Matrix, Range};
+use vision::frame::{Colorimetry, Matrix, Range};
 
 /// What [`rgb_to_i420`] makes: BT.601, limited range.
 pub const RGB_TO_I420_COLOR: Colorimetry = Colorimetry {
@@ -59,8 +59,8 @@ pub fn rgb_to_i420(width: usize, height: usize, rgb: &[u8], out: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::PixelFormat;
     use proptest::prelude::*;
+    use vision::frame::PixelFormat;
 
     /// The standard's definition, in floating point.
     fn reference(width: usize, height: usize, rgb: &[u8]) -> Vec<f64> {

@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 use crate::clock::SharedClock;
-use crate::error::{Error, Result};
-use crate::frame::{Frame, FrameFormat, ImageRef, PixelFormat};
-use crate::pool::FramePool;
+use vision::error::{Error, Result};
+use vision::frame::{Frame, FrameFormat, ImageRef, PixelFormat};
+use vision::pool::FramePool;
 
 use super::paced::Paced;
 use super::{Capture, CaptureOptions, FrameSource, SourceCounters, SourceOpener};

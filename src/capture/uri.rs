@@ -5,8 +5,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use crate::clock::SharedClock;
-use crate::error::{Error, Result};
-use crate::frame::PixelFormat;
+use vision::error::{Error, Result};
+use vision::frame::PixelFormat;
 
 use super::images::ImagesOpener;
 use super::playlist::PlaylistOpener;

@@ -24,9 +24,9 @@ use v4l::video::capture::Parameters;
 use v4l::{Device, Format, FourCC, Fraction};
 
 use crate::clock::SharedClock;
-use crate::error::{Error, Result};
-use crate::frame::{FrameFormat, PixelFormat};
-use crate::pool::FramePool;
+use vision::error::{Error, Result};
+use vision::frame::{FrameFormat, PixelFormat};
+use vision::pool::FramePool;
 
 use super::camera_controls::set_controls;
 use super::camera_id::{Identity, Nodes};

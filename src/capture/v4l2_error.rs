@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::error::Error;
+use vision::error::Error;
 
 // errno values, errno(3).
 pub(super) const EPERM: i32 = 1;

@@ -6,9 +6,9 @@ use v4l::buffer::{Flags, Metadata};
 use v4l::format::{Colorspace, Quantization};
 
 use crate::clock::SharedClock;
-use crate::error::Result;
-use crate::frame::{Colorimetry, Frame, FrameFormat, ImageRef, Matrix, PixelFormat, Plane, Range};
-use crate::pool::FramePool;
+use vision::error::Result;
+use vision::frame::{Colorimetry, Frame, FrameFormat, ImageRef, Matrix, PixelFormat, Plane, Range};
+use vision::pool::FramePool;
 
 use super::Capture;
 use super::camera_mode::Encoding;

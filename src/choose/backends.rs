@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::{ChoiceOptions, Trusted};
-use crate::error::{Error, Result};
-use crate::infer::{Backend, Cost, time_in_turns};
-use crate::model::Model;
-use crate::model::contract::Precision;
-use crate::selftest;
+use vision::error::{Error, Result};
+use vision::infer::{Backend, Cost, time_in_turns};
+use vision::model::Model;
+use vision::model::contract::Precision;
+use vision::selftest;
 
 impl ChoiceOptions {
     /// ONNX Runtime with the first of the model's files that gives the right labels, or tract where that has an 8-bit file
@@ -102,7 +102,7 @@ impl ChoiceOptions {
         let int8 = Precision::Int8;
         let has_file = model.contract.file_for("tract", Some(int8)).is_some();
         let is_asked = self.precision.is_none_or(|asked| asked == int8);
-        if !has_file || !is_asked || !crate::infer::tract::int8::is_fast() {
+        if !has_file || !is_asked || !vision::infer::tract::is_int8_fast() {
             return Ok(None);
         }
         let options = self.with(Some(int8));
@@ -118,7 +118,7 @@ impl ChoiceOptions {
     #[cfg(feature = "tract")]
     pub(super) fn trusted_tract(&self, model: &Arc<Model>) -> Result<Trusted> {
         let mut first_error = None;
-        let precisions = crate::infer::tract::precisions(model);
+        let precisions = vision::infer::tract::precisions(model);
         for precision in self.asked_of(precisions) {
             let options = self.with(Some(precision));
             let tract = options.tract_at(Some(precision))?;
@@ -233,7 +233,7 @@ impl ChoiceOptions {
 
     #[cfg(feature = "tract")]
     fn tract_at(&self, precision: Option<Precision>) -> Result<Arc<dyn Backend>> {
-        let tract = crate::infer::tract::TractBackend::new(precision);
+        let tract = vision::infer::tract::TractBackend::new(precision);
         Ok(Arc::new(tract.threads(self.threads.first())))
     }
 
@@ -244,7 +244,7 @@ impl ChoiceOptions {
 
     #[cfg(feature = "ort")]
     pub(super) fn ort(&self) -> Result<Arc<dyn Backend>> {
-        use crate::infer::ort::{OrtBackend, OrtOptions};
+        use vision::infer::ort::{OrtBackend, OrtOptions};
         Ok(Arc::new(OrtBackend::load(OrtOptions {
             device: self.device,
             precision: self.precision,

@@ -4,11 +4,11 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use super::{ChoiceOptions, Trusted};
-use crate::error::Result;
-use crate::infer::{Device, time};
-use crate::model::Model;
-use crate::model::contract::Input;
 use crate::schedule::ScheduleOptions;
+use vision::error::Result;
+use vision::infer::{Device, time};
+use vision::model::Model;
+use vision::model::contract::Input;
 
 /// Threads of one inference on the CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,9 +6,9 @@ use clap::{Args, ValueEnum};
 
 use crate::choose::{BackendName, ChoiceOptions, DeviceName, InputLength, Threads};
 use crate::config::{ModelFile, NumberOrAuto, OverlayFile, check_range};
-use crate::error::{Error, Result};
-use crate::model::contract::{Contract, MAX_SIDE, Precision};
-use crate::overlay::{OverlayOptions, Visualize};
+use vision::error::{Error, Result};
+use vision::model::contract::{Contract, MAX_SIDE, Precision};
+use vision::overlay::{OverlayOptions, Visualize};
 
 /// Model and backend.
 #[derive(Debug, Clone, Default, Args)]

@@ -12,10 +12,10 @@ use serde::Serialize;
 use crate::cli::latency;
 use crate::cli::run::{RunArgs, build, read_config};
 use crate::cli::{propagation, status};
-use crate::error::{Error, Result};
 use crate::metrics::{Metrics, Snapshot, process_cpu_ns, resident_bytes};
 use crate::pipeline;
 use crate::supervise::{Ticker, stop_on_signals};
+use vision::error::{Error, Result};
 
 /// Where the client of `--latency` connects.
 const LATENCY_OUTPUT: &str = "rtsp://127.0.0.1:8556/bench";

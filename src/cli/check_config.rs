@@ -12,9 +12,9 @@ use crate::cli::run::{
 use crate::cli::schedule_args::ScheduleArgs;
 use crate::clock::RealClock;
 use crate::config::{CameraConfig, FileConfig};
-use crate::error::{Error, Result};
 use crate::health::http;
 use crate::stream::{OutputSpec, StreamOptions, parse_output};
+use vision::error::{Error, Result};
 
 /// Arguments of `segd check-config`.
 #[derive(Debug, Args)]

@@ -15,17 +15,17 @@ use crate::cli::run::{
 use crate::cli::status;
 use crate::clock::{SharedClock, Stop};
 use crate::config::{CameraConfig, FileConfig, PrivacyFile};
-use crate::error::Result;
 use crate::health::{Health, Limits, Watched, http, notify};
-use crate::infer::Device;
 use crate::metrics::Metrics;
 use crate::pipeline;
 use crate::pipeline::control::{Control, Looks, NextModel};
-use crate::segment::Engine;
 use crate::stream::parse_output;
 use crate::supervise::{Background, Job, run_all, signals};
 use crate::turns::Turns;
 use crate::upgrade::{self, Upgrade};
+use vision::error::Result;
+use vision::infer::Device;
+use vision::segment::Engine;
 
 /// How long after the start nothing but a missing camera counts as unwell.
 const WARM_UP: Duration = Duration::from_secs(20);

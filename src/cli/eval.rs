@@ -8,16 +8,16 @@ use tracing::{info, warn};
 
 use crate::cli::args::ModelArgs;
 use crate::cli::image::progress;
-use crate::dataset::{Dataset, DatasetClass, Format};
-use crate::error::{Error, Result};
-use crate::frame::Mask;
-use crate::infer::RunsOn;
 use crate::metrics::{Metrics, Stage};
-use crate::model::Contract;
-use crate::model::contract::Resize;
-use crate::picture::image_ref;
-use crate::score::Scores;
-use crate::segment::Engine;
+use vision::dataset::{Dataset, DatasetClass, Format};
+use vision::error::{Error, Result};
+use vision::frame::Mask;
+use vision::infer::RunsOn;
+use vision::model::Contract;
+use vision::model::contract::Resize;
+use vision::picture::image_ref;
+use vision::score::Scores;
+use vision::segment::Engine;
 
 /// Arguments of `segd eval`.
 #[derive(Debug, Args)]

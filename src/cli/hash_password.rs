@@ -4,8 +4,8 @@ use std::io::{IsTerminal, Read, stdin};
 
 use clap::Args;
 
-use crate::error::{Error, Result};
 use crate::stream::access::User;
+use vision::error::{Error, Result};
 
 /// Longest password in bytes.
 const MAX_PASSWORD: u64 = 1024;

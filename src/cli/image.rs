@@ -10,13 +10,13 @@ use tracing::info;
 
 use crate::cli::args::{ModelArgs, VisualizeArgs};
 use crate::config::OverlayFile;
-use crate::error::{Error, Result};
-use crate::frame::{FrameFormat, Mask};
 use crate::metrics::Metrics;
-use crate::model::contract::Class;
-use crate::overlay::{OverlayOptions, Painter, Visualize};
-use crate::picture::{image_ref, is_picture, read_rgb, write_index_png, write_rgb_png};
-use crate::segment::Engine;
+use vision::error::{Error, Result};
+use vision::frame::{FrameFormat, Mask};
+use vision::model::contract::Class;
+use vision::overlay::{OverlayOptions, Painter, Visualize};
+use vision::picture::{image_ref, is_picture, read_rgb, write_index_png, write_rgb_png};
+use vision::segment::Engine;
 
 /// Arguments of `segd image`.
 #[derive(Debug, Args)]

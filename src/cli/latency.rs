@@ -18,11 +18,11 @@ use gstreamer_rtp as gst_rtp;
 use serde::Serialize;
 
 use crate::clock::SharedClock;
-use crate::error::{Error, Result};
 use crate::metrics::{Latency, LatencySummary, process_age};
 use crate::stamp;
 use crate::stream::rtsp::CAPTURE_TIME_URI;
 use crate::supervise::Ticker;
+use vision::error::{Error, Result};
 
 /// Pictures that are not counted after the client has connected: the encoder's and the client's first steps.
 const WARM_UP: u64 = 30;

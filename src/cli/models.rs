@@ -9,11 +9,11 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::choose::{BackendName, ChoiceOptions};
-use crate::error::Result;
-use crate::infer;
-use crate::model::contract::{Contract, Precision, Resize};
-use crate::model::{Found, Model, Registry};
-use crate::selftest;
+use vision::error::Result;
+use vision::infer;
+use vision::model::contract::{Contract, Precision, Resize};
+use vision::model::{Found, Model, Registry};
+use vision::selftest;
 
 /// Arguments of `segd models`.
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use crate::board::Board;
 use crate::choose::ChoiceOptions;
 use crate::cli::args::ModelArgs;
 use crate::cli::missing::{Facts, missing};
-use crate::error::Result;
+use vision::error::Result;
 
 /// Arguments of `segd probe`.
 #[derive(Debug, Args)]
@@ -94,8 +94,8 @@ fn print_board(board: &Board) {
 /// Prints ONNX Runtime's library, and gives what it was built with.
 #[cfg(feature = "ort")]
 fn providers(options: &ChoiceOptions) -> Option<Vec<&'static str>> {
-    use crate::infer::Device;
-    use crate::infer::ort::{OrtBackend, OrtOptions, built_in_providers, try_provider};
+    use vision::infer::Device;
+    use vision::infer::ort::{OrtBackend, OrtOptions, built_in_providers, try_provider};
     let found = OrtBackend::load(OrtOptions {
         library: options.ort_library.clone(),
         ..OrtOptions::default()
@@ -136,7 +136,7 @@ fn providers(_: &ChoiceOptions) -> Option<Vec<&'static str>> {
 
 #[cfg(feature = "ort")]
 fn tensorrt() -> Option<String> {
-    crate::infer::engine_cache::installed_tensorrt()
+    vision::infer::engine_cache::installed_tensorrt()
 }
 
 #[cfg(not(feature = "ort"))]
@@ -146,7 +146,7 @@ fn tensorrt() -> Option<String> {
 
 #[cfg(feature = "ort")]
 fn gpu() -> Option<String> {
-    crate::infer::engine_cache::gpu_name()
+    vision::infer::engine_cache::gpu_name()
 }
 
 #[cfg(not(feature = "ort"))]
@@ -207,8 +207,8 @@ fn cameras() {
 fn video() {
     use crate::capture::decoders::{self, Compression};
     use crate::capture::{CaptureOptions, csi};
-    use crate::frame::{FrameFormat, PixelFormat};
     use crate::stream::{Codec, StreamOptions, chosen_encoder, encoder};
+    use vision::frame::{FrameFormat, PixelFormat};
     let format = FrameFormat::new(PixelFormat::I420, 640, 480);
     for codec in Codec::ALL {
         let options = StreamOptions {

@@ -13,15 +13,15 @@ use tracing::info;
 use crate::capture::{Capture, CaptureOptions, Pace, parse_uri};
 use crate::cli::args::ModelArgs;
 use crate::clock::RealClock;
-use crate::dataset::{Dataset, Format, Labels};
-use crate::error::{Error, Result};
-use crate::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
-use crate::infer::Output;
 use crate::metrics::{Metrics, thread_cpu_ns};
-use crate::pool::FramePool;
-use crate::propagate::{Keys, LogitSmoother, Luma, MotionField, Smoothing, Tiles, warp_labels};
-use crate::score::ConfusionMatrix;
-use crate::segment::Engine;
+use vision::dataset::{Dataset, Format, Labels};
+use vision::error::{Error, Result};
+use vision::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
+use vision::infer::Output;
+use vision::pool::FramePool;
+use vision::propagate::{Keys, LogitSmoother, Luma, MotionField, Smoothing, Tiles, warp_labels};
+use vision::score::ConfusionMatrix;
+use vision::segment::Engine;
 
 /// The made videos' size.
 const WIDTH: usize = 640;

@@ -13,18 +13,18 @@ use crate::cli::args::{ModelArgs, VisualizeArgs, class_label};
 use crate::cli::schedule_args::ScheduleArgs;
 use crate::clock::RealClock;
 use crate::config::{self, CameraConfig, FileConfig, NumberOrAuto, check_range};
-use crate::error::{Error, Result};
-use crate::frame::{FrameFormat, PixelFormat};
 use crate::metrics::Metrics;
-use crate::model::contract::Contract;
-use crate::overlay::Visualize;
 use crate::pipeline::control::{Control, Looks, Privacy};
 use crate::pipeline::{self, LostPicture, MaskPolicy, Parts, PipelineOptions};
-use crate::redact::{How, RedactOptions};
-use crate::segment::Engine;
 use crate::stream::access::{RtspAccess, TlsFiles, User};
 use crate::stream::{Codec, StreamOptions, parse_output};
 use crate::supervise::OnTransient;
+use vision::error::{Error, Result};
+use vision::frame::{FrameFormat, PixelFormat};
+use vision::model::contract::Contract;
+use vision::overlay::Visualize;
+use vision::redact::{How, RedactOptions};
+use vision::segment::Engine;
 
 /// Where frames come from.
 #[derive(Debug, Clone, Default, Args)]

@@ -5,9 +5,9 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::config::{MasksFile, check_range};
-use crate::error::Result;
-use crate::propagate::Smoothing;
 use crate::schedule::ScheduleOptions;
+use vision::error::Result;
+use vision::propagate::Smoothing;
 
 /// How often masks are made.
 #[derive(Debug, Clone, Default, Args)]

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing::{info, warn};
 
-use crate::error::Result;
 use crate::health::Health;
 use crate::metrics::{Metrics, Snapshot, resident_bytes};
 use crate::supervise::Ticker;
+use vision::error::Result;
 
 /// How often the log gets a status line.
 const STATUS_PERIOD: Duration = Duration::from_secs(30);

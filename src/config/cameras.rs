@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{CaptureFile, FileConfig, MasksFile, ModelFile, OverlayFile, PrivacyFile, StreamFile};
-use crate::error::{Error, Result};
 use crate::stream::DEFAULT_OUTPUT;
+use vision::error::{Error, Result};
 
 /// All that one pipeline is made from.
 #[derive(Debug, Clone, PartialEq)]

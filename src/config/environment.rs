@@ -1,7 +1,7 @@
 //! Configuration keys from environment variables: `SEGD_SECTION_KEY`, for example `SEGD_STREAM_BITRATE_KBPS`.
 
 use super::FileConfig;
-use crate::error::{Error, Result};
+use vision::error::{Error, Result};
 
 /// Sections whose keys can be set.
 const SECTIONS: [&str; 8] = [

@@ -8,9 +8,9 @@ use tracing::info;
 
 use super::http_server::{Answer, Answering, serve, text};
 use super::{Health, prometheus, status};
-use crate::error::{Error, Result};
 use crate::snapshot::jpeg;
 use crate::supervise::Background;
+use vision::error::{Error, Result};
 
 /// How long a snapshot is waited for: several frames of a slow camera, or two notices of a missing one.
 const SNAPSHOT_WAIT: Duration = Duration::from_secs(3);

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use crate::clock::Stop;
-use crate::error::Result;
 use crate::supervise::Background;
+use vision::error::Result;
 
 /// Connections at a time; a further one takes the oldest one's place.
 const MAX_CONNECTIONS: usize = 16;
@@ -83,7 +83,7 @@ fn hang_up(connection: &Connection) {
 fn begin(stream: TcpStream, answer: Answering) -> Result<Connection> {
     let own = stream
         .try_clone()
-        .map_err(|e| crate::error::Error::transient("a connection can't be kept").caused_by(e))?;
+        .map_err(|e| vision::error::Error::transient("a connection can't be kept").caused_by(e))?;
     let thread = Background::spawn("http-client", move |_| {
         if let Err(e) = converse(&own, &*answer) {
             debug!("http: {e}");

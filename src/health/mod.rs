@@ -134,8 +134,8 @@ impl Health {
 pub(super) mod tests {
     use super::*;
     use crate::clock::SimulatedClock;
-    use crate::overlay::OverlayOptions;
     use crate::pipeline::control::Looks;
+    use vision::overlay::OverlayOptions;
 
     /// A pipeline that has done nothing yet, on a clock that stands still.
     pub(in crate::health) struct Fake {

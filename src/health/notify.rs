@@ -8,8 +8,8 @@ use sd_notify::NotifyState;
 use tracing::{debug, info, warn};
 
 use super::{Health, Watched};
-use crate::error::Result;
 use crate::supervise::Ticker;
+use vision::error::Result;
 
 /// From one look to the next.
 const PERIOD: Duration = Duration::from_secs(1);

@@ -8,11 +8,11 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use tracing::{info, warn};
 
 use crate::clock::{StopHandle, stop_pair};
-use crate::error::{Error, Result};
-use crate::frame::{Frame, FrameFormat};
 use crate::mailbox::{MailboxReceiver, MailboxSender, Received, WhenFull, mailbox};
 use crate::stream::{FrameSink, SinkOpener};
 use crate::supervise::Background;
+use vision::error::{Error, Result};
+use vision::frame::{Frame, FrameFormat};
 
 /// Frames that wait for a recording. A further one is dropped, so that what is lost is one gap.
 pub(super) const QUEUED_FRAMES: usize = 8;

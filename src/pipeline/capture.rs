@@ -9,12 +9,12 @@ use tracing::{info, warn};
 use super::{CAPTURE_BUFFERS, PipelineOptions, ToCompose, ToInfer};
 use crate::capture::{Capture, FrameSource, SourceCounters, SourceOpener};
 use crate::clock::{SharedClock, Stop};
-use crate::error::{Error, Result};
-use crate::frame::SharedFrame;
 use crate::mailbox::{MailboxSender, Sent};
 use crate::metrics::{Metrics, Stage};
-use crate::pool::FramePool;
 use crate::supervise::{Backoff, OnTransient, open_with_retry};
+use vision::error::{Error, Result};
+use vision::frame::SharedFrame;
+use vision::pool::FramePool;
 
 /// A source that gave frames for so long has recovered: its next failure counts as the first.
 const RECOVERED: Duration = Duration::from_secs(1);

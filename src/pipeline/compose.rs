@@ -13,14 +13,14 @@ use super::outputs::Outputs;
 use super::painting::Painting;
 use super::{PipelineOptions, ToCompose};
 use crate::clock::{SharedClock, Stop};
-use crate::error::Result;
-use crate::frame::{Frame, FrameFormat};
 use crate::mailbox::{MailboxReceiver, Received};
 use crate::metrics::{Metrics, Stage};
-use crate::overlay::notice;
 use crate::stamp;
 use crate::stream::SinkOpener;
 use crate::vitals::Vitals;
+use vision::error::Result;
+use vision::frame::{Frame, FrameFormat};
+use vision::overlay::notice;
 
 /// How long compose waits for a frame before it looks whether the source is away.
 const WAIT: Duration = Duration::from_millis(100);

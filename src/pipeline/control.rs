@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::frame::FrameFormat;
-use crate::model::contract::Class;
-use crate::overlay::OverlayOptions;
-use crate::redact::RedactOptions;
-use crate::segment::Engine;
 use crate::snapshot::SnapshotDesk;
 use crate::turns::Turns;
+use vision::frame::FrameFormat;
+use vision::model::contract::Class;
+use vision::overlay::OverlayOptions;
+use vision::redact::RedactOptions;
+use vision::segment::Engine;
 
 /// What is hidden in every outgoing frame.
 #[derive(Debug, Clone, PartialEq)]

@@ -9,13 +9,13 @@ use tracing::{error, info, warn};
 use super::control::{Control, Looks};
 use super::{AskedMask, Done, MASKS, TimedMask, ToCompose, ToInfer};
 use crate::clock::{SharedClock, Stop, TimeNs};
-use crate::error::{Error, Result};
-use crate::frame::{Frame, FrameFormat, Mask};
-use crate::infer::{Output, RunsOn, cost_ns};
 use crate::mailbox::{MailboxReceiver, MailboxSender, Received};
 use crate::metrics::{Metrics, Stage, thread_cpu_ns};
-use crate::propagate::{LogitSmoother, Tiles};
-use crate::segment::Engine;
+use vision::error::{Error, Result};
+use vision::frame::{Frame, FrameFormat, Mask};
+use vision::infer::{Output, RunsOn, cost_ns};
+use vision::propagate::{LogitSmoother, Tiles};
+use vision::segment::Engine;
 
 /// Who gets the masks.
 pub(super) enum InferTo {

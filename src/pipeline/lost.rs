@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::TimeNs;
-use crate::frame::FrameFormat;
+use vision::frame::FrameFormat;
 
 /// When and how a missing source is shown.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,7 +81,7 @@ pub(super) fn in_words(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::PixelFormat;
+    use vision::frame::PixelFormat;
 
     fn lost() -> Lost {
         let format = FrameFormat::new(PixelFormat::I420, 64, 32);

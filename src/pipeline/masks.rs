@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::control::Control;
 use super::{AskedMask, Done, TimedMask, ToInfer};
 use crate::clock::{SharedClock, TimeNs};
-use crate::frame::{FrameFormat, Mask, SharedFrame};
 use crate::mailbox::{MailboxReceiver, MailboxSender, Received};
 use crate::metrics::{Metrics, Stage, process_cpu_ns};
-use crate::propagate::{Key, Keys, MotionField, Tiles, warp_labels};
 use crate::schedule::{Reason, ScheduleOptions, Scheduler, Seen};
+use vision::frame::{FrameFormat, Mask, SharedFrame};
+use vision::propagate::{Key, Keys, MotionField, Tiles, warp_labels};
 
 /// Keys that are followed at a time: the one that is shown, and those that are being segmented.
 const KEYS: usize = 3;

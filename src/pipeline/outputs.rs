@@ -9,12 +9,12 @@ use tracing::{error, info, warn};
 use super::OUTPUT_BUFFERS;
 use super::apart::{self, Apart, Ending};
 use crate::clock::{SharedClock, Stop, TimeNs};
-use crate::error::Result;
-use crate::frame::{Frame, FrameFormat};
 use crate::metrics::Metrics;
-use crate::pool::{FramePool, PooledBuffer};
 use crate::stream::{FrameSink, SinkOpener};
 use crate::supervise::Backoff;
+use vision::error::Result;
+use vision::frame::{Frame, FrameFormat};
+use vision::pool::{FramePool, PooledBuffer};
 
 /// How long an output that failed is left alone; doubled for each failure in a row.
 const BACKOFF: Backoff = Backoff {

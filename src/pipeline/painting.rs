@@ -7,11 +7,11 @@ use super::TimedMask;
 use super::control::Looks;
 use super::lost::in_words;
 use crate::clock::TimeNs;
-use crate::fit::Letterbox;
-use crate::frame::{Frame, FrameFormat, PixelFormat};
-use crate::overlay::{Painter, Visualize, caption, notice};
-use crate::redact::Redactor;
 use crate::vitals::Preparing;
+use vision::fit::Letterbox;
+use vision::frame::{Frame, FrameFormat, PixelFormat};
+use vision::overlay::{Painter, Visualize, caption, notice};
+use vision::redact::Redactor;
 
 /// What a picture that is hidden as a whole says.
 const HIDDEN: [&str; 2] = ["picture hidden", "no current mask"];

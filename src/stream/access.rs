@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use md5::{Digest, Md5};
 
-use crate::error::{Error, Result};
 use crate::stream::RtspAddress;
+use vision::error::{Error, Result};
 
 /// The realm of entries that segd makes.
 pub const REALM: &str = "segd";

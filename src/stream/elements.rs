@@ -6,11 +6,11 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use gstreamer_video as gst_video;
 
-use crate::error::{Error, Result};
-use crate::frame::{Colorimetry, FrameFormat, Matrix, PixelFormat, Range};
-use crate::pool::PooledBuffer;
 use crate::stream::StreamOptions;
 use crate::stream::encoder::{self, ENCODER_NAME, EncoderPlan, EncoderSettings, Step};
+use vision::error::{Error, Result};
+use vision::frame::{Colorimetry, FrameFormat, Matrix, PixelFormat, Range};
+use vision::pool::PooledBuffer;
 
 /// The smallest side that the encoders and containers take.
 const MIN_SIDE: usize = 16;

@@ -4,8 +4,8 @@
 //! has its own names and units: NVIDIA's, V4L2's and OpenH264's bit rates are in bit/s, those of x264, x265 and
 //! VA in kbit/s.
 
-use crate::error::{Error, Result};
 use crate::stream::Codec;
+use vision::error::{Error, Result};
 
 /// The encoders of a codec that are known, best first: dedicated hardware, then the CPU.
 pub fn known(codec: Codec) -> &'static [&'static str] {

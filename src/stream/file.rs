@@ -18,11 +18,11 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
-use crate::error::{Error, Result};
-use crate::frame::{Frame, FrameFormat};
 use crate::stream::elements::{self, VideoLayout, internal};
 use crate::stream::encoder::EncoderPlan;
 use crate::stream::{FrameSink, SinkOpener, StreamOptions};
+use vision::error::{Error, Result};
+use vision::frame::{Frame, FrameFormat};
 
 /// Frames that wait for the encoder at most.
 const QUEUED_FRAMES: usize = 4;

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::error::{Error, Result};
-use crate::frame::{Colorimetry, Frame, FrameFormat, ImageRef, Matrix, PixelFormat, Range};
 use crate::stream::{FrameSink, SinkOpener};
+use vision::error::{Error, Result};
+use vision::frame::{Colorimetry, Frame, FrameFormat, ImageRef, Matrix, PixelFormat, Range};
 
 /// Opens an image folder.
 #[derive(Debug, Clone)]
@@ -211,8 +211,8 @@ pub fn i420_to_rgb(image: &ImageRef<'_>, rgb: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::PooledBuffer;
     use proptest::prelude::*;
+    use vision::pool::PooledBuffer;
 
     const COLORS: [Colorimetry; 4] = [
         Colorimetry {

@@ -1,7 +1,7 @@
 //! Sinks of composed frames.
 
-use crate::error::Result;
-use crate::frame::{Frame, FrameFormat};
+use vision::error::Result;
+use vision::frame::{Frame, FrameFormat};
 
 pub mod access;
 #[cfg(feature = "gstreamer")]

@@ -1,8 +1,8 @@
 //! Frames to nowhere, to measure everything else.
 
-use crate::error::Result;
-use crate::frame::{Frame, FrameFormat};
 use crate::stream::{FrameSink, SinkOpener};
+use vision::error::Result;
+use vision::frame::{Frame, FrameFormat};
 
 /// Opens a sink that discards its frames. It counts as a file: every frame is to arrive.
 #[derive(Debug, Clone, Copy)]

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
 use crate::stream::SinkOpener;
 use crate::stream::access::RtspAccess;
 #[cfg(feature = "gstreamer")]
@@ -16,6 +15,7 @@ use crate::stream::images::ImagesOpener;
 use crate::stream::null::NullOpener;
 #[cfg(feature = "gstreamer")]
 use crate::stream::rtsp::RtspOpener;
+use vision::error::{Error, Result};
 
 /// Where the video goes if nothing is said.
 pub const DEFAULT_OUTPUT: &str = "rtsp://127.0.0.1:8554/segd";

@@ -26,12 +26,12 @@ use gstreamer_rtsp_server::prelude::*;
 use gstreamer_video as gst_video;
 
 use crate::clock::{RealClock, TimeNs};
-use crate::error::{Error, Result};
-use crate::frame::{Frame, FrameFormat};
 use crate::stream::elements::{self, VideoLayout, internal};
 use crate::stream::encoder::{ENCODER_NAME, EncoderPlan};
 use crate::stream::rtsp_server::{Mount, Server};
 use crate::stream::{FrameSink, RtspAddress, SinkOpener, StreamOptions};
+use vision::error::{Error, Result};
+use vision::frame::{Frame, FrameFormat};
 
 /// Frames that wait for the encoder at most.
 const QUEUED_FRAMES: u64 = 2;

@@ -9,8 +9,8 @@ use gstreamer_rtsp_server as gst_rtsp_server;
 use gstreamer_rtsp_server::prelude::*;
 use gstreamer_rtsp_server::{gio, gst_rtsp};
 
-use crate::error::{Error, Result};
 use crate::stream::access::{RtspAccess, TlsFiles};
+use vision::error::{Error, Result};
 
 /// The role that may watch; everyone has it where there are no users.
 pub(super) const ROLE: &str = "viewer";

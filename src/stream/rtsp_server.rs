@@ -23,11 +23,11 @@ use gstreamer_rtsp_server as gst_rtsp_server;
 use gstreamer_rtsp_server::prelude::*;
 use gstreamer_rtsp_server::{gio, gst_rtsp};
 
-use crate::error::{Error, Result};
 use crate::stream::RtspAddress;
 use crate::stream::access::RtspAccess;
 use crate::stream::rtsp_auth::{Access, ROLE, make_auth, renew_certificate};
 use crate::supervise::Ticker;
+use vision::error::{Error, Result};
 
 /// Seconds without a sign of life after which a client's session is closed.
 const SESSION_TIMEOUT_S: u32 = 30;

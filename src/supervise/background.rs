@@ -4,7 +4,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::clock::{Stop, StopHandle, stop_pair};
-use crate::error::{Error, Result};
+use vision::error::{Error, Result};
 
 /// Calls a function at regular times on a thread of its own, until dropped.
 #[derive(Debug)]

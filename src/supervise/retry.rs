@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracing::{debug, warn};
 
 use crate::clock::{Clock, Stop, Waited};
-use crate::error::Result;
+use vision::error::Result;
 
 /// Capped exponential backoff.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +94,7 @@ pub fn open_with_retry<T>(
 mod tests {
     use super::*;
     use crate::clock::{SimulatedClock, stop_pair};
-    use crate::error::Error;
+    use vision::error::Error;
 
     #[test]
     fn backoff_doubles_to_its_cap() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, bounded};
 use tracing::info;
 
-use crate::error::{Error, Result};
+use vision::error::{Error, Result};
 
 /// What signals ask for.
 #[derive(Debug)]

@@ -9,19 +9,19 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, bounded};
 use segd::capture::{Capture, FrameSource, SourceOpener};
 use segd::clock::{RealClock, SharedClock};
-use segd::error::{Error, Result};
-use segd::frame::{Frame, FrameFormat, PixelFormat};
 use segd::metrics::Metrics;
-use segd::model::Model;
-use segd::overlay::OverlayOptions;
 use segd::pipeline::control::{Control, Looks, Privacy};
 use segd::pipeline::{LostPicture, MaskPolicy, Parts, PipelineOptions, reconnect, run};
-use segd::pool::FramePool;
-use segd::redact::{How, RedactOptions};
 use segd::schedule::ScheduleOptions;
-use segd::segment::{Engine, Fallback};
 use segd::stream::{FrameSink, SinkOpener};
 use segd::supervise::Ended;
+use vision::error::{Error, Result};
+use vision::frame::{Frame, FrameFormat, PixelFormat};
+use vision::model::Model;
+use vision::overlay::OverlayOptions;
+use vision::pool::FramePool;
+use vision::redact::{How, RedactOptions};
+use vision::segment::{Engine, Fallback};
 
 use crate::made::{self, Gives, flat};
 

@@ -4,11 +4,11 @@
 
 use std::sync::Arc;
 
-use segd::error::Result;
-use segd::infer::{Backend, InputSize, Output, RunsOn, Segmenter, TensorData};
 use segd::metrics::Metrics;
-use segd::model::{Contract, Model, Origin};
-use segd::segment::Engine;
+use vision::error::Result;
+use vision::infer::{Backend, InputSize, Output, RunsOn, Segmenter, TensorData};
+use vision::model::{Contract, Model, Origin};
+use vision::segment::Engine;
 
 /// What a made network does with one input.
 pub type Run = Box<dyn FnMut(&TensorData, &mut Output) -> Result<()> + Send>;

@@ -8,13 +8,6 @@
 use std::path::Path;
 
 use prost::Message;
-use segd::infer::{InputSize, TensorData};
-use segd::model::contract::{
-    Class, ColorOrder, Contract, Grid, Input, InputType, Layout, ModelFile, OutputContract, OutputKind,
-    OutputType, Precision, Resize,
-};
-use segd::model::load::sha256_hex;
-use segd::model::{Model, Origin};
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
@@ -22,6 +15,13 @@ use tract_onnx::pb::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
     TypeProto, ValueInfoProto, type_proto,
 };
+use vision::infer::{InputSize, TensorData};
+use vision::model::contract::{
+    Class, ColorOrder, Contract, Grid, Input, InputType, Layout, ModelFile, OutputContract, OutputKind,
+    OutputType, Precision, Resize,
+};
+use vision::model::load::sha256_hex;
+use vision::model::{Model, Origin};
 
 /// A network: what it takes and gives.
 #[derive(Debug, Clone)]

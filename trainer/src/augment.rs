@@ -3,8 +3,8 @@
 //! Labels are sampled through the same map as the picture, at the nearest pixel; what lies outside has none.
 
 use rand::Rng;
-use segd::dataset::IGNORE;
 use serde::{Deserialize, Serialize};
+use vision::dataset::IGNORE;
 
 use crate::data::Picture;
 

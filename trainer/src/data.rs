@@ -8,8 +8,8 @@ use indicatif::ProgressBar;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
-use segd::dataset::{IGNORE, Labels, Sample};
 use tch::{Device, Tensor};
+use vision::dataset::{IGNORE, Labels, Sample};
 
 use crate::augment::{Size, crop};
 use crate::loss::{ClassStatistics, Loss};

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use segd::dataset::{Dataset, DatasetClass, Format};
-use segd::model::contract::{ColorOrder, Input, InputType, Layout, Resize};
 use serde::{Deserialize, Serialize};
+use vision::dataset::{Dataset, DatasetClass, Format};
+use vision::model::contract::{ColorOrder, Input, InputType, Layout, Resize};
 
 use crate::augment::{Augment, Size};
 use crate::graph::Graph;

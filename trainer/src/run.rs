@@ -5,8 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use segd::dataset::{Format, Location};
 use serde::{Deserialize, Serialize};
+use vision::dataset::{Format, Location};
 
 use crate::recipe::Recipe;
 

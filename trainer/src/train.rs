@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use segd::dataset::Sample;
 use tch::{Device, Kind, Tensor};
+use vision::dataset::Sample;
 
 use crate::data::{self, Batch, Picture};
 use crate::forward::{Mode, forward};

@@ -5,15 +5,15 @@
 
 use anyhow::Result;
 use image::RgbImage;
-use segd::dataset::{Labels, Sample};
-use segd::frame::Mask;
-use segd::infer::{Output, TensorData};
-use segd::model::contract::Grid;
-use segd::picture::image_ref;
-use segd::postprocess::Postprocessor;
-use segd::preprocess::Preprocessor;
-use segd::score::ConfusionMatrix;
 use tch::{Device, Kind, Tensor};
+use vision::dataset::{Labels, Sample};
+use vision::decode::Postprocessor;
+use vision::frame::Mask;
+use vision::infer::{Output, TensorData};
+use vision::model::contract::Grid;
+use vision::picture::image_ref;
+use vision::preprocess::Preprocessor;
+use vision::score::ConfusionMatrix;
 
 use crate::data;
 use crate::forward::{Mode, forward};

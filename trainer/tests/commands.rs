@@ -6,9 +6,9 @@ use std::path::Path;
 use anyhow::Result;
 use clap::{Args, Parser};
 use image::{GrayImage, Luma, Rgb, RgbImage};
-use segd::dataset::read_index_png;
-use segd::model::Model;
 use segd_train::command::{eval, export, predict, quantize, report, train};
+use vision::dataset::read_index_png;
+use vision::model::Model;
 
 /// Runs a command's arguments, words apart by blanks, after `front`.
 fn run<A: Args>(run: impl Fn(&A) -> Result<()>, words: &str, rest: &[&Path]) -> Result<()> {
@@ -98,7 +98,7 @@ fn from_a_folder_of_pictures_to_a_model() {
     assert!(labels.data.iter().all(|&label| label < 2));
     assert!(masks.join("3-overlay.png").is_file());
 
-    if segd_train::export::score::backend("ort", segd::model::contract::Precision::Int8).is_err() {
+    if segd_train::export::score::backend("ort", vision::model::contract::Precision::Int8).is_err() {
         assert!(
             std::env::var_os("SEGD_REQUIRE_ORT").is_none(),
             "ONNX Runtime's library is not found"

@@ -5,8 +5,6 @@ mod common;
 use std::sync::atomic::AtomicBool;
 
 use indicatif::ProgressBar;
-use segd::dataset::{Dataset, Format};
-use segd::model::contract::Precision;
 use segd_train::export::model::{self, CONTRACT, NetworkFile};
 use segd_train::export::{float, qlinear, score};
 use segd_train::forward::{Mode, forward};
@@ -20,6 +18,8 @@ use segd_train::weights::{Weights, fold};
 use segd_train::{data, validate};
 use tch::{Device, Kind, Tensor};
 use tract_onnx::prelude::*;
+use vision::dataset::{Dataset, Format};
+use vision::model::contract::Precision;
 
 /// Weights with batch normalisation away from the identity.
 fn lively(graph: &Graph) -> Weights {

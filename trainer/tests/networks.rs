@@ -4,9 +4,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use segd::infer::Backend;
-use segd::model::Model;
-use segd::model::contract::Precision;
 use segd_train::export::model::{self, CONTRACT, NetworkFile};
 use segd_train::export::{float, qlinear, score};
 use segd_train::forward::{Mode, forward};
@@ -16,6 +13,9 @@ use segd_train::quantize::calibrate;
 use segd_train::recipe::Recipe;
 use segd_train::weights::{Weights, fold};
 use tch::{Device, Kind, Reduction, Tensor};
+use vision::infer::Backend;
+use vision::model::Model;
+use vision::model::contract::Precision;
 
 mod common;
 

@@ -5,8 +5,6 @@ mod common;
 use std::path::Path;
 
 use proptest::prelude::*;
-use segd::model::Model;
-use segd::model::contract::Precision;
 use segd_train::export::model::{self, CONTRACT, NetworkFile};
 use segd_train::export::{float, qdq, qlinear, score};
 use segd_train::forward::{Mode, forward};
@@ -17,6 +15,8 @@ use segd_train::quantize::{
 };
 use segd_train::weights::{Weights, fold};
 use tch::{Device, Kind, Tensor};
+use vision::model::Model;
+use vision::model::contract::Precision;
 
 const SIDE: usize = 32;
 

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use segd::dataset::{self, Dataset, Format, Sample};
 use segd_train::data::{self, Picture};
 use segd_train::graph::Part;
 use segd_train::recipe::Recipe;
@@ -16,6 +15,7 @@ use segd_train::train::{End, Run, train};
 use segd_train::validate;
 use segd_train::weights::Weights;
 use tch::Device;
+use vision::dataset::{self, Dataset, Format, Sample};
 
 struct Made {
     _folder: tempfile::TempDir,

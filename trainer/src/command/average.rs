@@ -96,8 +96,8 @@ fn write(weights: &Weights, path: &Path) -> Result<()> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use segd::dataset::Format;
     use tempfile::TempDir;
+    use vision::dataset::Format;
 
     use super::*;
     use crate::recipe;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 use image::RgbImage;
-use segd::dataset::DatasetClass;
-use segd::score::ConfusionMatrix;
+use vision::dataset::DatasetClass;
+use vision::score::ConfusionMatrix;
 
 use super::Checkpoint;
 use crate::report::sheet;

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use segd::dataset::Sample;
-use segd::model::contract::Precision;
-use segd::score::ConfusionMatrix;
 use tch::{Device, Tensor};
+use vision::dataset::Sample;
+use vision::model::contract::Precision;
+use vision::score::ConfusionMatrix;
 
 use super::{Checkpoint, ask_of_backends, selftest_picture};
 use crate::export::model::{self, NetworkFile};

@@ -17,11 +17,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
-use segd::dataset::{Dataset, Location, Sample};
-use segd::model::Model;
-use segd::model::contract::{Contract, Precision};
-use segd::selftest;
 use tch::{Cuda, Device};
+use vision::dataset::{Dataset, Location, Sample};
+use vision::model::Model;
+use vision::model::contract::{Contract, Precision};
+use vision::selftest;
 
 use crate::export::{model, score};
 use crate::graph::Graph;

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use segd::frame::Mask;
-use segd::model::contract::Class;
-use segd::picture::{self, is_picture};
+use vision::frame::Mask;
+use vision::model::contract::Class;
+use vision::picture::{self, is_picture};
 
 use super::Checkpoint;
 use crate::report::sheet;

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use indicatif::ProgressBar;
-use segd::dataset::Sample;
-use segd::model::contract::Precision;
-use segd::picture;
-use segd::score::ConfusionMatrix;
 use tch::{Device, Tensor};
+use vision::dataset::Sample;
+use vision::model::contract::Precision;
+use vision::picture;
+use vision::score::ConfusionMatrix;
 
 use super::{Checkpoint, ask_of_backends, predict, selftest_picture};
 use crate::export::model::{self, CONTRACT, FP32, INT8, NetworkFile};

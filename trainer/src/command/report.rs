@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use indicatif::ProgressBar;
-use segd::dataset::Sample;
-use segd::score::{ConfusionMatrix, Scores};
+use vision::dataset::Sample;
+use vision::score::{ConfusionMatrix, Scores};
 
 use super::Checkpoint;
 use crate::report::{Report, Row, sheet, write};

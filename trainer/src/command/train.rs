@@ -8,8 +8,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use indicatif::ProgressBar;
-use segd::dataset::{self, Dataset, Format, Location};
 use tch::Device;
+use vision::dataset::{self, Dataset, Format, Location};
 
 use super::{DeviceName, device};
 use crate::augment::Size;

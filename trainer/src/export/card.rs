@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use segd::model::contract::{Contract, Precision};
-use segd::score::ConfusionMatrix;
+use vision::model::contract::{Contract, Precision};
+use vision::score::ConfusionMatrix;
 
 use crate::recipe::Recipe;
 

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use segd::model::contract::{
+use vision::model::contract::{
     Class, Contract, Layout, ModelFile, OutputContract, OutputKind, OutputType, Precision, Score, SelfTest,
     Training,
 };
-use segd::model::load::sha256_hex;
-use segd::score::ConfusionMatrix;
+use vision::model::load::sha256_hex;
+use vision::score::ConfusionMatrix;
 
 use crate::export::card;
 use crate::graph::Graph;
@@ -141,7 +141,7 @@ pub fn contract(
 ) -> Contract {
     let side = recipe.validate.longest as i64;
     Contract {
-        format: segd::model::contract::FORMAT,
+        format: vision::model::contract::FORMAT,
         name: recipe.name.clone(),
         description: recipe.about.description.clone(),
         license: recipe.about.license.clone(),

@@ -4,17 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use segd::dataset::Sample;
-use segd::frame::Mask;
-use segd::infer::Backend;
-use segd::infer::ort::{OrtBackend, OrtOptions};
-use segd::infer::tract::TractBackend;
-use segd::metrics::{Metrics, Stage};
-use segd::model::Model;
-use segd::model::contract::Precision;
-use segd::picture::{self, image_ref};
-use segd::score::ConfusionMatrix;
-use segd::segment::Engine;
+use vision::dataset::Sample;
+use vision::frame::Mask;
+use vision::infer::Backend;
+use vision::infer::ort::{OrtBackend, OrtOptions};
+use vision::infer::tract::TractBackend;
+use vision::model::Model;
+use vision::model::contract::Precision;
+use vision::picture::{self, image_ref};
+use vision::score::ConfusionMatrix;
+use vision::segment::Engine;
+use vision::timing::{CpuSums, Step, Untimed};
 
 /// The backend called `name`, for files of one precision.
 ///
@@ -64,13 +64,9 @@ pub fn measure(
 ) -> Result<Measured> {
     let model = Model::open(folder)?;
     let mut matrix = ConfusionMatrix::new(model.contract.classes.len());
-    let metrics = Metrics::shared();
-    let mut engine = Engine::new(Arc::new(model), backend, None, metrics.clone());
-    let infer_ms = || -> f64 {
-        let stages = metrics.snapshot().stages;
-        let infer = stages.iter().filter(|(stage, _)| *stage == Stage::Infer);
-        infer.map(|(_, stage)| stage.cpu_ms).sum()
-    };
+    let times = Arc::new(CpuSums::default());
+    let mut engine = Engine::new(Arc::new(model), backend, None, times.clone());
+    let infer_ms = || times.cpu_ns(Step::Infer) as f64 / 1e6;
     let (mut each_ms, mut before_ms) = (Vec::with_capacity(samples.len()), infer_ms());
     for (index, sample) in samples.iter().enumerate() {
         let (image, truth) = sample.load()?;
@@ -95,7 +91,7 @@ pub fn measure(
 /// As [`score`].
 pub fn agreement(folder: &Path, backend: Arc<dyn Backend>, images: &[(PathBuf, Vec<u8>)]) -> Result<f64> {
     let model = Model::open(folder)?;
-    let mut engine = Engine::new(Arc::new(model), backend, None, Metrics::shared());
+    let mut engine = Engine::new(Arc::new(model), backend, None, Arc::new(Untimed));
     let mut mask = Mask::zeros(0, 0);
     let (mut same, mut pixels) = (0, 0);
     for (path, labels) in images {

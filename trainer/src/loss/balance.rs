@@ -85,7 +85,7 @@ impl ClassStatistics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use segd::dataset::IGNORE;
+    use vision::dataset::IGNORE;
 
     /// Two pictures: 6 pixels of class 0 and 2 of class 1; then 1 of class 1, 3 of class 2, 4 ignored. Class 3 never.
     fn statistics() -> ClassStatistics {

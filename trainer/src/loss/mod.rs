@@ -8,9 +8,9 @@ mod balance;
 mod tests;
 
 use anyhow::{Result, ensure};
-use segd::dataset::IGNORE;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
+use vision::dataset::IGNORE;
 
 pub use balance::{Balance, ClassStatistics};
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::{Result, anyhow};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use segd::score::Scores;
+use vision::score::Scores;
 
 use super::Report;
 use crate::command::plot;
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
     use crate::report::Row;
     use crate::run::Log;
-    use segd::dataset::DatasetClass;
+    use vision::dataset::DatasetClass;
 
     #[test]
     fn a_report_shows_what_was_scored() {

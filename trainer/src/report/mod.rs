@@ -5,8 +5,8 @@ pub mod sheet;
 
 pub use html::write;
 
-use segd::dataset::DatasetClass;
-use segd::score::Scores;
+use vision::dataset::DatasetClass;
+use vision::score::Scores;
 
 use crate::run::Log;
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
 use image::{Rgb, RgbImage};
-use segd::dataset::{DatasetClass, IGNORE, Labels};
+use vision::dataset::{DatasetClass, IGNORE, Labels};
 
 /// Pixels without a label.
 const UNLABELLED: [u8; 3] = [255; 3];

@@ -6,11 +6,11 @@ use std::fs;
 use std::path::Path;
 
 use image::{Rgb, RgbImage};
-use segd::dataset::IGNORE;
-use segd::infer::{Backend, InputSize, Output, TensorData};
-use segd::model::Model;
 use segd_train::recipe::Recipe;
 use tch::Tensor;
+use vision::dataset::IGNORE;
+use vision::infer::{Backend, InputSize, Output, TensorData};
+use vision::model::Model;
 
 /// Classes of the made dataset: ground, red boxes, blue boxes.
 pub const CLASSES: i64 = 3;

@@ -5,8 +5,10 @@
 
 use std::sync::Arc;
 
-use crate::clock::TimeNs;
 use crate::pool::PooledBuffer;
+
+/// Nanoseconds since the program's epoch.
+pub type TimeNs = u64;
 
 /// How pixels lie in memory. Chroma planes of a picture with an odd side are rounded up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

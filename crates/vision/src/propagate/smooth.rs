@@ -1,8 +1,8 @@
 //! Less flicker: a key's logits are mixed with those of the key before, moved to where the picture has moved.
 
 use super::field::MotionField;
-use crate::infer::{InputSize, Placement};
 use crate::model::contract::Grid;
+use crate::tensor::{InputSize, Placement};
 
 /// Up to this difference of a block (of 64 pixels) the key before counts in full ...
 const SAME: f32 = 3.0 * 64.0;

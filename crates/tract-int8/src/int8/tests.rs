@@ -8,7 +8,6 @@ use super::conv::{convolve, plane_len, planes};
 use super::filter::{Filter, Stored};
 use super::lanes::{Level, Quad};
 use super::pixels::{self, Sum};
-use crate::model::contract::InputType;
 
 /// A convolution as ONNX's
 /// [QLinearConv](https://onnx.ai/onnx/operators/onnx__QLinearConv.html) has it.
@@ -362,41 +361,4 @@ fn a_filter_is_refused_where_its_numbers_do_not_fit_or_sums_could_overflow() {
         })
         .is_none()
     );
-}
-
-/// The names of the operators that a shipped model's int8 file runs as.
-fn operators(model: &str) -> Vec<String> {
-    let path = format!("{}/models/{model}/int8.onnx", env!("CARGO_MANIFEST_DIR"));
-    let mut onnx = tract_onnx::onnx();
-    let proto = onnx.proto_model_for_path(path).unwrap();
-    super::register(&mut onnx);
-    let plan = super::super::prepare_plan(&onnx, &proto, &[1, 3, 96, 128], InputType::F32, 0).unwrap();
-    plan.model()
-        .nodes()
-        .iter()
-        .map(|node| node.op.name().to_string())
-        .collect()
-}
-
-#[test]
-fn bytes_stay_in_planes_from_the_first_convolution_to_the_last() {
-    let names = operators("voc21");
-    let count = |name: &str| names.iter().filter(|n| *n == name).count();
-    assert_eq!(count("SegdQuantize"), 1, "{names:?}");
-    assert_eq!(count("SegdConvolveInt8"), 62, "{names:?}");
-    assert_eq!(count("SegdAddInt8"), 11);
-    assert_eq!(count("SegdAverageInt8"), 1);
-    assert_eq!(count("SegdConcatenateInt8"), 1);
-    assert_eq!(count("SegdDepthToSpaceInt8"), 1);
-    assert_eq!(count("SegdDequantize"), 1);
-    assert_eq!(count("SegdPack") + count("SegdUnpack"), 0);
-}
-
-#[test]
-fn what_is_not_ours_gets_bytes_as_it_knows_them() {
-    // SegNet's unpooling is of tract's operators.
-    let names = operators("camvid-segnet");
-    let count = |name: &str| names.iter().filter(|n| *n == name).count();
-    assert_eq!(count("SegdConvolveInt8"), 69, "{names:?}");
-    assert!(count("SegdPack") > 0 && count("SegdUnpack") > 0, "{names:?}");
 }

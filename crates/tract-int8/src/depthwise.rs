@@ -5,7 +5,7 @@
 //! stride and dilation, and all rows of a strip are made as one long row; what lies between the rows is thrown away.
 //! A strip is small enough to stay in the first cache.
 
-use crate::simd::{Level, by_cpu};
+use simd::{Level, by_cpu};
 
 /// Output samples that are made at once.
 const LANES: usize = 16;

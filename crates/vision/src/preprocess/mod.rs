@@ -18,9 +18,9 @@ mod resample;
 mod tests;
 
 use crate::frame::{FrameFormat, ImageRef, PixelFormat};
-use crate::infer::{InputSize, Placement, TensorData};
 use crate::model::contract::{ColorOrder, Input, InputType, Layout, Resize};
-use crate::simd::{Level, by_cpu};
+use crate::tensor::{InputSize, Placement, TensorData};
+use simd::{Level, by_cpu};
 
 use axis::Axis;
 use color::{SAMPLE_BITS, YuvToRgb};

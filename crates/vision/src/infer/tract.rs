@@ -1,14 +1,11 @@
 //! The backend in pure Rust: [tract](https://github.com/sonos/tract), on the CPU.
 
-pub mod depthwise;
-mod depthwise_op;
-pub mod int8;
-
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use tract_int8::{depthwise_op, int8};
 use tract_linalg::multithread::{Executor, multithread_tract_scope};
 use tract_onnx::pb::tensor_shape_proto::dimension;
 use tract_onnx::pb::type_proto;
@@ -164,6 +161,11 @@ impl Backend for TractBackend {
     fn with_threads(&self, threads: usize) -> Result<Option<Arc<dyn Backend>>> {
         Ok(Some(Arc::new(self.clone().threads(threads))))
     }
+}
+
+/// Whether networks of 8 bits run faster here than the same in 32-bit float.
+pub fn is_int8_fast() -> bool {
+    int8::is_fast()
 }
 
 /// Precisions of the model's files for tract, the one that runs fastest here first.
@@ -374,5 +376,47 @@ fn cause(error: &TractError) -> String {
     match text.char_indices().nth(LONGEST) {
         None => text,
         Some((end, _)) => format!("{}...", &text[..end]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names of the operators that a shipped model's int8 file runs as.
+    fn operators(model: &str) -> Vec<String> {
+        let path = format!("{}/../../models/{model}/int8.onnx", env!("CARGO_MANIFEST_DIR"));
+        let mut onnx = tract_onnx::onnx();
+        let proto = onnx.proto_model_for_path(path).unwrap();
+        int8::register(&mut onnx);
+        let plan = prepare_plan(&onnx, &proto, &[1, 3, 96, 128], InputType::F32, 0).unwrap();
+        plan.model()
+            .nodes()
+            .iter()
+            .map(|node| node.op.name().to_string())
+            .collect()
+    }
+
+    #[test]
+    fn bytes_stay_in_planes_from_the_first_convolution_to_the_last() {
+        let names = operators("voc21");
+        let count = |name: &str| names.iter().filter(|n| *n == name).count();
+        assert_eq!(count("SegdQuantize"), 1, "{names:?}");
+        assert_eq!(count("SegdConvolveInt8"), 62, "{names:?}");
+        assert_eq!(count("SegdAddInt8"), 11);
+        assert_eq!(count("SegdAverageInt8"), 1);
+        assert_eq!(count("SegdConcatenateInt8"), 1);
+        assert_eq!(count("SegdDepthToSpaceInt8"), 1);
+        assert_eq!(count("SegdDequantize"), 1);
+        assert_eq!(count("SegdPack") + count("SegdUnpack"), 0);
+    }
+
+    #[test]
+    fn what_is_not_ours_gets_bytes_as_it_knows_them() {
+        // SegNet's unpooling is of tract's operators.
+        let names = operators("camvid-segnet");
+        let count = |name: &str| names.iter().filter(|n| *n == name).count();
+        assert_eq!(count("SegdConvolveInt8"), 69, "{names:?}");
+        assert!(count("SegdPack") > 0 && count("SegdUnpack") > 0, "{names:?}");
     }
 }

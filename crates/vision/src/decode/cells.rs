@@ -1,7 +1,7 @@
 //! Where the output's cells lie under the pixels of the mask.
 
-use crate::infer::{InputSize, Placement};
 use crate::model::contract::Grid;
+use crate::tensor::{InputSize, Placement};
 
 /// Consecutive pixels between the same two cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

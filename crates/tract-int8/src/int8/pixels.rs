@@ -3,7 +3,7 @@
 
 use super::conv::{plane_len, planes};
 use super::lanes::Quad;
-use crate::simd::{Level, by_cpu};
+use simd::{Level, by_cpu};
 
 /// Adding this to a number from 0 to 255 rounds it to the nearest integer, halves to the even one, and leaves that in the lowest byte.
 const ROUNDS: f32 = 8_388_608.0;

@@ -24,8 +24,8 @@ mod cells;
 mod tests;
 
 use crate::frame::Mask;
-use crate::infer::{InputSize, Output, Placement};
 use crate::model::contract::Grid;
+use crate::tensor::{InputSize, Output, Placement};
 
 use cells::{CellMap, Span};
 

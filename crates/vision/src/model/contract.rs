@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::infer::InputSize;
+use crate::tensor::InputSize;
 
 mod check;
 

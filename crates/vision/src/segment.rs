@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use tracing::warn;
 
+use crate::decode::Postprocessor;
 use crate::error::{Error, Result};
 use crate::frame::{FrameFormat, ImageRef, Mask};
 use crate::infer::{Backend, InputSize, Output, RunsOn, Segmenter, TensorData};
-use crate::metrics::{Metrics, Stage};
 use crate::model::Model;
-use crate::postprocess::Postprocessor;
 use crate::preprocess::Preprocessor;
 use crate::propagate::CellGrid;
+use crate::timing::{Step, StepTimer};
 
 /// A backend that takes over where the one that runs fails.
 #[derive(Clone)]
@@ -51,19 +51,19 @@ pub struct Engine {
     prepared: Option<Prepared>,
     input: TensorData,
     output: Output,
-    metrics: Arc<Metrics>,
+    timer: Arc<dyn StepTimer>,
 }
 
 impl Engine {
     /// Networks kept for different input sizes.
     pub const MAX_PREPARED: usize = 32;
 
-    /// An engine whose input's longer side is `longest` pixels, or the contract's if `None`.
+    /// An engine whose input's longer side is `longest` pixels, or the contract's if `None`; `timer` is told what each step takes.
     pub fn new(
         model: Arc<Model>,
         backend: Arc<dyn Backend>,
         longest: Option<usize>,
-        metrics: Arc<Metrics>,
+        timer: Arc<dyn StepTimer>,
     ) -> Self {
         Self {
             model,
@@ -78,7 +78,7 @@ impl Engine {
                 width: 0,
                 labels: Vec::new(),
             },
-            metrics,
+            timer,
         }
     }
 
@@ -191,17 +191,17 @@ impl Engine {
             return Err(Error::fatal("no network was prepared; please report this"));
         };
         let input = &mut self.input;
-        self.metrics
-            .time(Stage::Preprocess, || prepared.preprocessor.run(image, input));
-        self.metrics.time(Stage::Infer, || segmenter.run(input, output))
+        self.timer
+            .time(Step::Preprocess, || prepared.preprocessor.run(image, input));
+        self.timer.time(Step::Infer, || segmenter.run(input, output))
     }
 
     /// Turns an output of the last [`infer`](Self::infer) into the mask of its picture. Leaves `mask` alone before
     /// the first.
     pub fn label(&mut self, output: &Output, mask: &mut Mask) {
         if let Some(prepared) = &mut self.prepared {
-            self.metrics
-                .time(Stage::Postprocess, || prepared.postprocessor.run(output, mask));
+            self.timer
+                .time(Step::Decode, || prepared.postprocessor.run(output, mask));
         }
     }
 

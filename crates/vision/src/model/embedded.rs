@@ -5,23 +5,26 @@ const FILES: &[(&str, &[u8])] = &[
     #[cfg(feature = "embed-model")]
     (
         "contract.toml",
-        include_bytes!("../../models/voc21/contract.toml"),
+        include_bytes!("../../../../models/voc21/contract.toml"),
     ),
     #[cfg(feature = "embed-model")]
-    ("fp32.onnx", include_bytes!("../../models/voc21/fp32.onnx")),
+    ("fp32.onnx", include_bytes!("../../../../models/voc21/fp32.onnx")),
     #[cfg(feature = "embed-model")]
-    ("int8.onnx", include_bytes!("../../models/voc21/int8.onnx")),
+    ("int8.onnx", include_bytes!("../../../../models/voc21/int8.onnx")),
     #[cfg(feature = "embed-model")]
     (
         "int8-tensorrt.onnx",
-        include_bytes!("../../models/voc21/int8-tensorrt.onnx"),
+        include_bytes!("../../../../models/voc21/int8-tensorrt.onnx"),
     ),
     #[cfg(feature = "embed-model")]
-    ("selftest.jpg", include_bytes!("../../models/voc21/selftest.jpg")),
+    (
+        "selftest.jpg",
+        include_bytes!("../../../../models/voc21/selftest.jpg"),
+    ),
     #[cfg(feature = "embed-model")]
     (
         "selftest-labels.png",
-        include_bytes!("../../models/voc21/selftest-labels.png"),
+        include_bytes!("../../../../models/voc21/selftest-labels.png"),
     ),
 ];
 

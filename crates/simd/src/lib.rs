@@ -9,7 +9,9 @@
 pub struct Level(Set);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Set {
+#[doc(hidden)]
+#[allow(missing_docs, reason = "for `by_cpu!` alone")]
+pub enum Set {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -60,28 +62,28 @@ impl Level {
         }
     }
 
-    pub(crate) fn set(self) -> Set {
+    #[doc(hidden)]
+    #[allow(missing_docs, reason = "for `by_cpu!` alone")]
+    pub fn set(self) -> Set {
         self.0
     }
 }
 
 /// What a form of a function may count on. A constant in each form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Cpu {
+pub struct Cpu {
     /// `f32::mul_add` is one instruction.
-    #[cfg_attr(
-        not(feature = "tract"),
-        allow(dead_code, reason = "only networks multiply and add in f32")
-    )]
     pub fused_multiply_add: bool,
 }
 
 impl Cpu {
-    pub(crate) const PORTABLE: Self = Self {
+    /// Every CPU of the architecture.
+    pub const PORTABLE: Self = Self {
         fused_multiply_add: cfg!(target_arch = "aarch64"),
     };
     #[cfg(target_arch = "x86_64")]
-    pub(crate) const AVX2: Self = Self {
+    /// AVX2 and FMA, or AVX-512.
+    pub const AVX2: Self = Self {
         fused_multiply_add: true,
     };
 }
@@ -90,13 +92,14 @@ impl Cpu {
 /// the form's [`Cpu`].
 ///
 /// What the body calls is compiled with it only if it is inlined: `#[inline(always)]`.
+#[macro_export]
 macro_rules! by_cpu {
     ($(#[$meta:meta])* $visibility:vis fn $name:ident(
         $cpu:ident, $($argument:ident: $kind:ty),* $(,)?
     ) $(-> $result:ty)? $body:block) => {
         $(#[$meta])*
-        $visibility fn $name(level: $crate::simd::Level, $($argument: $kind),*) $(-> $result)? {
-            use $crate::simd::{Cpu, Set};
+        $visibility fn $name(level: $crate::Level, $($argument: $kind),*) $(-> $result)? {
+            use $crate::{Cpu, Set};
             #[inline(always)]
             fn form($cpu: Cpu, $($argument: $kind),*) $(-> $result)? $body
             #[cfg(target_arch = "x86_64")]
@@ -121,8 +124,6 @@ macro_rules! by_cpu {
         }
     };
 }
-pub(crate) use by_cpu;
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,36 @@
+//! From a picture to what is in it, and onto it.
+//!
+//! ```text
+//! picture --> [preprocess] --> [infer] --> [decode] --> mask --> [propagate] --> [overlay, redact] --> picture
+//! ```
+//!
+//! [`segment::Engine`] joins the first three. Nothing here captures, streams or waits: that is the daemon's. The
+//! trainer stands on the same code, so that what it scores is what runs.
+
+// What every stage stands on.
+pub mod error;
+pub mod frame;
+pub mod pool;
+pub mod tensor;
+pub mod timing;
+
+// The path of a picture.
+pub mod model;
+pub mod preprocess;
+pub mod infer;
+pub mod decode;
+pub mod propagate;
+pub mod overlay;
+pub mod redact;
+pub mod fit;
+
+// The stages joined, and held to what they should say.
+pub mod segment;
+pub mod selftest;
+
+// Data sets, scores and picture files.
+pub mod picture;
+pub mod dataset;
+pub mod score;
+
+pub use error::{Error, Result};
