@@ -10,10 +10,11 @@ use rustix::time::{ClockId, clock_gettime};
 
 use tract_int8::depthwise::{Axis, Filter, Geometry, Scratch, convolve, convolve_reference};
 use tract_int8::int8::{conv, filter, lanes};
-use vision::decode::Postprocessor;
+use vision::answer::Answer;
+use vision::decode::SemanticDecoder;
 use vision::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
 use vision::infer::tract::TractBackend;
-use vision::infer::{Backend, InputSize, Output, Placement, TensorData};
+use vision::infer::{Backend, InputSize, Outputs, Placement, TensorData};
 use vision::model::Model;
 use vision::model::contract::{Class, ColorOrder, Grid, Input, InputType, Layout, Precision, Resize};
 use vision::overlay::{OverlayOptions, Painter, Visualize};
@@ -145,13 +146,13 @@ fn mask_of(classes: usize, cells: (usize, usize), input: InputSize, (w, h): (usi
         width: input.width,
         height: input.height,
     };
-    let output = Output::Logits {
+    let output = Answer::Logits {
         classes,
         height: cells.1,
         width: cells.0,
         values: logits(classes, cells.0, cells.1),
     };
-    Postprocessor::new(Grid::HalfPixel, input, placement, w, h).run(&output, &mut mask);
+    SemanticDecoder::new(Grid::HalfPixel, input, placement, w, h).run(&output, &mut mask);
     mask
 }
 
@@ -173,13 +174,13 @@ fn argmax(c: &mut Criterion<ThreadTime>) {
         (11, (128, 96), (640, 480)),
         (21, (512, 384), (640, 480)),
     ] {
-        let output = Output::Logits {
+        let output = Answer::Logits {
             classes,
             height,
             width,
             values: logits(classes, width, height),
         };
-        let mut post = Postprocessor::new(Grid::HalfPixel, input, placement, w, h);
+        let mut post = SemanticDecoder::new(Grid::HalfPixel, input, placement, w, h);
         let mut mask = Mask::zeros(w, h);
         let id = BenchmarkId::new(
             format!("{classes} classes"),
@@ -197,6 +198,7 @@ fn overlay(c: &mut Criterion<ThreadTime>) {
             name: format!("class {i}"),
             color: [i.wrapping_mul(60), i.wrapping_mul(90), 255 - i],
             background: i == 0,
+            thing: false,
         })
         .collect();
     let input = InputSize {
@@ -484,7 +486,7 @@ fn network(c: &mut Criterion<ThreadTime>) {
     }
     for backend in backends {
         let mut segmenter = backend.prepare(&model, size).expect("a network");
-        let mut output = Output::empty();
+        let mut output = Outputs::default();
         group.bench_function(BenchmarkId::new(backend.name(), "512x384"), |b| {
             b.iter(|| segmenter.run(black_box(&input), &mut output))
         });

@@ -31,6 +31,7 @@ pub mod metrics;
 pub mod stamp;
 pub mod vitals;
 pub mod snapshot;
+pub mod observe;
 pub mod health;
 
 // Data sets, scores and picture files, shared with the trainer.

@@ -148,6 +148,11 @@ impl<T> MailboxSender<T> {
         }
     }
 
+    /// Whether the program is stopping, or, for a mailbox with a stop of its own, the reader is gone.
+    pub fn is_closed(&self) -> bool {
+        self.stop.is_stopped()
+    }
+
     /// The mailbox's counters.
     pub fn stats(&self) -> Arc<MailboxStats> {
         self.stats.clone()

@@ -46,6 +46,7 @@ use crate::supervise::{Backoff, Ended, OnEnd, OnTransient, Supervisor};
 use vision::error::Result;
 use vision::frame::{Mask, SharedFrame};
 use vision::propagate::{MotionField, Smoothing, Tiles};
+use vision::scene::Segment;
 use vision::segment::Engine;
 
 use capture::{CaptureStage, CaptureTo};
@@ -122,11 +123,38 @@ const INFER_QUEUE: usize = 2;
 #[derive(Debug)]
 struct TimedMask {
     captured_at_ns: TimeNs,
-    mask: Mask,
+    /// Shared with the scenes that are made of it.
+    mask: Arc<Mask>,
+    /// What its numbers stand for.
+    segments: Vec<Segment>,
     /// Which parts of it have one label; read where masks are moved.
     tiles: Tiles,
     /// How masks of its model were shown when it was made.
     looks: Arc<Looks>,
+}
+
+impl TimedMask {
+    /// A mask of no pixels, to be filled.
+    fn empty(looks: Arc<Looks>) -> Self {
+        Self {
+            captured_at_ns: 0,
+            mask: Arc::new(Mask::zeros(0, 0)),
+            segments: Vec::new(),
+            tiles: Tiles::default(),
+            looks,
+        }
+    }
+
+    /// The mask to write into. One that a scene still holds is left to it, and replaced.
+    fn mask_mut(&mut self) -> &mut Mask {
+        if Arc::get_mut(&mut self.mask).is_none() {
+            self.mask = Arc::new(Mask::zeros(self.mask.width, self.mask.height));
+        }
+        match Arc::get_mut(&mut self.mask) {
+            Some(mask) => mask,
+            None => unreachable!("a mask that was made just now is nobody else's"),
+        }
+    }
 }
 
 /// A frame on its way to compose; with its own mask in lockstep.

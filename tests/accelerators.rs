@@ -15,12 +15,13 @@ use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, ModelProto, NodeProto};
 use vision::frame::Mask;
 use vision::infer::ort::OrtBackend;
-use vision::infer::{Backend, Output, TensorData};
+use vision::infer::{Backend, Outputs, TensorData};
 use vision::model::contract::{ModelFile, Precision};
 use vision::model::load::{CONTRACT_FILE, sha256_hex};
 use vision::model::{Model, Origin};
 use vision::picture::{image_ref, read_rgb};
 use vision::segment::Engine;
+use vision::tensor::Values;
 
 #[path = "common/tensorrt.rs"]
 mod tensorrt;
@@ -283,11 +284,11 @@ fn sixteen_bit_floats_label_as_thirty_two_do() {
             .input
             .size_for(full.contract.input.width, full.contract.input.height, None);
         let mut segmenter = ort.prepare(&half, size).unwrap();
-        let mut logits = Output::empty();
+        let mut outputs = Outputs::default();
         segmenter
-            .run(&TensorData::zeros(full.contract.input.dtype, size), &mut logits)
+            .run(&TensorData::zeros(full.contract.input.dtype, size), &mut outputs)
             .unwrap();
-        let Output::Logits { values, .. } = logits else {
+        let Values::F32(values) = &outputs.tensors()[0].values else {
             panic!("no logits");
         };
         assert!(

@@ -9,12 +9,14 @@ mod onnx;
 use std::sync::Arc;
 
 use onnx::{Tiny, write_model};
+use vision::answer::{Answer, Reader};
 use vision::error::Severity;
 use vision::infer::tract::TractBackend;
-use vision::infer::{Backend, InputSize, Output, TensorData};
+use vision::infer::{Backend, InputSize, Outputs, Segmenter, TensorData};
 use vision::model::Model;
-use vision::model::contract::{InputType, Layout, OutputKind, OutputType, Precision};
+use vision::model::contract::{InputType, Layout, OutputType, Precision, Role};
 use vision::model::load::sha256_hex;
+use vision::tensor::Values;
 
 const SIZE: InputSize = InputSize { width: 12, height: 8 };
 
@@ -51,11 +53,23 @@ fn error_of(backend: &dyn Backend, model: &Model, size: InputSize) -> segd::Erro
     error
 }
 
-fn check_answer(tiny: &Tiny, size: InputSize, seen: &[[f32; 3]], output: &Output, backend: &str) {
+/// Runs the network, and reads its answer as an engine does.
+fn ask(
+    segmenter: &mut dyn Segmenter,
+    model: &Model,
+    input: &TensorData,
+    answer: &mut Answer,
+) -> segd::Result<()> {
+    let mut outputs = Outputs::default();
+    segmenter.run(input, &mut outputs)?;
+    Reader::new(&model.contract, "net.onnx").read(&mut outputs, answer)
+}
+
+fn check_answer(tiny: &Tiny, size: InputSize, seen: &[[f32; 3]], output: &Answer, backend: &str) {
     let (height, width) = (size.height / 2, size.width / 2);
     let pixel = |y: usize, x: usize| seen[2 * y * size.width + 2 * x];
     match output {
-        Output::Logits {
+        Answer::Logits {
             classes,
             height: h,
             width: w,
@@ -72,7 +86,7 @@ fn check_answer(tiny: &Tiny, size: InputSize, seen: &[[f32; 3]], output: &Output
                 );
             }
         }
-        Output::Labels {
+        Answer::Labels {
             height: h,
             width: w,
             labels,
@@ -99,7 +113,7 @@ fn answers_are_right_for_every_layout_and_type() {
             cases.push(base.clone());
             for label_type in [OutputType::I64, OutputType::I32, OutputType::U8, OutputType::F32] {
                 cases.push(Tiny {
-                    kind: OutputKind::Labels,
+                    kind: Role::Labels,
                     label_type,
                     ..base.clone()
                 });
@@ -107,7 +121,7 @@ fn answers_are_right_for_every_layout_and_type() {
         }
     }
     cases.push(Tiny {
-        kind: OutputKind::Labels,
+        kind: Role::Labels,
         keep_dims: true,
         ..Tiny::default()
     });
@@ -132,10 +146,10 @@ fn answers_are_right_for_every_layout_and_type() {
                 "{ran:?}"
             );
             assert_eq!(ran.precision, "fp32");
-            let mut output = Output::empty();
+            let mut output = Answer::empty();
             for seed in 0..3 {
                 let (input, seen) = tiny.picture(SIZE, seed);
-                segmenter.run(&input, &mut output).unwrap();
+                ask(segmenter.as_mut(), model, &input, &mut output).unwrap();
                 check_answer(&tiny, SIZE, &seen, &output, backend.name());
             }
         });
@@ -150,8 +164,8 @@ fn one_file_serves_every_size() {
             let size = InputSize { width, height };
             let mut segmenter = backend.prepare(model, size).unwrap();
             let (input, seen) = tiny.picture(size, 7);
-            let mut output = Output::empty();
-            segmenter.run(&input, &mut output).unwrap();
+            let mut output = Answer::empty();
+            ask(segmenter.as_mut(), model, &input, &mut output).unwrap();
             check_answer(&tiny, size, &seen, &output, backend.name());
         }
     });
@@ -162,11 +176,11 @@ fn the_output_buffer_is_reused() {
     let tiny = Tiny::default();
     each(&tiny, |backend, model| {
         let mut segmenter = backend.prepare(model, SIZE).unwrap();
-        let mut output = Output::empty();
+        let mut outputs = Outputs::default();
         let mut address = None;
         for seed in 0..4 {
-            segmenter.run(&tiny.picture(SIZE, seed).0, &mut output).unwrap();
-            let Output::Logits { values, .. } = &output else {
+            segmenter.run(&tiny.picture(SIZE, seed).0, &mut outputs).unwrap();
+            let Values::F32(values) = &outputs.tensors()[0].values else {
                 panic!("no logits")
             };
             assert_eq!(*address.get_or_insert(values.as_ptr()), values.as_ptr());
@@ -183,14 +197,14 @@ fn an_input_of_the_wrong_size_or_type_is_refused_and_the_next_runs() {
     };
     each(&tiny, |backend, model| {
         let mut segmenter = backend.prepare(model, SIZE).unwrap();
-        let mut output = Output::empty();
+        let mut output = Answer::empty();
         let small = tiny.picture(InputSize { width: 10, height: 8 }, 1).0;
         for wrong in [small, bytes.picture(SIZE, 1).0] {
-            let error = segmenter.run(&wrong, &mut output).unwrap_err();
+            let error = ask(segmenter.as_mut(), model, &wrong, &mut output).unwrap_err();
             assert!(error.to_string().contains("12x8"), "{error}");
         }
         let (input, seen) = tiny.picture(SIZE, 1);
-        segmenter.run(&input, &mut output).unwrap();
+        ask(segmenter.as_mut(), model, &input, &mut output).unwrap();
         check_answer(&tiny, SIZE, &seen, &output, backend.name());
     });
 }
@@ -231,7 +245,7 @@ fn a_missing_file_is_refused_by_name() {
 fn files_that_are_not_what_the_contract_says_are_refused() {
     let logits = Tiny::default();
     let labels = Tiny {
-        kind: OutputKind::Labels,
+        kind: Role::Labels,
         ..Tiny::default()
     };
     let with = |change: fn(&mut Tiny)| {
@@ -305,7 +319,7 @@ fn files_that_are_not_what_the_contract_says_are_refused() {
 fn an_output_name_that_does_not_exist_is_refused() {
     each(&Tiny::default(), |backend, model| {
         let mut model = model.clone();
-        model.contract.output.name = Some("scores".into());
+        model.contract.output.tensors[0].name = Some("scores".into());
         let text = error_of(backend, &model, SIZE).to_string();
         assert!(text.contains("\"scores\"") && text.contains("answer"), "{text}");
     });
@@ -335,7 +349,7 @@ fn flipped_bits_never_panic() {
     let labels = Tiny {
         layout: Layout::Nhwc,
         dtype: InputType::U8,
-        kind: OutputKind::Labels,
+        kind: Role::Labels,
         label_type: OutputType::U8,
         ..Tiny::default()
     };
@@ -429,8 +443,8 @@ fn more_threads_give_the_same_answer() {
             let threaded = backend.with_threads(threads).unwrap().unwrap();
             let mut segmenter = threaded.prepare(model, SIZE).unwrap();
             assert_eq!(segmenter.threads(), threads, "{}", backend.name());
-            let mut output = Output::empty();
-            segmenter.run(&input, &mut output).unwrap();
+            let mut output = Answer::empty();
+            ask(segmenter.as_mut(), model, &input, &mut output).unwrap();
             check_answer(&tiny, SIZE, &seen, &output, backend.name());
         }
     });
@@ -459,15 +473,12 @@ fn tract_gives_the_same_logits_with_any_number_of_threads() {
         }
         let [alone, shared] = [1, 3].map(|threads| {
             let backend = TractBackend::new(Some(precision)).threads(threads);
-            let mut output = Output::empty();
-            backend
-                .prepare(&model, size)
-                .unwrap()
-                .run(&input, &mut output)
-                .unwrap();
+            let mut output = Answer::empty();
+            let mut segmenter = backend.prepare(&model, size).unwrap();
+            ask(segmenter.as_mut(), &model, &input, &mut output).unwrap();
             output
         });
-        assert!(matches!(&alone, Output::Logits { values, .. } if values.iter().any(|v| *v != values[0])));
+        assert!(matches!(&alone, Answer::Logits { values, .. } if values.iter().any(|v| *v != values[0])));
         assert!(alone == shared, "{name} {precision:?}");
     }
 }

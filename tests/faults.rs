@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use segd::clock::RealClock;
+use segd::mailbox::Received;
+use segd::observe::Seen;
 use segd::pipeline::control::NextModel;
 use segd::supervise::Ended;
 use vision::error::Error;
@@ -104,6 +106,73 @@ fn privacy_shows_nothing_while_the_mask_is_missing_old_or_of_a_failed_model() {
         rig.pictures()[at..].iter().all(|p| !shows_secret(p)),
         "persons are hidden"
     );
+    rig.stop().unwrap();
+}
+
+#[test]
+fn an_answer_that_is_none_is_a_failed_inference_and_privacy_covers() {
+    let broken = Arc::new(AtomicUsize::new(0));
+    let state = broken.clone();
+    let faults = Faults {
+        // The model has two classes.
+        answer: Arc::new(move |_| Ok(if state.load(Relaxed) == 1 { 9 } else { 0 })),
+        privacy: Some(How::Fill),
+        ..Faults::default()
+    };
+    let rig = faults.start();
+    rig.wait("clear pictures", |r| {
+        r.pictures().last().is_some_and(|p| shows_secret(p))
+    });
+    broken.store(1, Relaxed);
+    rig.wait("hidden pictures", |r| {
+        r.pictures().last().is_some_and(|p| !shows_secret(p))
+    });
+    assert!(rig.metrics.vitals.infer_failures.load(Relaxed) >= 1);
+    broken.store(2, Relaxed);
+    rig.wait("clear pictures again", |r| {
+        r.pictures().last().is_some_and(|p| shows_secret(p))
+    });
+    rig.stop().unwrap();
+}
+
+#[test]
+fn who_asks_is_told_what_is_seen_and_when_nothing_is_known() {
+    let gate = Arc::new(AtomicUsize::new(0));
+    let state = gate.clone();
+    let faults = Faults {
+        answer: Arc::new(move |_| match state.load(Relaxed) {
+            0 => Ok(1),
+            _ => {
+                std::thread::sleep(Duration::from_millis(5));
+                Err(Error::transient("the accelerator has reset"))
+            }
+        }),
+        ..Faults::default()
+    };
+    let rig = faults.start();
+    let reader = rig.control.scenes.subscribe("test");
+    let next = || loop {
+        match reader.next(Duration::from_secs(10)) {
+            Received::Item(seen) => return seen,
+            other => panic!("no scene: {other:?}"),
+        }
+    };
+    let scene = loop {
+        if let Seen::Scene(scene) = next() {
+            break scene;
+        }
+    };
+    assert_eq!(scene.model.classes[1].name, "person");
+    assert!(scene.inferred_at_ns <= scene.captured_at_ns);
+    let areas: Vec<u32> = scene.extents().iter().map(|e| e.area).collect();
+    assert_eq!(areas, [0, (WIDTH * HEIGHT) as u32]);
+    assert_eq!(scene.segments[1].class, 1);
+    let first = scene.captured_at_ns;
+    assert!(next().captured_at_ns() > first, "each is of its own picture");
+    gate.store(1, Relaxed);
+    while !matches!(next(), Seen::Unknown { .. }) {}
+    drop(reader);
+    rig.wait("nobody reads", |r| !r.control.scenes.is_wanted());
     rig.stop().unwrap();
 }
 
@@ -255,7 +324,9 @@ fn a_model_is_swapped_between_two_frames() {
         engine: next,
         looks: Arc::new(looks(1, Some(How::Fill))),
     });
-    rig.wait("the new model's masks", |r| r.control.looks().generation == 1);
+    rig.wait("the new model's masks", |r| {
+        r.control.looks().model.generation == 1
+    });
     rig.wait("persons are hidden", |r| {
         r.pictures().last().is_some_and(|p| !shows_secret(p))
     });

@@ -18,6 +18,7 @@ use vision::frame::{Frame, FrameFormat, PixelFormat};
 use vision::infer::{InputSize, TensorData};
 use vision::overlay::{OverlayOptions, Visualize};
 use vision::pool::FramePool;
+use vision::scene::ModelInfo;
 
 #[path = "common/made.rs"]
 mod made;
@@ -235,8 +236,7 @@ fn rig(source: Box<MadeSource>, gate: Option<Receiver<()>>) -> Rig {
         engine,
         control: Control::new(
             Looks {
-                generation: 0,
-                classes: model.contract.classes.clone(),
+                model: ModelInfo::of(&model.contract, 0),
                 overlay: OverlayOptions {
                     mode: Visualize::Labels,
                     ..OverlayOptions::default()

@@ -230,7 +230,7 @@ fn a_network_moves_to_faster_devices_while_it_runs() {
         r.pictures().last().is_some_and(|p| !has_words(p))
     });
     assert_eq!(troubles(&rig), Vec::<String>::new(), "moving on is no trouble");
-    assert_eq!(rig.control.looks().generation, 0, "the model is the same");
+    assert_eq!(rig.control.looks().model.generation, 0, "the model is the same");
     assert_eq!(rig.stop().unwrap(), Ended::Stopped);
 }
 
@@ -250,7 +250,9 @@ fn a_model_that_was_swapped_in_is_not_undone_by_an_engine_of_the_one_before() {
     });
     drop(go);
     moving.join().unwrap();
-    rig.wait("the new model's masks", |r| r.control.looks().generation == 1);
+    rig.wait("the new model's masks", |r| {
+        r.control.looks().model.generation == 1
+    });
     let before = rig.metrics.inferences.load(Relaxed);
     rig.wait("more inferences", |r| {
         r.metrics.inferences.load(Relaxed) > before + 5

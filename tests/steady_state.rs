@@ -13,8 +13,10 @@ use segd::pipeline::{MaskPolicy, Parts, PipelineOptions, run};
 use segd::schedule::ScheduleOptions;
 use segd::stream::{StreamOptions, parse_output};
 use segd::supervise::OnTransient;
-use vision::infer::{InputSize, Output, TensorData};
+use vision::answer::Answer;
+use vision::infer::{InputSize, TensorData};
 use vision::overlay::OverlayOptions;
+use vision::scene::ModelInfo;
 
 #[path = "common/made.rs"]
 mod made;
@@ -66,15 +68,15 @@ fn cells(size: InputSize) -> Run {
             panic!("the contract says f32")
         };
         let (width, height) = (size.width / 8, size.height / 8);
-        if !matches!(output, Output::Logits { .. }) {
-            *output = Output::Logits {
+        if !matches!(output, Answer::Logits { .. }) {
+            *output = Answer::Logits {
                 classes: 2,
                 height,
                 width,
                 values: vec![0.0; 2 * width * height],
             };
         }
-        if let Output::Logits { values, .. } = output {
+        if let Answer::Logits { values, .. } = output {
             for cell in 0..width * height {
                 let at = cell / width * 8 * size.width + cell % width * 8;
                 values[cell] = 100.0;
@@ -104,8 +106,7 @@ fn allocations(frames: u64, masks: MaskPolicy, schedule: ScheduleOptions) -> [u6
         .opener(&StreamOptions::default())
         .unwrap();
     let looks = Looks {
-        generation: 0,
-        classes: model.contract.classes.clone(),
+        model: ModelInfo::of(&model.contract, 0),
         overlay: OverlayOptions::default(),
         privacy: None,
     };

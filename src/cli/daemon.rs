@@ -285,7 +285,7 @@ fn reload(args: &RunArgs, file: &mut FileConfig, running: &mut [Running]) -> Res
         match change.next {
             None => old.control.set_looks(change.looks),
             Some((engine, choice)) => {
-                old.generation = change.looks.generation;
+                old.generation = change.looks.model.generation;
                 old.choice = choice;
                 old.control.swap_model(NextModel {
                     engine,

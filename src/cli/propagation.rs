@@ -14,10 +14,10 @@ use crate::capture::{Capture, CaptureOptions, Pace, parse_uri};
 use crate::cli::args::ModelArgs;
 use crate::clock::RealClock;
 use crate::metrics::{Metrics, thread_cpu_ns};
+use vision::answer::Answer;
 use vision::dataset::{Dataset, Format, Labels};
 use vision::error::{Error, Result};
 use vision::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
-use vision::infer::Output;
 use vision::pool::FramePool;
 use vision::propagate::{Keys, LogitSmoother, Luma, MotionField, Smoothing, Tiles, warp_labels};
 use vision::score::ConfusionMatrix;
@@ -98,7 +98,7 @@ fn ways() -> Vec<Way> {
 struct Inferred {
     format: FrameFormat,
     data: Vec<u8>,
-    output: Output,
+    answer: Answer,
 }
 
 impl Inferred {
@@ -142,12 +142,12 @@ fn masks_of(
             last_key = t;
             let before = keys.newest().filter(|k| smoothing.is_on() && !k.before_cut);
             let known = before.map(|before| field.copy_from(before.field())).is_some();
-            let mut output = frame.output.clone();
-            if let (Some(grid), Output::Logits { values, .. }) = (engine.cells(&output), &mut output) {
+            let mut answer = frame.answer.clone();
+            if let (Some(grid), Answer::Logits { values, .. }) = (engine.cells(&answer), &mut answer) {
                 smoother.mix(values, &grid, known.then_some(&field), smoothing);
             }
             let mut mask = Mask::zeros(0, 0);
-            engine.label(&output, &mut mask);
+            engine.decode(&answer, &mut mask, &mut Vec::new());
             keys.start(t as u64, t as u64);
             waiting.push((t + way.late, t as u64, mask));
         }
@@ -452,11 +452,11 @@ fn on_stills(
                 let mut frame = Inferred {
                     format,
                     data,
-                    output: Output::empty(),
+                    answer: Answer::empty(),
                 };
-                let mut output = Output::empty();
-                engine.infer(&frame.image()?, &mut output)?;
-                frame.output = output;
+                let mut answer = Answer::empty();
+                engine.infer(&frame.image()?, &mut answer)?;
+                frame.answer = answer;
                 frames.push(frame);
                 truths.push(truth);
             }
@@ -492,12 +492,12 @@ fn on_clip(path: &Path, engine: &mut Engine, ways: &[Way], limit: Option<usize>)
     while frames.len() < limit.unwrap_or(usize::MAX) {
         match source.next_frame(&pool, std::time::Duration::from_secs(5))? {
             Capture::Frame(frame) => {
-                let mut output = Output::empty();
-                engine.infer(&frame.image(), &mut output)?;
+                let mut answer = Answer::empty();
+                engine.infer(&frame.image(), &mut answer)?;
                 frames.push(Inferred {
                     format: frame.format,
                     data: frame.data.to_vec(),
-                    output,
+                    answer,
                 });
             }
             Capture::Dropped => {}

@@ -24,6 +24,7 @@ use vision::frame::{FrameFormat, PixelFormat};
 use vision::model::contract::Contract;
 use vision::overlay::Visualize;
 use vision::redact::{How, RedactOptions};
+use vision::scene::ModelInfo;
 use vision::segment::Engine;
 
 /// Where frames come from.
@@ -342,8 +343,7 @@ pub fn looks_from(
     generation: u64,
 ) -> Result<Looks> {
     Ok(Looks {
-        generation,
-        classes: contract.classes.clone(),
+        model: ModelInfo::of(contract, generation),
         overlay: args.visualize.over(&camera.overlay)?.options(contract)?,
         privacy: privacy_from(&camera.privacy, contract)?,
     })

@@ -136,6 +136,7 @@ pub(super) mod tests {
     use crate::clock::SimulatedClock;
     use crate::pipeline::control::Looks;
     use vision::overlay::OverlayOptions;
+    use vision::scene::ModelInfo;
 
     /// A pipeline that has done nothing yet, on a clock that stands still.
     pub(in crate::health) struct Fake {
@@ -165,8 +166,11 @@ pub(super) mod tests {
     pub(in crate::health) fn watched(name: &str) -> Fake {
         let time = SimulatedClock::manual();
         let looks = Looks {
-            generation: 0,
-            classes: Vec::new(),
+            model: Arc::new(ModelInfo {
+                name: "made".into(),
+                generation: 0,
+                classes: Vec::new(),
+            }),
             overlay: OverlayOptions::default(),
             privacy: None,
         };

@@ -53,7 +53,7 @@ fn camera(camera: &Watched) -> Value {
             })),
         })),
         "classes_shown": looks.overlay.shown.as_ref().map(|shown| {
-            let names = shown.iter().filter_map(|l| looks.classes.get(usize::from(*l)));
+            let names = shown.iter().filter_map(|l| looks.model.classes.get(usize::from(*l)));
             names.map(|c| c.name.clone()).collect::<Vec<_>>()
         }),
         "privacy": looks.privacy.is_some(),

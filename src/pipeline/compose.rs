@@ -11,16 +11,18 @@ use super::lost::{Lost, in_words};
 use super::masks::Masks;
 use super::outputs::Outputs;
 use super::painting::Painting;
-use super::{PipelineOptions, ToCompose};
+use super::{PipelineOptions, TimedMask, ToCompose};
 use crate::clock::{SharedClock, Stop};
 use crate::mailbox::{MailboxReceiver, Received};
 use crate::metrics::{Metrics, Stage};
+use crate::observe::Seen;
 use crate::stamp;
 use crate::stream::SinkOpener;
 use crate::vitals::Vitals;
 use vision::error::Result;
 use vision::frame::{Frame, FrameFormat};
 use vision::overlay::notice;
+use vision::scene::Scene;
 
 /// How long compose waits for a frame before it looks whether the source is away.
 const WAIT: Duration = Duration::from_millis(100);
@@ -150,7 +152,7 @@ impl ComposeStage {
         // A mask of another model is shown as that model's are.
         let looks = self.control.looks();
         let looks = match mask.map(|m| &m.looks) {
-            Some(own) if own.generation != looks.generation => own.clone(),
+            Some(own) if own.model.generation != looks.model.generation => own.clone(),
             _ => looks,
         };
         self.make_ready(state, item, &looks)?;
@@ -161,6 +163,7 @@ impl ComposeStage {
         let Some(mut buffer) = outputs.buffer(&self.stop) else {
             return Ok(false);
         };
+        self.tell(frame, mask, &looks);
         let vitals = &self.metrics.vitals;
         match mask {
             Some(mask) => {
@@ -203,6 +206,28 @@ impl ComposeStage {
         vitals.last_composed_ns.store(now.max(1), Relaxed);
         self.metrics.composed.fetch_add(1, Relaxed);
         Ok(true)
+    }
+
+    /// Tells who wants to know what is seen.
+    fn tell(&self, frame: &Frame, mask: Option<&TimedMask>, looks: &Looks) {
+        let scenes = &self.control.scenes;
+        if !scenes.is_wanted() {
+            return;
+        }
+        let seen = match mask {
+            Some(mask) => Seen::Scene(Arc::new(Scene::new(
+                (frame.captured_at_ns, frame.sequence),
+                mask.captured_at_ns,
+                looks.model.clone(),
+                mask.mask.clone(),
+                mask.segments.clone(),
+            ))),
+            None => Seen::Unknown {
+                captured_at_ns: frame.captured_at_ns,
+                sequence: frame.sequence,
+            },
+        };
+        scenes.offer(&seen);
     }
 
     /// Shows that the source is away, if that is due.

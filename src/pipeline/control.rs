@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use crate::observe::SceneDesk;
 use crate::snapshot::SnapshotDesk;
 use crate::turns::Turns;
 use vision::frame::FrameFormat;
-use vision::model::contract::Class;
 use vision::overlay::OverlayOptions;
 use vision::redact::RedactOptions;
+use vision::scene::ModelInfo;
 use vision::segment::Engine;
 
 /// What is hidden in every outgoing frame.
@@ -27,10 +28,8 @@ pub struct Privacy {
 /// How the masks of one model are shown.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Looks {
-    /// Which model's labels this speaks of; counts the models that have run.
-    pub generation: u64,
-    /// The model's classes.
-    pub classes: Vec<Class>,
+    /// Which model's masks this speaks of.
+    pub model: Arc<ModelInfo>,
     /// How masks are drawn.
     pub overlay: OverlayOptions,
     /// What is hidden, if anything.
@@ -65,6 +64,8 @@ pub struct Control {
     format: Mutex<Option<FrameFormat>>,
     /// Outgoing pictures for who asks.
     pub snapshots: SnapshotDesk,
+    /// What is seen, for who asks.
+    pub scenes: SceneDesk,
     turns: OnceLock<Arc<Turns>>,
 }
 
@@ -77,6 +78,7 @@ impl Control {
             infer_interval_ns: AtomicU64::new(infer_interval.as_nanos() as u64),
             format: Mutex::new(None),
             snapshots: SnapshotDesk::default(),
+            scenes: SceneDesk::default(),
             turns: OnceLock::new(),
         })
     }
@@ -158,7 +160,7 @@ impl Control {
 
     /// The first mask of a new model is there.
     pub(super) fn model_runs(&self, looks: &Arc<Looks>) {
-        if self.looks.load().generation < looks.generation {
+        if self.looks.load().model.generation < looks.model.generation {
             self.looks.store(looks.clone());
         }
     }

@@ -11,10 +11,11 @@ use super::{AskedMask, Done, MASKS, TimedMask, ToCompose, ToInfer};
 use crate::clock::{SharedClock, Stop, TimeNs};
 use crate::mailbox::{MailboxReceiver, MailboxSender, Received};
 use crate::metrics::{Metrics, Stage, thread_cpu_ns};
+use vision::answer::Answer;
 use vision::error::{Error, Result};
-use vision::frame::{Frame, FrameFormat, Mask};
-use vision::infer::{Output, RunsOn, cost_ns};
-use vision::propagate::{LogitSmoother, Tiles};
+use vision::frame::{Frame, FrameFormat};
+use vision::infer::{RunsOn, cost_ns};
+use vision::propagate::LogitSmoother;
 use vision::segment::Engine;
 
 /// Who gets the masks.
@@ -53,19 +54,12 @@ const AFTER_FAILURE: Duration = Duration::from_millis(50);
 impl InferStage {
     pub(super) fn run(mut self) -> Result<()> {
         let mut masks: Vec<Arc<TimedMask>> = (0..MASKS)
-            .map(|_| {
-                Arc::new(TimedMask {
-                    captured_at_ns: 0,
-                    mask: Mask::zeros(0, 0),
-                    tiles: Tiles::default(),
-                    looks: self.looks.clone(),
-                })
-            })
+            .map(|_| Arc::new(TimedMask::empty(self.looks.clone())))
             .collect();
         let mut prepared: Option<FrameFormat> = None;
         let mut chosen = true;
         let mut work = Work {
-            output: Output::empty(),
+            answer: Answer::empty(),
             smoother: LogitSmoother::default(),
             last_key: None,
         };
@@ -179,7 +173,7 @@ impl InferStage {
         if let Some(timed) = Arc::get_mut(&mut slot) {
             let vitals = &self.metrics.vitals;
             vitals.infer_began_ns.store(self.clock.now_ns().max(1), Relaxed);
-            let inferred = self.engine.infer(&frame.image(), &mut work.output);
+            let inferred = self.engine.infer(&frame.image(), &mut work.answer);
             vitals.infer_began_ns.store(0, Relaxed);
             if let Err(error) = inferred {
                 work.last_key = None;
@@ -188,7 +182,10 @@ impl InferStage {
             if let Some(key) = key {
                 self.smooth(key, work);
             }
-            self.engine.label(&work.output, &mut timed.mask);
+            // Not through `timed` for both: the mask may have to be replaced.
+            let mut segments = std::mem::take(&mut timed.segments);
+            self.engine.decode(&work.answer, timed.mask_mut(), &mut segments);
+            timed.segments = segments;
             timed.captured_at_ns = frame.captured_at_ns;
             if key.is_some() {
                 timed.tiles.read(&timed.mask);
@@ -206,8 +203,8 @@ impl InferStage {
         if !key.smooth.is_on() {
             return;
         }
-        let grid = self.engine.cells(&work.output);
-        if let (Some(grid), Output::Logits { values, .. }) = (grid, &mut work.output) {
+        let grid = self.engine.cells(&work.answer);
+        if let (Some(grid), Answer::Logits { values, .. }) = (grid, &mut work.answer) {
             let along = key
                 .along
                 .as_ref()
@@ -223,7 +220,7 @@ impl InferStage {
 
 /// What is kept from frame to frame.
 struct Work {
-    output: Output,
+    answer: Answer,
     smoother: LogitSmoother,
     /// The key whose logits the smoother holds.
     last_key: Option<u64>,

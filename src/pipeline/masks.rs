@@ -11,10 +11,12 @@ use crate::mailbox::{MailboxReceiver, MailboxSender, Received};
 use crate::metrics::{Metrics, Stage, process_cpu_ns};
 use crate::schedule::{Reason, ScheduleOptions, Scheduler, Seen};
 use vision::frame::{FrameFormat, Mask, SharedFrame};
-use vision::propagate::{Key, Keys, MotionField, Tiles, warp_labels};
+use vision::propagate::{Key, Keys, MotionField, warp_labels};
 
 /// Keys that are followed at a time: the one that is shown, and those that are being segmented.
 const KEYS: usize = 3;
+/// Maps beside the one that is shown, for scenes that are still read. With more readers than that, maps are made anew.
+const SPARE_MAPS: usize = 4;
 /// How often the load of all but inference is measured for a CPU budget.
 const LOAD_PERIOD_NS: u64 = 500_000_000;
 
@@ -36,6 +38,8 @@ pub(super) struct Masks {
     next_id: u64,
     /// The shown key's mask where it belongs on the current frame.
     moved: TimedMask,
+    /// Maps that scenes held, or hold still, to move masks into.
+    spare_maps: Vec<Arc<Mask>>,
     /// A field that came back from inference.
     spare: Option<MotionField>,
     load: Load,
@@ -71,12 +75,8 @@ impl Masks {
             keys: None,
             asked: Vec::with_capacity(KEYS),
             next_id: 0,
-            moved: TimedMask {
-                captured_at_ns: 0,
-                mask: Mask::zeros(0, 0),
-                tiles: Tiles::default(),
-                looks: control.looks(),
-            },
+            moved: TimedMask::empty(control.looks()),
+            spare_maps: Vec::new(),
             spare: None,
             load: Load::default(),
             live,
@@ -261,6 +261,20 @@ impl Masks {
             return Some(mask);
         }
         let moved = &mut self.moved;
+        if Arc::get_mut(&mut moved.mask).is_none() {
+            let free = self
+                .spare_maps
+                .iter_mut()
+                .position(|map| Arc::get_mut(map).is_some());
+            match free {
+                Some(free) => std::mem::swap(&mut self.spare_maps[free], &mut moved.mask),
+                None if self.spare_maps.len() < SPARE_MAPS => {
+                    let held = std::mem::replace(&mut moved.mask, Arc::new(Mask::zeros(0, 0)));
+                    self.spare_maps.push(held);
+                }
+                None => {}
+            }
+        }
         self.metrics
             .time(Stage::Propagate, || move_mask(key, mask, moved));
         self.metrics.propagated.fetch_add(1, Relaxed);
@@ -269,7 +283,10 @@ impl Masks {
 }
 
 fn move_mask(key: &Key<Arc<TimedMask>>, mask: &TimedMask, moved: &mut TimedMask) {
-    warp_labels(&mask.mask, &mask.tiles, key.field(), &mut moved.mask);
+    warp_labels(&mask.mask, &mask.tiles, key.field(), moved.mask_mut());
+    if moved.segments != mask.segments {
+        moved.segments.clone_from(&mask.segments);
+    }
     moved.captured_at_ns = mask.captured_at_ns;
     if !Arc::ptr_eq(&moved.looks, &mask.looks) {
         moved.looks = mask.looks.clone();

@@ -35,7 +35,7 @@ pub(super) struct Painting {
 impl Painting {
     /// For frames of `format`; pictures go out as `out`, or as they are painted if `None`.
     pub(super) fn new(format: FrameFormat, looks: Arc<Looks>, out: Option<FrameFormat>) -> Self {
-        let painter = Painter::new(format, &looks.classes, looks.overlay.clone());
+        let painter = Painter::new(format, &looks.model.classes, looks.overlay.clone());
         let painted = painter.output_format();
         let out = out.unwrap_or(painted);
         let fits = out != painted && out.pixel == PixelFormat::I420 && painted.pixel == PixelFormat::I420;
@@ -88,9 +88,10 @@ impl Painting {
             Some((_, scratch)) => scratch,
             None => &mut *out,
         };
-        self.painter.paint(&frame.image(), mask.map(|m| &m.mask), target);
+        let scene = mask.map(|m| (&*m.mask, &*m.segments));
+        self.painter.paint_segments(&frame.image(), scene, target);
         if let (Some(redactor), Some(mask)) = (&mut self.redactor, mask)
-            && redactor.look_at(&mask.mask)
+            && redactor.look_at_segments(&mask.mask, &mask.segments)
         {
             if painted.pixel == PixelFormat::I420 {
                 redactor.hide(painted, 0, target);

@@ -21,6 +21,7 @@ use vision::model::Model;
 use vision::overlay::OverlayOptions;
 use vision::pool::FramePool;
 use vision::redact::{How, RedactOptions};
+use vision::scene::ModelInfo;
 use vision::segment::{Engine, Fallback};
 
 use crate::made::{self, Gives, flat};
@@ -163,8 +164,7 @@ pub fn model() -> Arc<Model> {
 
 pub fn looks(generation: u64, privacy: Option<How>) -> Looks {
     Looks {
-        generation,
-        classes: model().contract.classes.clone(),
+        model: ModelInfo::of(&model().contract, generation),
         overlay: OverlayOptions {
             alpha: 0.0,
             legend: false,

@@ -5,13 +5,15 @@
 use std::sync::Arc;
 
 use segd::metrics::Metrics;
+use vision::answer::Answer;
 use vision::error::Result;
-use vision::infer::{Backend, InputSize, Output, RunsOn, Segmenter, TensorData};
+use vision::infer::{Backend, InputSize, Outputs, RunsOn, Segmenter, TensorData};
 use vision::model::{Contract, Model, Origin};
 use vision::segment::Engine;
+use vision::tensor::Elements;
 
 /// What a made network does with one input.
-pub type Run = Box<dyn FnMut(&TensorData, &mut Output) -> Result<()> + Send>;
+pub type Run = Box<dyn FnMut(&TensorData, &mut Answer) -> Result<()> + Send>;
 
 /// Runs what `prepare` gives for an input size, on a provider that is called as it says.
 pub struct MadeBackend<F>(pub F, pub &'static str);
@@ -20,6 +22,7 @@ struct MadeSegmenter {
     size: InputSize,
     run: Run,
     provider: &'static str,
+    answer: Answer,
 }
 
 impl<F: Fn(InputSize) -> Run + Send + Sync> Backend for MadeBackend<F> {
@@ -33,6 +36,7 @@ impl<F: Fn(InputSize) -> Run + Send + Sync> Backend for MadeBackend<F> {
             size,
             run,
             provider: self.1,
+            answer: Answer::empty(),
         }))
     }
 }
@@ -51,14 +55,33 @@ impl Segmenter for MadeSegmenter {
         }
     }
 
-    fn run(&mut self, input: &TensorData, output: &mut Output) -> Result<()> {
-        (self.run)(input, output)
+    fn run(&mut self, input: &TensorData, outputs: &mut Outputs) -> Result<()> {
+        (self.run)(input, &mut self.answer)?;
+        match &self.answer {
+            Answer::Logits {
+                classes,
+                height,
+                width,
+                values,
+            } => outputs.write(
+                0,
+                "answer",
+                &[1, *classes, *height, *width],
+                Elements::F32(values),
+            ),
+            Answer::Labels {
+                height,
+                width,
+                labels,
+            } => outputs.write(0, "answer", &[1, *height, *width], Elements::U8(labels)),
+        }
+        Ok(())
     }
 }
 
 /// One label for the whole input.
-pub fn flat(size: InputSize, label: u8) -> Output {
-    Output::Labels {
+pub fn flat(size: InputSize, label: u8) -> Answer {
+    Answer::Labels {
         height: size.height,
         width: size.width,
         labels: vec![label; size.width * size.height],

@@ -17,8 +17,8 @@ use tract_onnx::pb::{
 };
 use vision::infer::{InputSize, TensorData};
 use vision::model::contract::{
-    Class, ColorOrder, Contract, Grid, Input, InputType, Layout, ModelFile, OutputContract, OutputKind,
-    OutputType, Precision, Resize,
+    Class, ColorOrder, Contract, Grid, Input, InputType, Layout, ModelFile, OutputContract, OutputType,
+    Precision, Resize, Role, TensorContract,
 };
 use vision::model::load::sha256_hex;
 use vision::model::{Model, Origin};
@@ -31,7 +31,7 @@ pub struct Tiny {
     /// Type of the input.
     pub dtype: InputType,
     /// Logits, or labels by an argmax in the graph.
-    pub kind: OutputKind,
+    pub kind: Role,
     /// Type of labels.
     pub label_type: OutputType,
     /// Labels keep a dimension of 1 in place of the classes.
@@ -57,7 +57,7 @@ impl Default for Tiny {
         Self {
             layout: Layout::Nchw,
             dtype: InputType::F32,
-            kind: OutputKind::Logits,
+            kind: Role::Logits,
             label_type: OutputType::I64,
             keep_dims: false,
             classes: 4,
@@ -188,13 +188,13 @@ impl Tiny {
             push("Frobnicate", &[], vec![]);
         }
         let element = match self.kind {
-            OutputKind::Logits => {
+            Role::Logits => {
                 if self.layout == Layout::Nhwc {
                     push("Transpose", &[], vec![ints("perm", &[0, 2, 3, 1])]);
                 }
                 DataType::Float
             }
-            OutputKind::Labels => {
+            Role::Labels => {
                 push(
                     "ArgMax",
                     &[],
@@ -272,23 +272,26 @@ impl Tiny {
                 offset: 0,
                 pad: 0,
             },
-            output: OutputContract {
-                kind: self.kind,
-                layout: self.layout,
-                dtype: if self.kind == OutputKind::Labels {
-                    self.label_type
-                } else {
-                    OutputType::F32
+            // Cell i is the pixel 2 i, which neither grid says; tests compare cells.
+            output: OutputContract::of(
+                TensorContract {
+                    role: self.kind,
+                    layout: self.layout,
+                    dtype: if self.kind == Role::Labels {
+                        self.label_type
+                    } else {
+                        OutputType::F32
+                    },
+                    name: self.second_output.then(|| "answer".to_owned()),
                 },
-                // Cell i is the pixel 2 i, which neither grid says; tests compare cells.
-                grid: Grid::HalfPixel,
-                name: self.second_output.then(|| "answer".to_owned()),
-            },
+                Grid::HalfPixel,
+            ),
             classes: (0..self.classes)
                 .map(|i| Class {
                     name: format!("class{i}"),
                     color: [(40 * i % 256) as u8, 200, 255 - (40 * i % 256) as u8],
                     background: i == 0,
+                    thing: false,
                 })
                 .collect(),
             files: vec![ModelFile {

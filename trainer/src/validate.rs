@@ -6,10 +6,11 @@
 use anyhow::Result;
 use image::RgbImage;
 use tch::{Device, Kind, Tensor};
+use vision::answer::Answer;
 use vision::dataset::{Labels, Sample};
-use vision::decode::Postprocessor;
+use vision::decode::SemanticDecoder;
 use vision::frame::Mask;
-use vision::infer::{Output, TensorData};
+use vision::infer::TensorData;
 use vision::model::contract::Grid;
 use vision::picture::image_ref;
 use vision::preprocess::Preprocessor;
@@ -60,7 +61,7 @@ pub fn input(image: &RgbImage, recipe: &Recipe, device: Device) -> Result<Tensor
 pub fn labels(logits: &Tensor, image: &RgbImage, recipe: &Recipe) -> Result<Vec<u8>> {
     let (_, classes, height, width) = logits.size4()?;
     let values = Vec::try_from(logits.to_device(Device::Cpu).contiguous().view([-1]))?;
-    let output = Output::Logits {
+    let output = Answer::Logits {
         classes: classes as usize,
         height: height as usize,
         width: width as usize,
@@ -71,7 +72,7 @@ pub fn labels(logits: &Tensor, image: &RgbImage, recipe: &Recipe) -> Result<Vec<
     let size = contract.size_for(picture.width(), picture.height(), None);
     let placement = Preprocessor::new(&contract, picture.format, size).placement();
     let mut mask = Mask::zeros(picture.width(), picture.height());
-    Postprocessor::new(GRID, size, placement, picture.width(), picture.height()).run(&output, &mut mask);
+    SemanticDecoder::new(GRID, size, placement, picture.width(), picture.height()).run(&output, &mut mask);
     Ok(mask.labels)
 }
 

@@ -12,10 +12,12 @@ pub mod error;
 pub mod frame;
 pub mod pool;
 pub mod tensor;
+pub mod scene;
 pub mod timing;
 
 // The path of a picture.
 pub mod model;
+pub mod answer;
 pub mod preprocess;
 pub mod infer;
 pub mod decode;

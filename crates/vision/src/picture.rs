@@ -165,6 +165,7 @@ mod tests {
                 name: i.to_string(),
                 color: [i, 2, 3],
                 background: false,
+                thing: false,
             })
             .collect()
     }

@@ -7,6 +7,7 @@
 use serde::Deserialize;
 
 use crate::frame::{FrameFormat, Mask, PixelFormat};
+use crate::scene::{Segment, is_by_class};
 
 /// How a class is hidden. Where two meet in a cell, the later one of this list is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -95,6 +96,24 @@ impl Redactor {
     /// # Panics
     /// If the mask has another size.
     pub fn look_at(&mut self, mask: &Mask) -> bool {
+        self.look_at_segments(mask, &[])
+    }
+
+    /// As [`look_at`](Self::look_at) for a map whose numbers stand for `segments`; for classes, if there are none. A
+    /// number without a segment is hidden as the strictest class is.
+    ///
+    /// # Panics
+    /// If the mask has another size.
+    pub fn look_at_segments(&mut self, mask: &Mask, segments: &[Segment]) -> bool {
+        let mut levels = self.level;
+        if !is_by_class(segments) {
+            let strictest = self.level.iter().copied().max().unwrap_or(0);
+            for (number, level) in levels.iter_mut().enumerate() {
+                *level = segments
+                    .get(number)
+                    .map_or(strictest, |s| self.level[usize::from(s.class).min(255)]);
+            }
+        }
         assert_eq!(
             (mask.width, mask.height),
             (self.width, self.height),
@@ -106,7 +125,7 @@ impl Redactor {
             for (mark, labels) in marks.iter_mut().zip(row.chunks(self.side)) {
                 *mark = labels
                     .iter()
-                    .fold(*mark, |most, &label| most.max(self.level[usize::from(label)]));
+                    .fold(*mark, |most, &label| most.max(levels[usize::from(label)]));
             }
         }
         self.spread();

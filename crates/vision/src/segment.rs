@@ -1,4 +1,4 @@
-//! One picture through the network: preprocess, infer, postprocess.
+//! One picture through the network: preprocess, infer, decode.
 //!
 //! The stages don't know each other; this joins the three that run on the inference thread. The pipeline,
 //! `segd image` and `segd eval` all segment through it, so a score is the score of what is streamed.
@@ -8,13 +8,15 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use crate::decode::Postprocessor;
+use crate::answer::Answer;
+use crate::decode::{Decoder, decoder};
 use crate::error::{Error, Result};
 use crate::frame::{FrameFormat, ImageRef, Mask};
-use crate::infer::{Backend, InputSize, Output, RunsOn, Segmenter, TensorData};
+use crate::infer::{Backend, InputSize, Outputs, RunsOn, Segmenter, TensorData};
 use crate::model::Model;
 use crate::preprocess::Preprocessor;
 use crate::propagate::CellGrid;
+use crate::scene::Segment;
 use crate::timing::{Step, StepTimer};
 
 /// A backend that takes over where the one that runs fails.
@@ -34,7 +36,7 @@ struct Prepared {
     format: FrameFormat,
     size: InputSize,
     preprocessor: Preprocessor,
-    postprocessor: Postprocessor,
+    decoder: Box<dyn Decoder>,
 }
 
 /// Segments pictures of any format with one model on one backend. Used from one thread.
@@ -50,7 +52,10 @@ pub struct Engine {
     segmenters: Vec<Box<dyn Segmenter>>,
     prepared: Option<Prepared>,
     input: TensorData,
-    output: Output,
+    outputs: Outputs,
+    /// For [`segment`](Self::segment).
+    answer: Answer,
+    segments: Vec<Segment>,
     timer: Arc<dyn StepTimer>,
 }
 
@@ -73,11 +78,9 @@ impl Engine {
             segmenters: Vec::new(),
             prepared: None,
             input: TensorData::F32(Vec::new()),
-            output: Output::Labels {
-                height: 0,
-                width: 0,
-                labels: Vec::new(),
-            },
+            outputs: Outputs::default(),
+            answer: Answer::empty(),
+            segments: Vec::new(),
             timer,
         }
     }
@@ -136,18 +139,18 @@ impl Engine {
             }
         }
         let preprocessor = Preprocessor::new(input, format, size);
-        let postprocessor = Postprocessor::new(
-            self.model.contract.output.grid,
+        let decoder = decoder(
+            &self.model.contract,
+            &format!("model {}", self.model.contract.name),
             size,
             preprocessor.placement(),
-            format.width,
-            format.height,
+            (format.width, format.height),
         );
         self.prepared = Some(Prepared {
             format,
             size,
             preprocessor,
-            postprocessor,
+            decoder,
         });
         self.segmenters
             .last()
@@ -170,45 +173,49 @@ impl Engine {
     /// # Errors
     /// As [`infer`](Self::infer).
     pub fn segment(&mut self, image: &ImageRef<'_>, mask: &mut Mask) -> Result<()> {
-        let mut output = std::mem::replace(&mut self.output, Output::empty());
-        let inferred = self.infer(image, &mut output);
+        let mut answer = std::mem::replace(&mut self.answer, Answer::empty());
+        let mut segments = std::mem::take(&mut self.segments);
+        let inferred = self.infer(image, &mut answer);
         if inferred.is_ok() {
-            self.label(&output, mask);
+            self.decode(&answer, mask, &mut segments);
         }
-        self.output = output;
+        (self.answer, self.segments) = (answer, segments);
         inferred
     }
 
-    /// Runs the network on `image`; `output` is overwritten, its buffers reused.
+    /// Runs the network on `image`; `answer` is overwritten, its buffers reused.
     ///
     /// # Errors
-    /// As [`Backend::prepare`] for a new format, and [`Segmenter::run`].
-    pub fn infer(&mut self, image: &ImageRef<'_>, output: &mut Output) -> Result<()> {
+    /// As [`Backend::prepare`] for a new format, [`Segmenter::run`], and [`Decoder::read`].
+    pub fn infer(&mut self, image: &ImageRef<'_>, answer: &mut Answer) -> Result<()> {
         if self.prepared.as_ref().is_none_or(|p| p.format != image.format) {
             self.prepare(image.format)?;
         }
         let (Some(prepared), Some(segmenter)) = (&mut self.prepared, self.segmenters.last_mut()) else {
             return Err(Error::fatal("no network was prepared; please report this"));
         };
-        let input = &mut self.input;
+        let (input, outputs) = (&mut self.input, &mut self.outputs);
         self.timer
             .time(Step::Preprocess, || prepared.preprocessor.run(image, input));
-        self.timer.time(Step::Infer, || segmenter.run(input, output))
+        self.timer.time(Step::Infer, || {
+            segmenter.run(input, outputs)?;
+            prepared.decoder.read(outputs, answer)
+        })
     }
 
-    /// Turns an output of the last [`infer`](Self::infer) into the mask of its picture. Leaves `mask` alone before
+    /// Turns an answer of the last [`infer`](Self::infer) into its picture's map and segments. Leaves them alone before
     /// the first.
-    pub fn label(&mut self, output: &Output, mask: &mut Mask) {
+    pub fn decode(&mut self, answer: &Answer, map: &mut Mask, segments: &mut Vec<Segment>) {
         if let Some(prepared) = &mut self.prepared {
             self.timer
-                .time(Step::Decode, || prepared.postprocessor.run(output, mask));
+                .time(Step::Decode, || prepared.decoder.decode(answer, map, segments));
         }
     }
 
-    /// Where the cells of `output`, one of the last [`infer`](Self::infer), lie in its picture. `None` for labels,
+    /// Where the cells of `answer`, one of the last [`infer`](Self::infer), lie in its picture. `None` for labels,
     /// and before the first.
-    pub fn cells(&self, output: &Output) -> Option<CellGrid> {
-        let (Some(prepared), Output::Logits { height, width, .. }) = (&self.prepared, output) else {
+    pub fn cells(&self, answer: &Answer) -> Option<CellGrid> {
+        let (Some(prepared), Answer::Logits { height, width, .. }) = (&self.prepared, answer) else {
             return None;
         };
         Some(CellGrid::new(

@@ -40,6 +40,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             name: class.name.clone().into_owned(),
             color: class.color,
             background: false,
+            thing: false,
         })
         .collect();
     let background = recipe

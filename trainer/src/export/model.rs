@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use vision::model::contract::{
-    Class, Contract, Layout, ModelFile, OutputContract, OutputKind, OutputType, Precision, Score, SelfTest,
-    Training,
+    Class, Contract, Layout, ModelFile, OutputContract, OutputType, Precision, Role, Score, SelfTest,
+    TensorContract, Training,
 };
 use vision::model::load::sha256_hex;
 use vision::score::ConfusionMatrix;
@@ -141,19 +141,21 @@ pub fn contract(
 ) -> Contract {
     let side = recipe.validate.longest as i64;
     Contract {
-        format: vision::model::contract::FORMAT,
+        format: 1,
         name: recipe.name.clone(),
         description: recipe.about.description.clone(),
         license: recipe.about.license.clone(),
         multiply_accumulates: Some(graph.macs(side, side) as u64),
         input: recipe.input(),
-        output: OutputContract {
-            kind: OutputKind::Logits,
-            layout: Layout::Nchw,
-            dtype: OutputType::F32,
-            grid: GRID,
-            name: None,
-        },
+        output: OutputContract::of(
+            TensorContract {
+                role: Role::Logits,
+                layout: Layout::Nchw,
+                dtype: OutputType::F32,
+                name: None,
+            },
+            GRID,
+        ),
         classes: recipe
             .classes()
             .iter()
@@ -167,6 +169,7 @@ pub fn contract(
                     .copied()
                     .unwrap_or(class.color),
                 background: index == 0 && class.name == "background",
+                thing: false,
             })
             .collect(),
         files: files

@@ -8,8 +8,9 @@ use std::path::Path;
 use image::{Rgb, RgbImage};
 use segd_train::recipe::Recipe;
 use tch::Tensor;
+use vision::answer::{Answer, Reader};
 use vision::dataset::IGNORE;
-use vision::infer::{Backend, InputSize, Output, TensorData};
+use vision::infer::{Backend, InputSize, Outputs, TensorData};
 use vision::model::Model;
 
 /// Classes of the made dataset: ground, red boxes, blue boxes.
@@ -119,14 +120,17 @@ pub fn logits_of(backend: &dyn Backend, model: &Model, input: &Tensor) -> Tensor
     };
     let mut segmenter = backend.prepare(model, size).unwrap();
     let values = Vec::try_from(input.contiguous().view([-1])).unwrap();
-    let mut output = Output::empty();
-    segmenter.run(&TensorData::F32(values), &mut output).unwrap();
-    let Output::Logits {
+    let (mut outputs, mut answer) = (Outputs::default(), Answer::empty());
+    segmenter.run(&TensorData::F32(values), &mut outputs).unwrap();
+    Reader::new(&model.contract, "network")
+        .read(&mut outputs, &mut answer)
+        .unwrap();
+    let Answer::Logits {
         classes,
         height,
         width,
         values,
-    } = output
+    } = answer
     else {
         panic!("the networks give logits")
     };

@@ -11,10 +11,8 @@ use crate::model::Model;
 use crate::model::contract::{Contract, ModelFile, Precision};
 use crate::timing::thread_cpu_ns;
 
-pub use crate::tensor::{InputSize, Output, Placement, TensorData};
+pub use crate::tensor::{InputSize, Outputs, Placement, TensorData};
 
-#[cfg(any(feature = "tract", feature = "ort"))]
-mod answer;
 #[cfg(feature = "tract")]
 mod onnx_check;
 #[cfg(feature = "tract")]
@@ -80,12 +78,12 @@ pub trait Segmenter: Send {
         1
     }
 
-    /// Runs the network. `input` has the contract's layout, type and this segmenter's size; `output` is
-    /// overwritten, its buffers reused.
+    /// Runs the network. `input` has the contract's layout, type and this segmenter's size; `outputs`
+    /// gets the outputs that the contract names, in its order, in the buffers of the run before.
     ///
     /// # Errors
     /// Fatal if the network's answer is not what the contract says; transient if the provider failed.
-    fn run(&mut self, input: &TensorData, output: &mut Output) -> Result<()>;
+    fn run(&mut self, input: &TensorData, outputs: &mut Outputs) -> Result<()>;
 }
 
 /// A way to run networks.
@@ -151,11 +149,11 @@ pub fn time_in_turns<const N: usize>(
     runs: usize,
 ) -> Result<[Cost; N]> {
     let input = TensorData::zeros(model.contract.input.dtype, size);
-    let mut output = Output::empty();
+    let mut outputs = Outputs::default();
     let mut segmenters = Vec::with_capacity(N);
     for backend in backends {
         let mut segmenter = backend.prepare(model, size)?;
-        segmenter.run(&input, &mut output)?;
+        segmenter.run(&input, &mut outputs)?;
         segmenters.push(segmenter);
     }
     let mut least = [Cost {
@@ -166,7 +164,7 @@ pub fn time_in_turns<const N: usize>(
         for (segmenter, least) in segmenters.iter_mut().zip(&mut least) {
             std::thread::sleep(PAUSE);
             let (cpu, wall) = (thread_cpu_ns(), Instant::now());
-            segmenter.run(&input, &mut output)?;
+            segmenter.run(&input, &mut outputs)?;
             let wall_ns = u64::try_from(wall.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let asking_ns = thread_cpu_ns().saturating_sub(cpu);
             least.cpu_ns = least.cpu_ns.min(cost_ns(segmenter.threads(), asking_ns, wall_ns));
@@ -196,21 +194,25 @@ fn network_for<'m>(model: &'m Model, backend: &str, precision: Option<Precision>
     })
 }
 
-/// Which of the network's outputs the contract means.
+/// Which of the network's outputs the contract means, in the contract's order.
 #[cfg(any(feature = "tract", feature = "ort"))]
-fn pick_output(names: &[&str], contract: &Contract) -> Result<usize, String> {
-    match (&contract.output.name, names) {
-        (None, [_]) => Ok(0),
-        (None, _) => Err(format!(
-            "it has {} outputs ({}), the contract names none: set output.name",
-            names.len(),
-            names.join(", ")
-        )),
-        (Some(name), _) => names.iter().position(|n| n == name).ok_or_else(|| {
-            format!(
-                "it has no output {name:?} (output.name), only {}",
+fn pick_outputs(names: &[&str], contract: &Contract) -> Result<Vec<usize>, String> {
+    let wanted = contract.output.tensors.iter().enumerate();
+    wanted
+        .map(|(number, tensor)| match (&tensor.name, names) {
+            (None, [_]) => Ok(0),
+            (None, _) => Err(format!(
+                "it has {} outputs ({}), the contract names none: set output.name",
+                names.len(),
                 names.join(", ")
-            )
-        }),
-    }
+            )),
+            (Some(name), _) => names.iter().position(|n| n == name).ok_or_else(|| {
+                let key = match number {
+                    0 => "output.name".to_owned(),
+                    n => format!("output.tensors[{n}].name"),
+                };
+                format!("it has no output {name:?} ({key}), only {}", names.join(", "))
+            }),
+        })
+        .collect()
 }

@@ -15,15 +15,16 @@ use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 
 use tracing::{info, warn};
 
-use super::answer::{Elements, Reader};
 use super::engine_cache::{self, EngineKey};
 use super::ort_failure;
 use super::ort_library::{self, Loaded};
 use super::ort_profile;
-use super::{Backend, Device, InputSize, Output, RunsOn, Segmenter, TensorData, network_for, pick_output};
+use super::{Backend, Device, InputSize, Outputs, RunsOn, Segmenter, TensorData, network_for, pick_outputs};
+use crate::answer::Reader;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::contract::{Contract, InputType, Layout, ModelFile, Precision};
+use crate::tensor::Elements;
 
 pub use super::ort_library::LIBRARY_VARIABLE;
 
@@ -270,7 +271,11 @@ impl Backend for OrtBackend {
         let shape = input_shape(contract, size);
         let sides = check_input(&probe, contract, &shape).map_err(mismatch)?;
         let names: Vec<&str> = probe.outputs().iter().map(|o| o.name()).collect();
-        let output_index = pick_output(&names, contract).map_err(mismatch)?;
+        let wanted: Vec<(usize, String)> = pick_outputs(&names, contract)
+            .map_err(mismatch)?
+            .into_iter()
+            .map(|index| (index, names[index].to_owned()))
+            .collect();
         drop(probe);
 
         let asked = self.options.device.provider();
@@ -300,11 +305,10 @@ impl Backend for OrtBackend {
                 Device::Cpu => self.options.threads.max(1),
                 Device::Cuda | Device::TensorRt => 1,
             },
-            output_index,
+            wanted,
             shape,
             dtype: contract.input.dtype,
             size,
-            reader: Reader::new(contract, &location),
             runs_on: RunsOn {
                 backend: "ort",
                 provider: asked.into(),
@@ -314,7 +318,9 @@ impl Backend for OrtBackend {
             file: location,
         };
         // One run, so that an answer that is not what the contract says is found here, and memory is there.
-        segmenter.run(&zeros, &mut Output::empty())?;
+        let mut outputs = Outputs::default();
+        segmenter.run(&zeros, &mut outputs)?;
+        Reader::new(contract, &segmenter.file).check(&outputs)?;
         match profile.map(|_| segmenter.profiled()) {
             Some(Ok(shares)) => {
                 segmenter.runs_on.provider = ort_profile::provider(&shares, asked).map_err(|why| {
@@ -346,11 +352,11 @@ struct OrtSegmenter {
     session: Session,
     /// Of one inference on the CPU.
     threads: usize,
-    output_index: usize,
+    /// Place and name of each output that the contract names.
+    wanted: Vec<(usize, String)>,
     shape: [usize; 4],
     dtype: InputType,
     size: InputSize,
-    reader: Reader,
     runs_on: RunsOn,
     file: String,
 }
@@ -377,7 +383,7 @@ impl Segmenter for OrtSegmenter {
         self.threads
     }
 
-    fn run(&mut self, input: &TensorData, output: &mut Output) -> Result<()> {
+    fn run(&mut self, input: &TensorData, outputs: &mut Outputs) -> Result<()> {
         let elements: usize = self.shape.iter().product();
         let fits = match (input, self.dtype) {
             (TensorData::F32(v), InputType::F32) => v.len() == elements,
@@ -391,43 +397,49 @@ impl Segmenter for OrtSegmenter {
             )));
         }
         let Self {
-            session, file, shape, ..
+            session,
+            file,
+            shape,
+            wanted,
+            ..
         } = self;
         let failed = |e: ort::Error| {
             Error::transient(format!("{file}: ONNX Runtime failed to run it")).caused_by(one_line(&e))
         };
         // The input is lent, not copied.
-        let outputs = match input {
+        let found = match input {
             TensorData::F32(values) => TensorRef::from_array_view((*shape, values.as_slice()))
                 .and_then(|tensor| session.run(ort::inputs![tensor])),
             TensorData::U8(values) => TensorRef::from_array_view((*shape, values.as_slice()))
                 .and_then(|tensor| session.run(ort::inputs![tensor])),
         }
         .map_err(failed)?;
-        let value: &DynValue = &outputs[self.output_index];
-        let ValueType::Tensor { ty, shape: dims, .. } = value.dtype() else {
-            return Err(Error::fatal(format!("{}: its output is no tensor", self.file)));
-        };
-        let elements = match ty {
-            TensorElementType::Float32 => value.try_extract_tensor().map(|(_, v)| Elements::F32(v)),
-            TensorElementType::Int64 => value.try_extract_tensor().map(|(_, v)| Elements::I64(v)),
-            TensorElementType::Int32 => value.try_extract_tensor().map(|(_, v)| Elements::I32(v)),
-            TensorElementType::Uint8 => value.try_extract_tensor().map(|(_, v)| Elements::U8(v)),
-            other => {
-                return Err(Error::fatal(format!(
-                    "{}: its output holds {other}, expected f32, i64, i32 or u8",
-                    self.file
-                )));
+        for (slot, (index, name)) in wanted.iter().enumerate() {
+            let value: &DynValue = &found[*index];
+            let ValueType::Tensor { ty, shape: dims, .. } = value.dtype() else {
+                return Err(Error::fatal(format!("{file}: its output {name:?} is no tensor")));
+            };
+            let elements = match ty {
+                TensorElementType::Float32 => value.try_extract_tensor().map(|(_, v)| Elements::F32(v)),
+                TensorElementType::Int64 => value.try_extract_tensor().map(|(_, v)| Elements::I64(v)),
+                TensorElementType::Int32 => value.try_extract_tensor().map(|(_, v)| Elements::I32(v)),
+                TensorElementType::Uint8 => value.try_extract_tensor().map(|(_, v)| Elements::U8(v)),
+                other => {
+                    return Err(Error::fatal(format!(
+                        "{file}: its output holds {other}, expected f32, i64, i32 or u8"
+                    )));
+                }
             }
+            .map_err(failed)?;
+            // More dimensions than any answer has are cut to one too many, which no answer has either.
+            let mut known = [0usize; 6];
+            let rank = dims.len().min(known.len());
+            for (side, &dim) in known.iter_mut().zip(dims.iter()) {
+                *side = usize::try_from(dim).unwrap_or(0);
+            }
+            outputs.write(slot, name, &known[..rank], elements);
         }
-        .map_err(failed)?;
-        // More dimensions than any answer has are cut to one too many, which no answer has either.
-        let mut known = [0usize; 5];
-        let rank = dims.len().min(known.len());
-        for (slot, &dim) in known.iter_mut().zip(dims.iter()) {
-            *slot = usize::try_from(dim).unwrap_or(0);
-        }
-        self.reader.read(&known[..rank], elements, output)
+        Ok(())
     }
 }
 

@@ -12,13 +12,14 @@ use tract_onnx::pb::type_proto;
 use tract_onnx::pb::{ModelProto, ValueInfoProto};
 use tract_onnx::prelude::*;
 
-use super::answer::{Elements, Reader};
 use super::{
-    Backend, InputSize, Output, RunsOn, Segmenter, TensorData, network_for, onnx_check, pick_output,
+    Backend, InputSize, Outputs, RunsOn, Segmenter, TensorData, network_for, onnx_check, pick_outputs,
 };
+use crate::answer::Reader;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::contract::{Contract, InputType, Layout, Precision};
+use crate::tensor::Elements;
 
 /// The version of tract that segd is built with.
 pub const VERSION: &str = "0.23";
@@ -117,10 +118,12 @@ impl Backend for TractBackend {
                 "the contract and the network don't belong together: correct contract.toml or export again",
             )
         })?;
-        let output = pick_output(&output_names(&proto), contract).map_err(&fatal)?;
+        let all_names = output_names(&proto);
+        let outputs = pick_outputs(&all_names, contract).map_err(&fatal)?;
+        let names: Vec<String> = outputs.iter().map(|&index| all_names[index].to_owned()).collect();
 
         let prepared = catch_unwind(AssertUnwindSafe(|| {
-            prepare_plan(&onnx, &proto, &shape, contract.input.dtype, output)
+            prepare_plan(&onnx, &proto, &shape, contract.input.dtype, &outputs)
         }))
         .unwrap_or_else(|panic| {
             let what = panic.downcast_ref::<String>().map(String::as_str);
@@ -148,13 +151,14 @@ impl Backend for TractBackend {
             threads: self.threads,
             input: Arc::new(input),
             size,
-            reader: Reader::new(contract, &location),
+            names,
             precision: file.precision,
             file: location,
         };
         // One run, so that an answer that is not what the contract says is found here.
-        let mut output = Output::empty();
-        segmenter.infer(&mut output)?;
+        let mut outputs = Outputs::default();
+        segmenter.infer(&mut outputs)?;
+        Reader::new(contract, &segmenter.file).check(&outputs)?;
         Ok(Box::new(segmenter))
     }
 
@@ -183,45 +187,49 @@ struct TractSegmenter {
     /// Lent to tract for each run, and ours alone between runs.
     input: Arc<Tensor>,
     size: InputSize,
-    reader: Reader,
+    /// Of the outputs.
+    names: Vec<String>,
     precision: Precision,
     file: String,
 }
 
 impl TractSegmenter {
-    fn infer(&mut self, output: &mut Output) -> Result<()> {
-        multithread_tract_scope(self.executor.clone(), || self.infer_here(output))
+    fn infer(&mut self, outputs: &mut Outputs) -> Result<()> {
+        multithread_tract_scope(self.executor.clone(), || self.infer_here(outputs))
     }
 
-    fn infer_here(&mut self, output: &mut Output) -> Result<()> {
+    fn infer_here(&mut self, outputs: &mut Outputs) -> Result<()> {
         let failed = |file: &str, e: &TractError| {
             Error::transient(format!("{file}: tract failed to run it")).caused_by(cause(e))
         };
-        let outputs = self
+        let found = self
             .state
             .run(tvec!(TValue::from_const(Arc::clone(&self.input))))
             .map_err(|e| failed(&self.file, &e))?;
-        let tensor = outputs
-            .first()
-            .ok_or_else(|| Error::fatal(format!("{}: no output", self.file)))?;
-        let view = tensor.view();
-        let kind = tensor.datum_type();
-        let elements = if kind == f32::datum_type() {
-            view.as_slice().map(Elements::F32)
-        } else if kind == i64::datum_type() {
-            view.as_slice().map(Elements::I64)
-        } else if kind == i32::datum_type() {
-            view.as_slice().map(Elements::I32)
-        } else if kind == u8::datum_type() {
-            view.as_slice().map(Elements::U8)
-        } else {
-            return Err(Error::fatal(format!(
-                "{}: its output holds {kind:?}, expected f32, i64, i32 or u8",
-                self.file
-            )));
-        };
-        let elements = elements.map_err(|e| failed(&self.file, &e))?;
-        self.reader.read(tensor.shape(), elements, output)
+        for (index, name) in self.names.iter().enumerate() {
+            let tensor = found
+                .get(index)
+                .ok_or_else(|| Error::fatal(format!("{}: no output {name:?}", self.file)))?;
+            let view = tensor.view();
+            let kind = tensor.datum_type();
+            let elements = if kind == f32::datum_type() {
+                view.as_slice().map(Elements::F32)
+            } else if kind == i64::datum_type() {
+                view.as_slice().map(Elements::I64)
+            } else if kind == i32::datum_type() {
+                view.as_slice().map(Elements::I32)
+            } else if kind == u8::datum_type() {
+                view.as_slice().map(Elements::U8)
+            } else {
+                return Err(Error::fatal(format!(
+                    "{}: its output holds {kind:?}, expected f32, i64, i32 or u8",
+                    self.file
+                )));
+            };
+            let elements = elements.map_err(|e| failed(&self.file, &e))?;
+            outputs.write(index, name, tensor.shape(), elements);
+        }
+        Ok(())
     }
 }
 
@@ -243,7 +251,7 @@ impl Segmenter for TractSegmenter {
         self.threads
     }
 
-    fn run(&mut self, input: &TensorData, output: &mut Output) -> Result<()> {
+    fn run(&mut self, input: &TensorData, outputs: &mut Outputs) -> Result<()> {
         if Arc::get_mut(&mut self.input).is_none() {
             // A run that failed may have kept its input.
             self.input = Arc::new((*self.input).clone());
@@ -268,7 +276,7 @@ impl Segmenter for TractSegmenter {
                 _ => return Err(wrong()),
             },
         }
-        self.infer(output)
+        self.infer(outputs)
     }
 }
 
@@ -345,13 +353,13 @@ fn output_names(proto: &ModelProto) -> Vec<&str> {
     graph.flat_map(|g| &g.output).map(|o| o.name.as_str()).collect()
 }
 
-/// The network with its input's shape fixed, only the output that is wanted, optimised.
+/// The network with its input's shape fixed, only the outputs that are wanted, optimised.
 fn prepare_plan(
     onnx: &tract_onnx::Onnx,
     proto: &ModelProto,
     shape: &[usize; 4],
     dtype: InputType,
-    output: usize,
+    outputs: &[usize],
 ) -> TractResult<Arc<TypedSimplePlan>> {
     let fact = match dtype {
         InputType::F32 => f32::fact(shape),
@@ -359,8 +367,9 @@ fn prepare_plan(
     };
     let mut model = onnx.model_for_proto_model(proto)?;
     model.set_input_fact(0, fact.into())?;
-    let outlet = model.output_outlets()?[output];
-    model.select_output_outlets(&[outlet])?;
+    let all = model.output_outlets()?.to_vec();
+    let wanted: Vec<_> = outputs.iter().map(|&index| all[index]).collect();
+    model.select_output_outlets(&wanted)?;
     let mut model = model.into_typed()?;
     int8::replace(&mut model)?;
     let mut model = model.into_decluttered()?;
@@ -389,7 +398,7 @@ mod tests {
         let mut onnx = tract_onnx::onnx();
         let proto = onnx.proto_model_for_path(path).unwrap();
         int8::register(&mut onnx);
-        let plan = prepare_plan(&onnx, &proto, &[1, 3, 96, 128], InputType::F32, 0).unwrap();
+        let plan = prepare_plan(&onnx, &proto, &[1, 3, 96, 128], InputType::F32, &[0]).unwrap();
         plan.model()
             .nodes()
             .iter()

@@ -9,9 +9,10 @@ use crate::error::{Error, Result};
 use crate::tensor::InputSize;
 
 mod check;
+mod output;
 
-/// The `format` this version reads and writes.
-pub const FORMAT: u32 = 1;
+/// The newest `format` that this version reads. It writes the oldest that can say what a contract holds.
+pub const FORMAT: u32 = 2;
 
 /// Largest input side in pixels that a contract may ask for.
 pub const MAX_SIDE: usize = 4096;
@@ -20,7 +21,7 @@ pub const MAX_SIDE: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Contract {
-    /// Version of the format: 1.
+    /// Version of the format: 1 or 2.
     pub format: u32,
     /// Short name, as in `--model NAME`: letters, digits, `-`, `_`, `.`.
     pub name: String,
@@ -140,10 +141,17 @@ fn one() -> usize {
     1
 }
 
-/// What the output holds.
+/// What the network's answer is; it chooses the decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputKind {
+    /// A class for each cell, from one output of [`Role::Logits`] or [`Role::Labels`].
+    Semantic,
+}
+
+/// What one output holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum OutputKind {
+pub enum Role {
     /// A score for each class in each cell; the largest wins.
     Logits,
     /// The winning class's index in each cell.
@@ -175,23 +183,54 @@ pub enum Grid {
 }
 
 /// What the network gives.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "output::Written", into = "output::Written")]
 pub struct OutputContract {
-    /// Logits or labels.
+    /// What the answer is.
     pub kind: OutputKind,
+    /// Where the cells lie.
+    pub grid: Grid,
+    /// The outputs that the answer is read from, at least one.
+    pub tensors: Vec<TensorContract>,
+}
+
+/// One output of the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorContract {
+    /// What it holds.
+    pub role: Role,
     /// Order of dimensions. Labels have none for classes: `[1, H, W]`, or 1 in its place.
     #[serde(default = "nchw")]
     pub layout: Layout,
     /// Type of elements.
     #[serde(default = "f32_type")]
     pub dtype: OutputType,
-    /// Where the cells lie.
-    #[serde(default = "half_pixel")]
-    pub grid: Grid,
     /// The output's name, for networks with several; the only output otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+}
+
+impl OutputContract {
+    /// A semantic answer from one output.
+    pub fn of(tensor: TensorContract, grid: Grid) -> Self {
+        Self {
+            kind: OutputKind::Semantic,
+            grid,
+            tensors: vec![tensor],
+        }
+    }
+
+    /// The output of a semantic answer.
+    ///
+    /// # Panics
+    /// If there is none, which no contract that was read has.
+    pub fn semantic(&self) -> &TensorContract {
+        match self.tensors.first() {
+            Some(tensor) => tensor,
+            None => panic!("a contract without outputs"),
+        }
+    }
 }
 
 fn nchw() -> Layout {
@@ -217,6 +256,9 @@ pub struct Class {
     /// Not drawn unless asked for.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub background: bool,
+    /// Countable: a person, a car. Otherwise stuff, such as sky or road. Since format 2.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub thing: bool,
 }
 
 /// Precision of a file's arithmetic.
@@ -324,12 +366,25 @@ impl Contract {
         Ok(contract)
     }
 
-    /// The contract as TOML.
+    /// The oldest format that can say what this contract holds.
+    pub fn oldest_format(&self) -> u32 {
+        if self.output.is_of_format_1() && self.classes.iter().all(|class| !class.thing) {
+            1
+        } else {
+            2
+        }
+    }
+
+    /// The contract as TOML, in the oldest format that can say it.
     ///
     /// # Errors
     /// Fatal if it can't be written as TOML.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| Error::fatal("contract can't be written as TOML").caused_by(e))
+        let written = Self {
+            format: self.oldest_format(),
+            ..self.clone()
+        };
+        toml::to_string(&written).map_err(|e| Error::fatal("contract can't be written as TOML").caused_by(e))
     }
 
     /// The first file that `backend` may run, of `precision` if given.

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
 use crate::model::contract::Class;
+use crate::scene::{Segment, is_by_class};
 
 use canvas::{Canvas, Planes};
 pub use caption::caption;
@@ -118,8 +119,10 @@ pub struct Painter {
     format: FrameFormat,
     output: FrameFormat,
     options: OverlayOptions,
-    /// An ink for each label.
+    /// An ink for each class.
     inks: Box<Inks>,
+    /// An ink for each segment, where segments are not classes.
+    segment_inks: Box<Inks>,
     /// For a picture without a mask: the same for each label.
     bare: Box<Inks>,
     /// A label that draws nothing.
@@ -186,6 +189,7 @@ impl Painter {
             format,
             output,
             inks,
+            segment_inks: Box::new([nothing; 256]),
             bare: Box::new([nothing; 256]),
             hidden,
             entries,
@@ -216,6 +220,39 @@ impl Painter {
     /// # Panics
     /// If `image` is not of the painter's format, or `out` is shorter than the output.
     pub fn paint(&mut self, image: &ImageRef<'_>, mask: Option<&Mask>, out: &mut [u8]) {
+        self.paint_segments(image, mask.map(|mask| (mask, &[][..])), out);
+    }
+
+    /// As [`paint`](Self::paint) for a map whose numbers stand for `segments`; for classes, if there are none. Each is
+    /// drawn as its class is; borders run between segments, and the legend counts classes.
+    ///
+    /// # Panics
+    /// As [`paint`](Self::paint).
+    pub fn paint_segments(
+        &mut self,
+        image: &ImageRef<'_>,
+        scene: Option<(&Mask, &[Segment])>,
+        out: &mut [u8],
+    ) {
+        let (mask, segments) = (scene.map(|(mask, _)| mask), scene.map_or(&[][..], |(_, s)| s));
+        let by_class = is_by_class(segments);
+        // Numbers without a segment have no class either.
+        let class_of = |number: usize| match segments.get(number) {
+            Some(segment) => usize::from(segment.class).min(255),
+            None => usize::from(self.hidden),
+        };
+        let mut hidden = self.hidden;
+        if !by_class {
+            for number in 0..256 {
+                self.segment_inks[number] = self.inks[class_of(number)];
+            }
+            hidden = (0..=255_u8)
+                .find(|&n| usize::from(n) >= segments.len())
+                .unwrap_or(255);
+            if self.options.mode == Visualize::Contour {
+                self.segment_inks[usize::from(hidden)] = self.bare[0];
+            }
+        }
         assert_eq!(
             image.format, self.format,
             "the painter was made for another format"
@@ -232,16 +269,17 @@ impl Painter {
             paint_at(image, none, &self.bare, &mut canvas, 0, &mut self.scratch);
             left = half_width(self.format);
         }
+        let mask_inks = if by_class { &self.inks } else { &self.segment_inks };
         let (labels, inks) = match mask {
             None => (Labels::same(&self.no_labels), &self.bare),
             Some(mask) if self.options.mode == Visualize::Contour => {
                 let radius = contour::radius(height);
                 for (y, row) in self.borders.chunks_exact_mut(width).enumerate() {
-                    self.contour.row(mask, y, radius, self.hidden, row);
+                    self.contour.row(mask, y, radius, hidden, row);
                 }
-                (Labels::each(&self.borders, width), &self.inks)
+                (Labels::each(&self.borders, width), mask_inks)
             }
-            Some(mask) => (Labels::each(mask, width), &self.inks),
+            Some(mask) => (Labels::each(mask, width), mask_inks),
         };
         paint_at(image, labels, inks, &mut canvas, left, &mut self.scratch);
         if let Some(mask) = mask
@@ -250,6 +288,13 @@ impl Painter {
         {
             let mut counts = [0; 256];
             rows::count(mask, &mut counts);
+            if !by_class {
+                let numbers = counts;
+                counts = [0; 256];
+                for (number, pixels) in numbers.iter().enumerate() {
+                    counts[class_of(number)] += pixels;
+                }
+            }
             let least = (mask.len() * LEGEND_PER_MILLE / 1000).max(1);
             let present = self
                 .entries

@@ -8,6 +8,7 @@ fn class(name: &str, color: [u8; 3], background: bool) -> Class {
         name: name.into(),
         color,
         background,
+        thing: false,
     }
 }
 

@@ -1,14 +1,22 @@
 //! What a contract's values must be, beyond what their types say.
 
-use super::{Contract, FORMAT, InputType, MAX_SIDE, OutputKind, OutputType, Resize, ones, zeros};
+use super::{Contract, FORMAT, InputType, MAX_SIDE, Resize, ones, zeros};
 
 impl Contract {
     /// Says which key holds what, and what was expected.
     pub(super) fn check(&self) -> Result<(), String> {
-        if self.format != FORMAT {
+        if !(1..=FORMAT).contains(&self.format) {
             return Err(format!(
-                "format = {}, this segd reads format {FORMAT}",
+                "format = {}, this segd reads formats 1 to {FORMAT}",
                 self.format
+            ));
+        }
+        self.output.check()?;
+        if self.format < self.oldest_format() {
+            return Err(format!(
+                "format = {}, but classes with thing = true need format = {}",
+                self.format,
+                self.oldest_format()
             ));
         }
         let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -55,10 +63,6 @@ impl Contract {
         }
         if input.dtype == InputType::U8 && (input.mean != zeros() || input.std != ones()) {
             return Err("input.dtype = \"u8\" takes bytes as they are: mean must be 0 and std 1".into());
-        }
-        let float = self.output.dtype == OutputType::F32;
-        if self.output.kind == OutputKind::Logits && !float {
-            return Err("output.dtype must be \"f32\" for kind = \"logits\"".into());
         }
         if self.classes.is_empty() || self.classes.len() > 256 {
             return Err(format!("{} classes, expected 1 to 256", self.classes.len()));

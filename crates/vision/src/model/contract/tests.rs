@@ -42,7 +42,18 @@ fn a_contract_survives_writing_and_reading() {
 #[test]
 fn bad_contracts_are_refused_with_the_key() {
     for (from, to, expected) in [
-        ("format = 1", "format = 2", "format = 2"),
+        ("format = 1", "format = 3", "format = 3"),
+        (
+            "color = [192, 128, 128]",
+            "color = [0, 0, 0]\nthing = true",
+            "need format = 2",
+        ),
+        ("kind = \"logits\"", "kind = \"semantic\"", "0 [[output.tensors]]"),
+        (
+            "kind = \"logits\"",
+            "kind = \"semantic\"\nname = \"x\"",
+            "[[output.tensors]]",
+        ),
         ("name = \"tiny\"", "name = \"../x\"", "name ="),
         ("path = \"fp32.onnx\"", "path = \"../fp32.onnx\"", "files.path"),
         ("e3b0", "E3B0", "files.sha256"),
@@ -123,4 +134,25 @@ fn sides_with_an_offset() {
     assert_eq!(input.nearest_side(510), 513);
     assert_eq!(input.nearest_side(0), 1);
     assert!(input.is_valid_side(513) && !input.is_valid_side(512));
+}
+
+#[test]
+fn format_2_lists_outputs_and_things_and_is_written_only_where_it_is_needed() {
+    let old = Contract::parse(GOOD, "contract.toml").unwrap();
+    let new = GOOD.replace("format = 1", "format = 2").replace(
+        "kind = \"logits\"",
+        "kind = \"semantic\"\ntensors = [{ role = \"logits\" }]",
+    );
+    let new = Contract::parse(&new, "contract.toml").unwrap();
+    assert_eq!(new.output, old.output);
+    assert!(new.to_toml().unwrap().starts_with("format = 1\n"));
+
+    let mut things = new;
+    things.classes[1].thing = true;
+    let text = things.to_toml().unwrap();
+    assert!(
+        text.starts_with("format = 2\n") && text.contains("thing = true"),
+        "{text}"
+    );
+    assert_eq!(Contract::parse(&text, "again").unwrap().classes, things.classes);
 }

@@ -134,10 +134,10 @@ fn any_case() -> impl Strategy<Value = Case> {
         })
 }
 
-fn fast(case: &Case, post: &mut Postprocessor) -> Vec<u8> {
+fn fast(case: &Case, post: &mut SemanticDecoder) -> Vec<u8> {
     let (classes, height, width) = case.shape;
     let mut mask = Mask::zeros(1, 1);
-    let output = Output::Logits {
+    let output = Answer::Logits {
         classes,
         height,
         width,
@@ -153,7 +153,7 @@ proptest! {
 
     #[test]
     fn equals_upsampling_then_argmax(case in any_case()) {
-        let mut post = Postprocessor::new(case.grid, case.size, case.placement, case.mask.0, case.mask.1);
+        let mut post = SemanticDecoder::new(case.grid, case.size, case.placement, case.mask.0, case.mask.1);
         let expected = slow(case.grid, case.size, case.placement, case.mask, case.shape, &case.values);
         prop_assert_eq!(fast(&case, &mut post), expected.clone());
         // Again with what the first left behind.
@@ -167,9 +167,9 @@ proptest! {
     ) {
         let labels: Vec<u8> = (0..cells_w * cells_h).map(|i| (seed.rotate_left(i as u32) ^ i as u64) as u8).collect();
         let size = InputSize { width: 2 * cells_w, height: 2 * cells_h };
-        let mut post = Postprocessor::new(Grid::HalfPixel, size, whole(size), w, h);
+        let mut post = SemanticDecoder::new(Grid::HalfPixel, size, whole(size), w, h);
         let mut mask = Mask::zeros(1, 1);
-        post.run(&Output::Labels { height: cells_h, width: cells_w, labels: labels.clone() }, &mut mask);
+        post.run(&Answer::Labels { height: cells_h, width: cells_w, labels: labels.clone() }, &mut mask);
         for y in 0..h {
             for x in 0..w {
                 // The cell that holds the pixel's centre; on an edge between two, the later.
@@ -197,7 +197,7 @@ fn winners_by_one_rounding_step_stay_winners() {
         shape: (2, 1, 2),
         values: vec![1.0, big, 1.0_f32.next_up(), big.next_up()],
     };
-    let mut post = Postprocessor::new(case.grid, size, case.placement, 16, 16);
+    let mut post = SemanticDecoder::new(case.grid, size, case.placement, 16, 16);
     assert_eq!(fast(&case, &mut post), vec![1; 256]);
     assert_eq!(
         slow(
@@ -224,7 +224,7 @@ fn a_class_that_wins_in_no_cell_may_win_between_them() {
         shape: (3, 1, 2),
         values: vec![10.0, -10.0, -10.0, 10.0, 4.0, 4.0],
     };
-    let mut post = Postprocessor::new(case.grid, size, case.placement, 8, 1);
+    let mut post = SemanticDecoder::new(case.grid, size, case.placement, 8, 1);
     // Class 0 falls through 4 at 0.3 of the way from pixel 1.5 to 5.5: pixel 2.7.
     assert_eq!(fast(&case, &mut post), [0, 0, 0, 2, 2, 1, 1, 1]);
 }
@@ -243,7 +243,7 @@ fn ties_and_not_a_number() {
         };
         fast(
             &case,
-            &mut Postprocessor::new(case.grid, size, case.placement, 2, 1),
+            &mut SemanticDecoder::new(case.grid, size, case.placement, 2, 1),
         )
     };
     assert_eq!(run(vec![1.0, 2.0, 1.0, 2.0]), [0, 0]);
@@ -255,14 +255,14 @@ fn ties_and_not_a_number() {
 #[test]
 fn full_size_logits_and_another_size_afterwards() {
     let size = InputSize { width: 4, height: 2 };
-    let mut post = Postprocessor::new(Grid::HalfPixel, size, whole(size), 4, 2);
+    let mut post = SemanticDecoder::new(Grid::HalfPixel, size, whole(size), 4, 2);
     let mut mask = Mask::zeros(0, 0);
     let wanted = [0, 1, 2, 0, 2, 1, 0, 1];
     let values = (0..24)
         .map(|i| if wanted[i % 8] == i / 8 { 1.0 } else { 0.0 })
         .collect();
     post.run(
-        &Output::Logits {
+        &Answer::Logits {
             classes: 3,
             height: 2,
             width: 4,
@@ -272,7 +272,7 @@ fn full_size_logits_and_another_size_afterwards() {
     );
     assert_eq!(mask.labels, wanted.map(|w| w as u8));
     post.run(
-        &Output::Labels {
+        &Answer::Labels {
             height: 1,
             width: 2,
             labels: vec![7, 9],

@@ -1,0 +1,230 @@
+//! What is seen, for whoever wants to know: each composed frame's scene, behind a mailbox for each reader.
+//!
+//! A slow reader loses the oldest scenes, which are counted, and costs nobody else anything. While nobody reads, no scene
+//! is made.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::clock::{Stop, StopHandle, TimeNs, stop_pair};
+use crate::mailbox::{MailboxReceiver, MailboxSender, MailboxStats, Received, Sent, WhenFull, mailbox};
+use crate::supervise::Background;
+use vision::error::Result;
+use vision::scene::Scene;
+
+/// Scenes that wait for a reader; when it is full the oldest is dropped.
+pub const QUEUE: usize = 2;
+
+/// What is known of one outgoing picture.
+#[derive(Debug, Clone)]
+pub enum Seen {
+    /// What is in it.
+    Scene(Arc<Scene>),
+    /// Nothing: there is no mask, or none that is young enough.
+    Unknown {
+        /// When the picture was taken.
+        captured_at_ns: TimeNs,
+        /// Its number, as its source counts.
+        sequence: u64,
+    },
+}
+
+impl Seen {
+    /// When the picture was taken.
+    pub fn captured_at_ns(&self) -> TimeNs {
+        match self {
+            Self::Scene(scene) => scene.captured_at_ns,
+            Self::Unknown { captured_at_ns, .. } => *captured_at_ns,
+        }
+    }
+}
+
+/// Wants to know what is seen; called on a thread of its own.
+pub trait Observer: Send {
+    /// For the log and the metrics.
+    fn name(&self) -> &'static str;
+
+    /// A picture went out. Pictures that came while this worked may be missing.
+    fn seen(&mut self, seen: &Seen);
+}
+
+/// Where a reader's scenes go.
+#[derive(Debug)]
+struct Reader {
+    name: &'static str,
+    to: MailboxSender<Seen>,
+}
+
+/// Hands scenes to the readers of one pipeline.
+#[derive(Debug, Default)]
+pub struct SceneDesk {
+    readers: ArcSwap<Vec<Arc<Reader>>>,
+    /// Held while the list is replaced.
+    changing: Mutex<()>,
+}
+
+/// Scenes as they come, until dropped.
+#[derive(Debug)]
+pub struct SceneReader {
+    from: MailboxReceiver<Seen>,
+    _stop: StopHandle,
+}
+
+impl SceneReader {
+    /// The next scene, waited for at most `timeout`.
+    pub fn next(&self, timeout: Duration) -> Received<Seen> {
+        self.from.recv_timeout(timeout)
+    }
+
+    /// Counters of its mailbox.
+    pub fn stats(&self) -> Arc<MailboxStats> {
+        self.from.stats()
+    }
+}
+
+/// How often a thread that waits for scenes looks at its stop.
+const LOOK_AT_STOP: Duration = Duration::from_millis(100);
+
+impl SceneDesk {
+    /// Scenes from the next picture on.
+    pub fn subscribe(&self, name: &'static str) -> SceneReader {
+        let (handle, stop) = stop_pair();
+        let (to, from) = mailbox(QUEUE, WhenFull::DropOldest, &stop);
+        self.change(|readers| readers.push(Arc::new(Reader { name, to })));
+        SceneReader { from, _stop: handle }
+    }
+
+    /// Calls `observer` on a thread of its own, until what is returned is dropped.
+    ///
+    /// # Errors
+    /// Fatal if the system can't start another thread.
+    pub fn observe(&self, mut observer: Box<dyn Observer>) -> Result<Background> {
+        let name = observer.name();
+        let reader = self.subscribe(name);
+        Background::spawn(name, move |stop: &Stop| {
+            while !stop.is_stopped() {
+                match reader.next(LOOK_AT_STOP) {
+                    Received::Item(seen) => observer.seen(&seen),
+                    Received::Timeout => {}
+                    Received::Closed => return,
+                }
+            }
+        })
+    }
+
+    /// Whether somebody reads.
+    pub fn is_wanted(&self) -> bool {
+        !self.readers.load().is_empty()
+    }
+
+    /// Hands a scene to every reader. Never waits.
+    pub fn offer(&self, seen: &Seen) {
+        let readers = self.readers.load();
+        let mut gone = false;
+        for reader in readers.iter() {
+            gone |= reader.to.send(seen.clone()) == Sent::Closed;
+        }
+        if gone {
+            self.change(|readers| readers.retain(|reader| !reader.to.is_closed()));
+        }
+    }
+
+    /// Name, scenes offered and scenes dropped of each reader.
+    pub fn counts(&self) -> Vec<(&'static str, u64, u64)> {
+        let readers = self.readers.load();
+        let of = |reader: &Arc<Reader>| {
+            let stats = reader.to.stats();
+            (reader.name, stats.sent(), stats.dropped())
+        };
+        readers.iter().map(of).collect()
+    }
+
+    fn change(&self, with: impl FnOnce(&mut Vec<Arc<Reader>>)) {
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(|e| e.into_inner());
+        let mut readers = (**self.readers.load()).clone();
+        with(&mut readers);
+        self.readers.store(Arc::new(readers));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    fn unknown(sequence: u64) -> Seen {
+        Seen::Unknown {
+            captured_at_ns: sequence * 10,
+            sequence,
+        }
+    }
+
+    fn number(received: Received<Seen>) -> Option<u64> {
+        match received {
+            Received::Item(seen) => Some(seen.captured_at_ns() / 10),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_slow_reader_loses_the_oldest_and_costs_itself_alone() {
+        let desk = SceneDesk::default();
+        assert!(!desk.is_wanted());
+        let (slow, quick) = (desk.subscribe("slow"), desk.subscribe("quick"));
+        assert!(desk.is_wanted());
+        for n in 0..5 {
+            desk.offer(&unknown(n));
+            assert_eq!(number(quick.next(Duration::ZERO)), Some(n));
+        }
+        assert_eq!(number(slow.next(Duration::ZERO)), Some(3));
+        assert_eq!(number(slow.next(Duration::ZERO)), Some(4));
+        assert_eq!(number(slow.next(Duration::ZERO)), None);
+        assert_eq!(desk.counts(), [("slow", 5, 3), ("quick", 5, 0)]);
+        drop(slow);
+        desk.offer(&unknown(5));
+        assert_eq!(desk.counts(), [("quick", 6, 0)]);
+        drop(quick);
+        desk.offer(&unknown(6));
+        assert!(!desk.is_wanted());
+    }
+
+    struct Slow {
+        began: Sender<u64>,
+        go_on: Receiver<()>,
+    }
+
+    impl Observer for Slow {
+        fn name(&self) -> &'static str {
+            "slow"
+        }
+
+        fn seen(&mut self, seen: &Seen) {
+            self.began.send(seen.captured_at_ns() / 10).unwrap();
+            self.go_on.recv().unwrap();
+        }
+    }
+
+    #[test]
+    fn an_observer_that_is_busy_gets_the_newest_next() {
+        let desk = SceneDesk::default();
+        let (began, seen) = channel();
+        let (let_go, go_on) = channel();
+        let thread = desk.observe(Box::new(Slow { began, go_on })).unwrap();
+        desk.offer(&unknown(0));
+        assert_eq!(seen.recv().unwrap(), 0);
+        for n in 1..=4 {
+            desk.offer(&unknown(n));
+        }
+        for _ in 0..3 {
+            let_go.send(()).unwrap();
+        }
+        assert_eq!((seen.recv().unwrap(), seen.recv().unwrap()), (3, 4));
+        assert_eq!(desk.counts(), [("slow", 5, 2)]);
+        drop(thread);
+        desk.offer(&unknown(5));
+        assert!(!desk.is_wanted());
+    }
+}
