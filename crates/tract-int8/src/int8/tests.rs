@@ -1,7 +1,6 @@
 //! Each form of each kernel beside the definition of its operator.
 
 use proptest::prelude::*;
-use tract_onnx::prelude::*;
 
 use super::super::depthwise::{Axis, Geometry};
 use super::conv::{convolve, plane_len, planes};
