@@ -141,11 +141,11 @@ fn who_asks_is_told_what_is_seen_and_when_nothing_is_known() {
     let state = gate.clone();
     let faults = Faults {
         answer: Arc::new(move |_| match state.load(Relaxed) {
-            0 => Ok(1),
-            _ => {
+            0 => {
                 std::thread::sleep(Duration::from_millis(5));
                 Err(Error::transient("the accelerator has reset"))
             }
+            _ => Ok(1),
         }),
         ..Faults::default()
     };
@@ -157,6 +157,8 @@ fn who_asks_is_told_what_is_seen_and_when_nothing_is_known() {
             other => panic!("no scene: {other:?}"),
         }
     };
+    assert!(matches!(next(), Seen::Unknown { .. }), "there is no mask yet");
+    gate.store(1, Relaxed);
     let scene = loop {
         if let Seen::Scene(scene) = next() {
             break scene;
@@ -169,8 +171,6 @@ fn who_asks_is_told_what_is_seen_and_when_nothing_is_known() {
     assert_eq!(scene.segments[1].class, 1);
     let first = scene.captured_at_ns;
     assert!(next().captured_at_ns() > first, "each is of its own picture");
-    gate.store(1, Relaxed);
-    while !matches!(next(), Seen::Unknown { .. }) {}
     drop(reader);
     rig.wait("nobody reads", |r| !r.control.scenes.is_wanted());
     rig.stop().unwrap();
