@@ -47,8 +47,8 @@ pub fn internal(what: &str, cause: impl Into<Box<dyn std::error::Error + Send + 
 ///
 /// 4:2:0 video has even sides, so the last column or row of an odd picture isn't encoded. Our planes lie
 /// without padding, where `GStreamer`'s default pads rows to 4 bytes; a `GstVideoMeta` tells the difference
-/// (<https://gstreamer.freedesktop.org/documentation/video/gstvideometa.html>). It is ordinary memory on every board; where a
-/// Jetson's own would be named stands in docs/design/decisions.md ("Zero-copy on a Jetson").
+/// (<https://gstreamer.freedesktop.org/documentation/video/gstvideometa.html>). It is ordinary memory on every board; docs/design/0046-zero-copy-on-a-jetson.md
+/// says where a Jetson's own would be named.
 #[derive(Debug, Clone)]
 pub struct VideoLayout {
     format: FrameFormat,

@@ -75,8 +75,8 @@ impl FramePool {
     }
 }
 
-/// A buffer of ordinary memory (how a Jetson's own would come in: docs/design/decisions.md, "Zero-copy on a Jetson"), on loan
-/// from a [`FramePool`], or one that belongs to nobody ([`PooledBuffer::unpooled`]).
+/// A buffer of ordinary memory, on loan from a [`FramePool`], or one that belongs to nobody ([`PooledBuffer::unpooled`]).
+/// docs/design/0046-zero-copy-on-a-jetson.md says how a Jetson's own memory would come in.
 #[derive(Debug)]
 pub struct PooledBuffer {
     bytes: Box<[u8]>,
