@@ -247,7 +247,7 @@ pub fn run_all(mut jobs: Vec<Job>, asked_to_stop: &Receiver<()>) -> Result<Ended
                     }
                 }
                 recv(asked_to_stop) -> _ => {
-                    // What failed before was said then, and has not ended the run.
+                    // Earlier failures were logged when they happened, and did not end the run.
                     outcome = Ok(Ended::Stopped);
                     stops.clear();
                     // Each ends by its own deadline.

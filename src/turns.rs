@@ -1,5 +1,5 @@
-//! Fair turns: so many may work at a time, in the order in which they asked. Cameras that share a machine's cores take
-//! turns for their inferences, so that a fast camera with a small network does not starve a slow one.
+//! Fair turns: a fixed number may work at a time, in the order in which they asked. Cameras that share a machine's cores
+//! take turns for their inferences, so that a fast camera with a small network does not starve a slow one.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};

@@ -98,7 +98,10 @@ fn pages() -> Vec<Page> {
             let name = entry.file_name().into_string().unwrap();
             let path = folder.join(&name);
             let kind = entry.file_type().unwrap();
-            if kind.is_dir() && !name.starts_with('.') && !matches!(name.as_str(), "target" | "runs" | "corpus") {
+            if kind.is_dir()
+                && !name.starts_with('.')
+                && !matches!(name.as_str(), "target" | "runs" | "corpus")
+            {
                 walk(&path, pages);
             } else if kind.is_file() && name.ends_with(".md") {
                 pages.push(Page::read(path.to_str().unwrap()));
@@ -176,10 +179,7 @@ fn links_lead_to_files_and_headings() {
                     wrong.push(format!("{at}: there is no such file"));
                 } else if !heading.is_empty() {
                     let text = fs::read_to_string(&target).unwrap();
-                    let there = Page {
-                        path: target,
-                        text,
-                    };
+                    let there = Page { path: target, text };
                     if !there.anchors().contains(heading) {
                         wrong.push(format!("{at}: there is no such heading"));
                     }
@@ -193,8 +193,8 @@ fn links_lead_to_files_and_headings() {
 #[test]
 fn paths_that_are_named_exist() {
     const FOLDERS: [&str; 11] = [
-        "src/", "crates/", "trainer/", "tests/", "docs/", "scripts/", "benches/", "fuzz/", "systemd/", "cross/",
-        "models/",
+        "src/", "crates/", "trainer/", "tests/", "docs/", "scripts/", "benches/", "fuzz/", "systemd/",
+        "cross/", "models/",
     ];
     let is_path = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
     let mut wrong = Vec::new();
@@ -202,7 +202,9 @@ fn paths_that_are_named_exist() {
     let of_today = |page: &Page| page.path != Path::new("CHANGELOG.md") && !page.path.starts_with("docs/lab");
     for page in pages().into_iter().filter(of_today) {
         for (number, line) in page.prose() {
-            for path in spans(line).filter(|s| FOLDERS.iter().any(|f| s.starts_with(f)) && s.chars().all(is_path)) {
+            for path in
+                spans(line).filter(|s| FOLDERS.iter().any(|f| s.starts_with(f)) && s.chars().all(is_path))
+            {
                 if !root().join(path).exists() {
                     wrong.push(format!("{}:{number}: there is no {path}", page.path.display()));
                 }
@@ -224,7 +226,9 @@ fn tests_that_are_named_exist() {
             };
             found += 1;
             if !source.contains(&format!("fn {name}(")) {
-                wrong.push(format!("docs/service.md:{number}: tests/{file}.rs has no test {name}"));
+                wrong.push(format!(
+                    "docs/service.md:{number}: tests/{file}.rs has no test {name}"
+                ));
             }
         }
     }
@@ -240,9 +244,7 @@ fn commands_that_are_shown_are_understood() {
         for (number, line) in page.code() {
             let command = words(line.trim_start_matches("$ "));
             let understood = match command.first().map(String::as_str) {
-                Some("segd") => Cli::try_parse_from(&command)
-                    .map(drop)
-                    .map_err(|e| e.to_string()),
+                Some("segd") => Cli::try_parse_from(&command).map(drop).map_err(|e| e.to_string()),
                 Some("make") => match command.get(1) {
                     Some(target) if !makefile.contains(&format!("\n{target}:")) => {
                         Err(format!("the Makefile has no {target}"))

@@ -62,7 +62,7 @@ pub struct Control {
     next: Mutex<Next>,
     infer_interval_ns: AtomicU64,
     format: Mutex<Option<FrameFormat>>,
-    /// Outgoing pictures for who asks.
+    /// Outgoing pictures for whoever asks.
     pub snapshots: SnapshotDesk,
     /// What is seen, for who asks.
     pub scenes: SceneDesk,

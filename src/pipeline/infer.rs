@@ -43,10 +43,10 @@ pub(super) struct InferStage {
     pub(super) failures: u32,
 }
 
-/// A network that fails for so long is not waited for any longer: the run ends, and a service manager begins anew.
+/// A network that fails for this long ends the run; a service manager then starts segd again.
 const GIVE_UP_NS: u64 = 5_000_000_000;
-/// After so many failed inferences in a row the next backend takes over, where there is one: a GPU out of memory for a
-/// moment is waited for, one that is gone is not.
+/// After this many failed inferences in a row the next backend takes over, if there is one. A GPU that is out of memory
+/// for a moment is waited for; one that is gone is not.
 const FAILURES_BEFORE_NEXT: u32 = 3;
 /// Between a failed inference and the next.
 const AFTER_FAILURE: Duration = Duration::from_millis(50);
@@ -272,7 +272,7 @@ impl InferStage {
         true
     }
 
-    /// A failed inference is left out, and the masks grow old; one that goes on failing ends the run.
+    /// A failed inference is skipped, and masks grow old. A network that keeps failing ends the run.
     fn tolerate(&mut self, error: Error) -> Result<()> {
         let now = self.clock.now_ns();
         let since = *self.failing_since_ns.get_or_insert(now);

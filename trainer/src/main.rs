@@ -15,7 +15,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Train a network; Ctrl-C saves a checkpoint to go on from
+    /// Train a network; Ctrl-C saves a checkpoint to continue from
     Train(train::Arguments),
     /// Average the weights of runs of one network
     Average(average::Arguments),

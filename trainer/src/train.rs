@@ -123,7 +123,7 @@ impl Run {
             Kind::Float
         };
         let parts = recipe.train.accumulate;
-        // What draws random numbers draws the same ones when a run goes on from a checkpoint.
+        // A run that continues from a checkpoint draws the same random numbers.
         tch::manual_seed((recipe.train.seed ^ self.step.wrapping_mul(0x9e37_79b9_7f4a_7c15)) as i64);
         let mut sum = 0.0;
         for (part, (rgb, labels)) in batch.parts(recipe, device).enumerate() {

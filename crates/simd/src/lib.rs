@@ -1,8 +1,8 @@
 //! The best vector instructions that the CPU has, chosen at run time.
 //!
-//! `by_cpu!` compiles a function once for each [`Level`] of its architecture. The compiler vectorises each form by
-//! itself; all compute the same, but for the rounding of fused multiplications where a kernel uses them.
-//! NEON belongs to every aarch64 and SSE2 to every x86-64, so the portable form has them.
+//! `by_cpu!` compiles a function once for each [`Level`] of its architecture, and the compiler vectorises each form. All
+//! forms compute the same, except for the rounding of fused multiplications in kernels that use them. NEON belongs to
+//! every aarch64 and SSE2 to every x86-64, so the portable form has them.
 
 /// Instructions that this CPU has and that a form of each kernel is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,10 +88,10 @@ impl Cpu {
     };
 }
 
-/// Defines a function that takes a [`Level`] first, and is compiled for each. In its body the first name stands for
-/// the form's [`Cpu`].
+/// Defines a function that takes a [`Level`] as its first argument and is compiled for each level. In its body the first
+/// name is the form's [`Cpu`].
 ///
-/// What the body calls is compiled with it only if it is inlined: `#[inline(always)]`.
+/// A function that the body calls is compiled for the level only if it is inlined: `#[inline(always)]`.
 #[macro_export]
 macro_rules! by_cpu {
     ($(#[$meta:meta])* $visibility:vis fn $name:ident(

@@ -91,7 +91,7 @@ impl Geometry {
         self.down.taps * self.across.taps
     }
 
-    /// Whether a strip has a size that memory can be had for: a damaged file may say anything.
+    /// Whether a strip is small enough to be allocated: a damaged file may claim any size.
     pub fn is_practical(&self) -> bool {
         let axes = [self.down, self.across];
         axes.iter()
@@ -192,7 +192,7 @@ impl Scratch {
 /// Convolves `[C, H, W]` samples into `output`, `[C, output rows, output columns]`.
 ///
 /// # Panics
-/// If a slice has not the length that `geometry` and the channels of `filter` lead to.
+/// If a slice's length is not what `geometry` and the channels of `filter` give.
 pub fn convolve(
     geometry: &Geometry,
     filter: &Filter<'_>,
@@ -405,7 +405,7 @@ fn limit(mut sums: [f32; LANES], limits: Option<[f32; 2]>) -> [f32; LANES] {
     sums
 }
 
-/// [`convolve`] in its plainest form.
+/// [`convolve`] in its simplest form, for tests.
 ///
 /// # Panics
 /// As [`convolve`].

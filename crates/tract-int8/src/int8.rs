@@ -1,8 +1,8 @@
-//! Networks of 8 bits in tract: operators of ours in place of tract's own, and of those that it lacks.
+//! Networks of 8 bits in tract: our operators replace tract's own and add those that it lacks.
 //!
-//! tract takes the network apart and runs it; between the first byte and the last, samples lie in planes of four
-//! channels ([`conv`]), which the processor's instructions for bytes take as they are. The results are those of ONNX
-//! Runtime, which the shipped 8-bit files are made for: sums are exact, and are scaled and rounded in the same way.
+//! tract reads the network and runs it. Between the first byte and the last, samples lie in planes of four channels
+//! ([`conv`]), which the processor's instructions for bytes take as they are. Results equal those of ONNX Runtime, which
+//! the shipped 8-bit files are made for: sums are exact, and are scaled and rounded in the same way.
 
 pub mod conv;
 mod depthwise;

@@ -301,7 +301,7 @@ impl Reader {
     }
 }
 
-/// A label written as a float; what is no whole number becomes -1, which no contract has.
+/// A label written as a float. Anything but a whole number becomes -1, which no contract has.
 fn f32_label(value: f32) -> i64 {
     if value.fract() == 0.0 && (0.0..256.0).contains(&value) {
         value as i64

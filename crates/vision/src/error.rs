@@ -45,12 +45,12 @@ impl Error {
         Self::new(Severity::Usage, message)
     }
 
-    /// A failure that trying again will not mend (exit code 1).
+    /// A failure that trying again will not fix (exit code 1).
     pub fn fatal(message: impl Into<String>) -> Self {
         Self::new(Severity::Fatal, message)
     }
 
-    /// A failure that may pass (exit code 1 where nothing retries).
+    /// A failure that may pass by itself (exit code 1 if nothing retries).
     pub fn transient(message: impl Into<String>) -> Self {
         Self::new(Severity::Transient, message)
     }

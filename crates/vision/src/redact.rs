@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::frame::{FrameFormat, Mask, PixelFormat};
 use crate::scene::{Segment, is_by_class};
 
-/// How a class is hidden. Where two meet in a cell, the later one of this list is taken.
+/// How a class is hidden. If two meet in a cell, the later one in this list wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum How {

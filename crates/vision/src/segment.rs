@@ -19,7 +19,7 @@ use crate::propagate::CellGrid;
 use crate::scene::Segment;
 use crate::timing::{Step, StepTimer};
 
-/// A backend that takes over where the one that runs fails.
+/// A backend that takes over when the running one fails.
 #[derive(Clone)]
 pub struct Fallback {
     /// What it is, for logs.
@@ -85,7 +85,7 @@ impl Engine {
         }
     }
 
-    /// The same engine, with backends that may take over in this order where the one that runs fails.
+    /// The same engine, with backends that may take over, in this order, when the running one fails.
     #[must_use]
     pub fn with_fallbacks(mut self, fallbacks: Vec<Fallback>) -> Self {
         self.fallbacks = fallbacks.into();
@@ -97,8 +97,8 @@ impl Engine {
         !self.fallbacks.is_empty()
     }
 
-    /// Replaces a backend that fails by the next that can be had, prepared for the same pictures, and says what will
-    /// run. Where none can be had nothing changes, and none is left. What stands in the log is why one could not.
+    /// Replaces a failing backend by the next one that works, prepared for the same pictures, and returns what will run.
+    /// Returns `None`, changes nothing and has no fallback left if none works. The log says why each could not.
     pub fn fall_back(&mut self) -> Option<RunsOn> {
         let size = self.prepared.as_ref()?.size;
         while let Some(next) = self.fallbacks.pop_front() {
@@ -125,7 +125,7 @@ impl Engine {
         let input = &self.model.contract.input;
         let size = input.size_for(format.width, format.height, self.longest);
         match self.segmenters.iter().position(|s| s.input_size() == size) {
-            // The one in use stands last.
+            // The one in use comes last.
             Some(at) => {
                 let last = self.segmenters.len() - 1;
                 self.segmenters.swap(at, last);

@@ -131,8 +131,8 @@ impl Checkpoint {
     }
 }
 
-/// A picture to test backends with, where none is named: of the first `MOST` samples the one with the most classes. A model
-/// without one is tested on made pictures, on which eight bits prove little.
+/// A picture to test backends with, if none is named: of the first `MOST` samples, the one with the most classes. A model
+/// without one is tested on made pictures, which say little about its 8-bit file.
 ///
 /// # Errors
 /// Labels can't be read.

@@ -38,7 +38,7 @@ pub struct Arguments {
     /// Pictures, or folders of pictures, that ranges are found on [default: those the network was trained on]
     #[arg(long, value_name = "FILE", num_args = 1..)]
     images: Vec<PathBuf>,
-    /// At most so many of them
+    /// At most this many of them
     #[arg(long, default_value_t = 128)]
     count: usize,
     /// How ranges are chosen [default: the one whose labels agree best with those of f32]

@@ -166,7 +166,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// The command that goes on with the run.
+/// The command that continues the run.
 fn resume_command(arguments: &Arguments) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "segd-train".to_owned());
     let mut command = format!(

@@ -78,7 +78,7 @@ impl<'a> NetworkFile<'a> {
     }
 }
 
-/// Makes the model's folder: before a long computation that ends in it, so that a name that can't be had is said first.
+/// Creates the model's folder. Called before the long computation that ends in it, so that a bad name fails first.
 ///
 /// # Errors
 /// It can't be made.

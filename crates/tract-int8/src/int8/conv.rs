@@ -21,7 +21,7 @@ pub fn planes(channels: usize) -> usize {
     channels.div_ceil(4)
 }
 
-/// Quads of a plane for a picture of so many pixels.
+/// Quads of a plane for a picture of this many pixels.
 pub fn plane_len(pixels: usize) -> usize {
     // Rows are made one after the other, each up to a multiple of ALIGN: the last one reaches up to here.
     pixels.next_multiple_of(ALIGN) + ALIGN
@@ -314,7 +314,7 @@ pub(super) fn span(len: usize, count: usize, zeros: usize, offset: usize, stride
     start..ceil((len + zeros).saturating_sub(offset)).clamp(start, count)
 }
 
-/// `n.div_ceil(stride)`, without a division for the strides that there mostly are.
+/// `n.div_ceil(stride)`, without a division for the usual strides.
 #[inline(always)]
 fn div_ceil(n: usize, stride: usize) -> usize {
     match stride {

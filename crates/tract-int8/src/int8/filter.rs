@@ -10,7 +10,7 @@ pub struct Filter {
     /// by four of the input. If depthwise, for each row of taps, then for each of its [`Taps`]: the weights of four channels
     /// by four taps, or by the four channels of one.
     weights: Vec<[[i8; 4]; 4]>,
-    /// For each plane of the output, with what the input's zero point adds to each sum taken off.
+    /// For each plane of the output, less what the input's zero point adds to each sum.
     bias: Vec<[i32; 4]>,
     /// For each plane of the output: the sum of each channel's weights.
     totals: Vec<[i32; 4]>,

@@ -1,4 +1,4 @@
-//! Reading what 8-bit files have and tract's reader lacks: ONNX Runtime's
+//! Reads operators of 8-bit files that tract's reader lacks: ONNX Runtime's
 //! [QLinearAdd and QLinearGlobalAveragePool](https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md),
 //! and DepthToSpace of bytes.
 

@@ -90,7 +90,7 @@ impl Level {
 pub(super) unsafe trait Lanes: Copy {
     /// Pixels of a vector; divides [`ALIGN`].
     const PIXELS: usize;
-    /// What [`load`](Self::load) takes off each byte, because the CPU multiplies signed ones.
+    /// What [`load`](Self::load) subtracts from each byte, because the CPU multiplies signed bytes.
     const OFFSET: i32 = 0;
     /// Four channels of each pixel.
     type Bytes: Copy;

@@ -47,7 +47,7 @@ impl Size {
     }
 }
 
-/// What an operator does. Inputs and outputs are packed where nothing else is said.
+/// What an operator does. Inputs and outputs are packed unless stated otherwise.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     /// Plain bytes to packed ones.
@@ -64,7 +64,7 @@ pub enum Step {
     Add { sum: Sum, spread: bool },
     /// The mean of each channel.
     Average { factor: f32, zeros: [u8; 2] },
-    /// One behind the other; the channels of each but the last are a multiple of 4.
+    /// One after the other; the channels of all but the last are a multiple of 4.
     Concatenate,
     /// A quarter of the channels, four times the pixels.
     DepthToSpace,
@@ -114,11 +114,11 @@ thread_local! {
     static SCRATCH: RefCell<Vec<Quad>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Multiplications below which a convolution is not worth waking threads for: some 20 microseconds.
+/// Below this many multiplications, about 20 microseconds, a convolution is not worth waking threads for.
 const SHARED_WORK: usize = 1 << 22;
 
-/// A convolution by this thread and those of the [`Executor`] that is in force: each takes planes of the output as long as
-/// there are some.
+/// A convolution by this thread and those of the current [`Executor`]: each takes planes of the output until none is
+/// left.
 fn convolve_shared(geometry: &Geometry, filter: &Filter, input: &[Quad], output: &mut [Quad]) {
     let part = |first: usize, output: &mut [Quad]| {
         SCRATCH.with_borrow_mut(|scratch| {

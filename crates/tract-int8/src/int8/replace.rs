@@ -1,4 +1,4 @@
-//! Putting the operators into a network in place of tract's own.
+//! Replaces tract's operators in a network by ours.
 
 use std::sync::Arc;
 
@@ -235,7 +235,7 @@ fn concatenate(model: &TypedModel, node: &TypedNode, name: &str, op: &TypedConca
     Ok(Some(patch))
 }
 
-/// A way into planes right behind a way out of them is none.
+/// Removes a way into planes that directly follows a way out of them.
 fn there_and_back(model: &TypedModel, node: &TypedNode, op: &Operator) -> Patch {
     if op.step != Step::Pack {
         return Ok(None);

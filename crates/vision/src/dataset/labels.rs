@@ -1,4 +1,4 @@
-//! Label files: one class number a pixel, whatever way the file stores it.
+//! Label files: one class number a pixel, however the file stores it.
 
 use std::io::{BufRead, Cursor, Seek};
 use std::path::Path;
@@ -45,7 +45,7 @@ impl Labels {
 pub enum LabelEncoding {
     /// A number or a colour for each class.
     Classes(Arc<Codebook>),
-    /// A picture of two tones, the bright one being class 1. Where the brightest level is 1 the levels are the classes.
+    /// A picture of two tones; the bright one is class 1. If the brightest level is 1, the levels are the classes.
     Binary,
 }
 
@@ -227,7 +227,7 @@ fn decode(bytes: &[u8], path: &Path) -> Result<DynamicImage> {
 /// Reads a PNG's palette indices, or its grey levels, as they are stored: a palette is not applied.
 ///
 /// # Errors
-/// The file is no PNG, or stores colour rather than one number a pixel, or a number above 255.
+/// The file is not a PNG, stores colours rather than one number a pixel, or holds a number above 255.
 pub fn read_index_png(path: &Path) -> Result<Labels> {
     let bytes = std::fs::read(path).map_err(|error| failed(path, error))?;
     decode_index_png(Cursor::new(bytes), path)

@@ -189,8 +189,8 @@ impl Dataset {
         })
     }
 
-    /// The pictures of a split, by name: one that the data has, or, where it has none, `train`, `val` (15 % of the
-    /// pictures, chosen by their names) or `all`.
+    /// The pictures of a split, by name. Data without splits has `train`, `val` (15 % of the pictures, chosen by their
+    /// names) and `all`.
     ///
     /// # Errors
     /// There is no such split, it is empty, or a picture has no labels.
@@ -271,12 +271,12 @@ impl Pair {
     }
 }
 
-/// What to do where the label file's size differs from its picture's.
+/// What to do if the label file's size differs from its picture's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SizeMismatch {
     /// Refuse the sample, by name.
     Refuse,
-    /// Bring the labels to the picture's size.
+    /// Scale the labels to the picture's size.
     ResizeLabels,
 }
 
@@ -291,7 +291,7 @@ pub struct Sample {
     pub labels: PathBuf,
     /// How the label file stores classes.
     pub encoding: LabelEncoding,
-    /// What to do where the two sizes differ.
+    /// What to do if the two sizes differ.
     pub size_mismatch: SizeMismatch,
 }
 
@@ -309,8 +309,8 @@ impl Sample {
     /// A picture whose labels were drawn on it as it is stored, not as its EXIF orientation turns it, is left as stored.
     ///
     /// # Errors
-    /// A file can't be read, the labels hold what is no class, or the two differ in size and [`SizeMismatch::Refuse`]
-    /// holds.
+    /// A file can't be read, the labels hold a number or colour that is no class, or the two differ in size under
+    /// [`SizeMismatch::Refuse`].
     pub fn load(&self) -> Result<(RgbImage, Labels)> {
         let mut image = self.load_image()?;
         let labels = self.load_labels()?;

@@ -18,8 +18,8 @@ pub(super) fn codebook() -> Codebook {
     codebook
 }
 
-/// The pictures of the list `annotations/<split>.txt` (`trainval`, `test`), and true; otherwise those of `trainval.txt`,
-/// or of the folder where there is no such list, and false.
+/// The pictures of the list `annotations/<split>.txt` (`trainval`, `test`), and true. Without that list, those of
+/// `trainval.txt`, or else of the folder, and false.
 pub(super) fn pairs(root: &Path, split: &str) -> Result<(Vec<Pair>, bool)> {
     let (images, annotations) = (root.join("images"), root.join("annotations"));
     let trimaps = annotations.join("trimaps");

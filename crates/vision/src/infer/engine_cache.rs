@@ -1,8 +1,8 @@
-//! Where TensorRT's engines are kept from one start to the next, and what makes an engine another one.
+//! Where TensorRT's engines are kept from one start to the next, and what an engine depends on.
 //!
-//! Building an engine takes minutes on a board. An engine is good for one network, one TensorRT, one GPU, one
-//! precision and one input size; ONNX Runtime's own file names tell most of that apart, but not all, and an engine
-//! that doesn't fit fails late or gives wrong answers. So each combination has a folder of its own.
+//! Building an engine takes minutes on a board. An engine is good for one network, one TensorRT, one GPU, one precision
+//! and one input size. ONNX Runtime's own file names distinguish most of that, but not all, and an engine that doesn't
+//! fit fails late or gives wrong answers. So each combination has a folder of its own.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use super::InputSize;
 /// Engines and timings are kept in a folder of this name below the cache folder.
 const FOLDER: &str = "tensorrt";
 
-/// All that an engine depends on.
+/// Everything that an engine depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct EngineKey<'a> {
     /// Lower-case hex sha256 of the network's file.
@@ -72,7 +72,7 @@ impl EngineKey<'_> {
 }
 
 /// The folder for engines under the cache that the environment names: systemd's `$CACHE_DIRECTORY`, else the user's
-/// (<https://specifications.freedesktop.org/basedir-spec/latest/>). `None` where there is neither.
+/// (<https://specifications.freedesktop.org/basedir-spec/latest/>). `None` if neither is set.
 fn root(variable: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let absolute = |path: PathBuf| path.is_absolute().then_some(path);
     let of_service = || {
@@ -90,7 +90,7 @@ fn root(variable: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     Some(of_service().or_else(of_user)?.join(FOLDER))
 }
 
-/// The folder of an engine, made if need be; `None`, with a warning, where there can be none.
+/// The folder of an engine, created if needed. `None`, with a warning, if it can't be created.
 pub(super) fn folder(key: &EngineKey<'_>) -> Option<PathBuf> {
     let root = root(&|name| std::env::var_os(name).filter(|v| !v.is_empty()));
     let Some(folder) = root.map(|root| root.join(key.folder())) else {

@@ -98,7 +98,7 @@ pub trait Backend: Send + Sync {
     /// truncated, or other inputs and outputs than the contract says.
     fn prepare(&self, model: &Model, size: InputSize) -> Result<Box<dyn Segmenter>>;
 
-    /// The same with so many threads for an inference; `None` where that can't be chosen.
+    /// The same backend with this many threads for an inference; `None` if the number can't be chosen.
     ///
     /// # Errors
     /// Fatal if the threads can't be started.
@@ -108,7 +108,7 @@ pub trait Backend: Send + Sync {
     }
 }
 
-/// CPU time of an inference in nanoseconds: of the thread that asked, or, where several work, the most that it can be.
+/// CPU time of an inference in nanoseconds: that of the asking thread, or, if several work, the most that it can be.
 pub fn cost_ns(threads: usize, asking_ns: u64, wall_ns: u64) -> u64 {
     match threads {
         0 | 1 => asking_ns,
@@ -125,11 +125,11 @@ pub struct Cost {
     pub wall_ns: u64,
 }
 
-/// Between two inferences that are timed, as there is between those of a video's frames: without it processors keep
-/// threads where they are and caches warm.
+/// The pause between two timed inferences, as a video has one between its frames. Without it, processors keep threads
+/// in place and caches warm.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Times an inference of nothing in particular: the least of `runs`, after one that does not count.
+/// Times an inference on a blank input: the least of `runs`, after one that does not count.
 ///
 /// # Errors
 /// As [`Backend::prepare`] and [`Segmenter::run`].
@@ -138,7 +138,7 @@ pub fn time(model: &Model, backend: &dyn Backend, size: InputSize, runs: usize) 
     Ok(cost)
 }
 
-/// [`time`] for several backends, run by run in turns: what else the machine does meets all of them.
+/// [`time`] for several backends, run by run in turns, so that other load on the machine affects all alike.
 ///
 /// # Errors
 /// As [`time`].

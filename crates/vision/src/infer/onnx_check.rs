@@ -1,7 +1,7 @@
 //! Checks an ONNX file before tract reads it, so that a damaged or foreign one is an error with a reason.
 //!
-//! tract trusts counts and attributes: where they are wrong it panics, or allocates without end. What is
-//! checked here is what the standard demands of a graph (<https://onnx.ai/onnx/repo-docs/IR.html>): every tensor
+//! tract trusts counts and attributes: wrong ones make it panic, or allocate without bound. Checked here is what the
+//! standard demands of a graph (<https://onnx.ai/onnx/repo-docs/IR.html>): every tensor
 //! has a producer before its consumers and holds as many elements as its shape says, and the attributes that
 //! sizes are computed from are in range.
 
@@ -71,7 +71,7 @@ pub(super) fn check(model: &ModelProto) -> Result<(), String> {
     }
 }
 
-/// tract divides by strides, allocates what padding asks for, and sorts by permutations without a look at them.
+/// tract divides by strides, allocates what padding asks for, and applies permutations, all unchecked.
 fn check_attribute(node: &NodeProto, attribute: &AttributeProto) -> Result<(), String> {
     const LARGEST: i64 = 4096;
     let bad = |values: &[i64]| {

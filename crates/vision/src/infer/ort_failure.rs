@@ -1,12 +1,12 @@
-//! ONNX Runtime's messages in one line for people: without the places in its sources that they begin with; and where an
-//! accelerator can't be had, what it lacks and what brings that.
+//! ONNX Runtime's messages in one line for people: without the source locations that they begin with. If an accelerator
+//! doesn't work, says what is missing and how to install it.
 
 use super::Device;
 
 /// Longest message, in characters.
 const LONGEST: usize = 400;
 
-/// Why an accelerator can't be had.
+/// Why an accelerator doesn't work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
     /// What was found.
@@ -35,7 +35,7 @@ pub(super) fn one_line(message: &str) -> String {
     }
 }
 
-/// What `message` says of an accelerator that can't be had.
+/// What `message` says about an accelerator that doesn't work.
 pub(super) fn explain(device: Device, message: &str) -> Failure {
     let cause = one_line(message);
     let name = device.provider();

@@ -1,7 +1,7 @@
 //! On which execution providers a session's nodes really ran: read from ONNX Runtime's own profile of one run.
 //!
-//! What was asked for does not tell: TensorRT leaves parts that it doesn't take to CUDA, and a provider that takes no
-//! node at all is no error.
+//! The request alone does not tell: TensorRT leaves parts that it can't run to CUDA, and for ONNX Runtime a provider that
+//! runs no node at all is not an error.
 
 use std::collections::BTreeMap;
 

@@ -18,7 +18,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// A line with `name`; letters that the font has not are question marks.
+    /// A line with `name`; letters that the font lacks are question marks.
     pub fn new(name: &str, swatch: Ink) -> Self {
         Self {
             swatch,
@@ -27,8 +27,8 @@ impl Entry {
     }
 }
 
-/// Output pixels a font pixel, for a picture of `height` rows and a legend of `lines`: one for each 320 rows, and
-/// so few that the lines fit, but at least one.
+/// Output pixels a font pixel, for a picture of `height` rows and a legend of `lines`: one for each 320 rows, fewer if
+/// the lines would not fit, at least one.
 fn scale(height: usize, lines: usize) -> usize {
     let fits = height / (lines * LINE + 4 * GAP);
     ((height + 160) / 320).min(fits).max(1)

@@ -34,7 +34,7 @@ use legend::Entry;
 pub use notice::notice;
 use rows::{ChromaRows, Inks};
 
-/// A class is in the legend from so many pixels of a thousand on.
+/// The legend names a class that takes at least this many pixels of a thousand.
 const LEGEND_PER_MILLE: usize = 1;
 
 /// What is made of picture and mask.

@@ -1,4 +1,4 @@
-//! A picture that says something in words, where there is no picture to show.
+//! A picture with a few words, for when there is no picture to show.
 
 use super::canvas::{Canvas, Rect};
 use super::ink::{Ink, code};

@@ -8,7 +8,7 @@ use super::ink::Ink;
 /// Sides of a letter in font pixels.
 pub const GLYPH: usize = 8;
 
-/// A letter's rows of pixels, the lowest bit leftmost; a question mark for letters that the font has not.
+/// A letter's rows of pixels, the lowest bit leftmost; a question mark for letters that the font lacks.
 pub fn glyph(letter: char) -> [u8; GLYPH] {
     let find = |c: char| BASIC_FONTS.get(c).or_else(|| LATIN_FONTS.get(c));
     find(letter).or_else(|| find('?')).unwrap_or([0; GLYPH])

@@ -2,7 +2,7 @@
 
 use super::luma::Luma;
 
-/// Brightness is counted in so many steps.
+/// Brightness is counted in this many steps.
 const BINS: usize = 32;
 /// Mean absolute difference of 255 from which pictures may be of different scenes.
 const MEAN_DIFFERENCE: u64 = 25;

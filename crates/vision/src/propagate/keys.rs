@@ -80,7 +80,8 @@ impl<M> Keys<M> {
         cut
     }
 
-    /// Makes the current frame, of time `now_ns`, a key. Where there is no room the oldest key goes, be it shown or not.
+    /// Makes the current frame, of time `now_ns`, a key. If there is no room, the oldest key is dropped, even if it is the
+    /// one that is shown.
     pub fn start(&mut self, id: u64, now_ns: u64) {
         let mut track = match self.free.pop() {
             Some(track) => track,

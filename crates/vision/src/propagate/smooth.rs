@@ -1,4 +1,4 @@
-//! Less flicker: a key's logits are mixed with those of the key before, moved to where the picture has moved.
+//! Less flicker: mixes a key's logits with those of the previous key, moved to where the picture has moved.
 
 use super::field::MotionField;
 use crate::model::contract::Grid;

@@ -35,7 +35,7 @@ const STILL_CHANGED: f32 = 0.004;
 const STILL_MOTION: f32 = 0.15;
 
 impl Fit {
-    /// Whether the picture is the key's, but for noise.
+    /// Whether the picture equals the key's, except for noise.
     pub fn stands(&self) -> bool {
         self.changed < STILL_CHANGED && self.motion < STILL_MOTION
     }
@@ -78,8 +78,8 @@ impl Track {
 
     /// Finds the next picture's blocks in the key.
     ///
-    /// `velocity` holds each block's motion from the last picture to the one before; where `learn`, it is brought up
-    /// to date. Of several keys that are followed at a time, one teaches the others.
+    /// `velocity` holds each block's motion from the last picture to the one before it, and is updated if `learn` is set.
+    /// Of several keys that are followed at the same time, one teaches the others.
     ///
     /// # Panics
     /// If sizes differ.
