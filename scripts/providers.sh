@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What segd says where CUDA and TensorRT can't be had: ONNX Runtime's own GPU libraries on a machine without a GPU. Each
+# What segd says if CUDA and TensorRT do not work: ONNX Runtime's own GPU libraries on a machine without a GPU. Each
 # refusal is printed, and must name what is missing. 250 MB are fetched; with --cuda also NVIDIA's CUDA 13 libraries (2 GB
 # on disk, in .cache/cuda13), so that the driver, and TensorRT, are what is missing.
 # Usage: scripts/providers.sh [--cuda]     SEGD=... names another segd than target/release/segd or target/debug/segd.
