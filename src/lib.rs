@@ -29,10 +29,10 @@ pub mod upgrade;
 pub mod supervise;
 pub mod metrics;
 pub mod stamp;
-pub mod vitals;
 pub mod snapshot;
 pub mod observe;
 pub mod health;
+pub mod web;
 
 // Data sets, scores and picture files, shared with the trainer.
 

@@ -1,4 +1,6 @@
-//! Counters and latency histograms of every stage: what `segd bench` prints and the log sums up.
+//! What a pipeline says of itself while it runs, in one place that its threads share: [`Metrics`], the counters and latency
+//! histograms of every stage, which `segd bench` prints and the log sums up; and, as a part of it, [`Vitals`], the signs of
+//! life that health, the watchdog and the log judge by.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +13,10 @@ use vision::timing::{Step, StepTimer};
 
 use crate::mailbox::MailboxStats;
 use crate::schedule::Reason;
-use crate::vitals::Vitals;
+
+mod vitals;
+
+pub use vitals::{Preparing, ProviderChange, Vitals};
 
 /// The stages, in the order in which a frame meets them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -191,7 +196,7 @@ pub struct Metrics {
     pub mask_age: Latency,
     /// From capture to the hand-over to the outputs.
     pub capture_to_stream: Latency,
-    /// Signs of life.
+    /// Signs of life, and what has gone wrong.
     pub vitals: Vitals,
     runs_on: Mutex<String>,
     mailboxes: Mutex<Vec<(&'static str, Arc<MailboxStats>)>>,

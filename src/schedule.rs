@@ -148,7 +148,6 @@ pub struct Seen {
 #[derive(Debug, Clone)]
 pub struct Scheduler {
     options: ScheduleOptions,
-    workers: usize,
     /// Time and distance of the newest key.
     key_ns: TimeNs,
     frames_since: u32,
@@ -168,11 +167,10 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// For `workers` inferences at a time, at least 1.
-    pub fn new(options: ScheduleOptions, workers: usize) -> Self {
+    /// For one inference at a time.
+    pub fn new(options: ScheduleOptions) -> Self {
         Self {
             options,
-            workers: workers.max(1),
             key_ns: 0,
             frames_since: 0,
             fresh_ns: 0,
@@ -259,7 +257,7 @@ impl Scheduler {
         if stands {
             self.fresh_ns = seen.now_ns;
         }
-        if seen.in_flight >= self.workers {
+        if seen.in_flight > 0 {
             return None;
         }
         let Some(fit) = fit else {
@@ -338,7 +336,7 @@ mod tests {
         latency_ms: u64,
         fit: impl Fn(u64) -> (Fit, bool),
     ) -> Vec<(u64, Reason)> {
-        let mut scheduler = Scheduler::new(options, 1);
+        let mut scheduler = Scheduler::new(options);
         let mut keys: Vec<(u64, Reason)> = Vec::new();
         let mut waiting: Vec<u64> = Vec::new();
         for n in 0..frames {
@@ -414,7 +412,7 @@ mod tests {
     /// Ages in frames of the masks that are shown at 30 frames a second, when the n-th key's mask takes
     /// `latency_ms(n)` and frames wait for their own as they are told to.
     fn ages(options: ScheduleOptions, frames: u64, latency_ms: impl Fn(usize) -> u64) -> Vec<u64> {
-        let mut scheduler = Scheduler::new(options, 1);
+        let mut scheduler = Scheduler::new(options);
         let mut shown = None;
         // The key in flight: its frame, when its mask is there, and how long that took.
         let mut flying: Option<(u64, u64, u64)> = None;
@@ -583,7 +581,7 @@ mod tests {
 
     #[test]
     fn a_frame_waits_for_its_mask_only_where_it_comes_in_time() {
-        let mut scheduler = Scheduler::new(ScheduleOptions::default(), 1);
+        let mut scheduler = Scheduler::new(ScheduleOptions::default());
         assert_eq!(scheduler.wait_for_own(), Duration::from_millis(30));
         scheduler.finished(90_000_000, 80_000_000);
         assert_eq!(scheduler.wait_for_own(), Duration::ZERO);

@@ -1,11 +1,11 @@
 //! The newest outgoing picture, for who asks: compose copies it only while somebody waits for one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
 
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
+use tokio::sync::oneshot;
 
 use crate::stream::images::i420_to_rgb;
 use vision::error::{Error, Result};
@@ -20,42 +20,46 @@ pub struct Picture {
     pub data: Vec<u8>,
 }
 
-/// Where outgoing pictures are left for those who asked.
+/// Where those who want an outgoing picture wait for it.
 #[derive(Debug, Default)]
 pub struct SnapshotDesk {
+    /// Whether anybody waits.
     wanted: AtomicBool,
-    picture: Mutex<Option<Picture>>,
-    left: Condvar,
+    waiting: Mutex<Vec<oneshot::Sender<Arc<Picture>>>>,
 }
 
 impl SnapshotDesk {
-    /// Leaves a copy if somebody waits for one. Costs one load otherwise.
+    /// Gives a copy to all who wait. Costs one load if nobody does.
     pub fn offer(&self, format: FrameFormat, data: &[u8]) {
-        if !self.wanted.swap(false, Ordering::AcqRel) {
+        if !self.wanted.load(Ordering::Acquire) {
             return;
         }
+        let waiting = {
+            let mut waiting = self.waiting();
+            self.wanted.store(false, Ordering::Release);
+            std::mem::take(&mut *waiting)
+        };
         let data = data[..format.packed_bytes().min(data.len())].to_vec();
-        *self.picture.lock().unwrap_or_else(|e| e.into_inner()) = Some(Picture { format, data });
-        self.left.notify_all();
+        let picture = Arc::new(Picture { format, data });
+        for one in waiting {
+            // It may have gone.
+            let _ = one.send(picture.clone());
+        }
     }
 
-    /// The next picture that goes out, waited for at most `timeout`.
-    pub fn wait(&self, timeout: Duration) -> Option<Picture> {
-        let deadline = Instant::now() + timeout;
-        let mut picture = self.picture.lock().unwrap_or_else(|e| e.into_inner());
-        *picture = None;
+    /// The next picture that goes out; wait for it as long as you like.
+    pub fn next(&self) -> oneshot::Receiver<Arc<Picture>> {
+        let (sender, receiver) = oneshot::channel();
+        let mut waiting = self.waiting();
+        // While no picture goes out, those who have given up don't pile up.
+        waiting.retain(|one| !one.is_closed());
+        waiting.push(sender);
         self.wanted.store(true, Ordering::Release);
-        while picture.is_none() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                self.wanted.store(false, Ordering::Release);
-                return None;
-            }
-            let woken = self.left.wait_timeout(picture, left);
-            picture = woken.unwrap_or_else(|e| e.into_inner()).0;
-        }
-        // Left where it is: another one may wait for the same.
-        picture.clone()
+        receiver
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<oneshot::Sender<Arc<Picture>>>> {
+        self.waiting.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
@@ -92,22 +96,30 @@ fn to_rgb(picture: &Picture) -> std::result::Result<RgbImage, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     #[test]
     fn a_picture_comes_only_when_asked_for_and_is_the_next_one() {
-        let desk = Arc::new(SnapshotDesk::default());
+        let desk = SnapshotDesk::default();
         let format = FrameFormat::new(PixelFormat::I420, 16, 16);
-        desk.offer(format, &vec![1; format.packed_bytes()]);
-        assert_eq!(desk.wait(Duration::from_millis(10)), None, "what went out before");
-        let waiting = desk.clone();
-        let waiter = std::thread::spawn(move || waiting.wait(Duration::from_secs(10)));
-        while !desk.wanted.load(Ordering::Acquire) {
-            std::thread::yield_now();
+        let offer = |value| desk.offer(format, &vec![value; format.packed_bytes()]);
+        offer(1);
+        let mut waiting = desk.next();
+        assert!(waiting.try_recv().is_err(), "what went out before");
+        let beside = desk.next();
+        offer(81);
+        offer(3);
+        assert_eq!(waiting.try_recv().unwrap().data[0], 81);
+        assert_eq!(beside.blocking_recv().unwrap().data[0], 81);
+        assert_eq!(desk.waiting().len(), 0);
+    }
+
+    #[test]
+    fn those_who_have_given_up_dont_pile_up() {
+        let desk = SnapshotDesk::default();
+        for _ in 0..100 {
+            drop(desk.next());
         }
-        desk.offer(format, &vec![81; format.packed_bytes()]);
-        desk.offer(format, &vec![3; format.packed_bytes()]);
-        assert_eq!(waiter.join().unwrap().unwrap().data[0], 81);
+        assert_eq!(desk.waiting().len(), 1);
     }
 
     #[test]

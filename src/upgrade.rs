@@ -7,9 +7,8 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::clock::{SharedClock, Stop};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Preparing};
 use crate::pipeline::control::Control;
-use crate::vitals::Preparing;
 use vision::error::Result;
 use vision::segment::Engine;
 

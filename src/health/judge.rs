@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::vitals::ProviderChange;
+use crate::metrics::ProviderChange;
 
 /// From when on something counts as wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

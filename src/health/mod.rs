@@ -1,22 +1,18 @@
-//! Seen from outside: is it well, and how does it do. Over HTTP, and for systemd.
+//! Seen from outside: is it well, and how does it do; and what systemd is told of it. [`web`](crate::web) says it over HTTP.
 
-pub mod http;
-mod http_server;
 mod judge;
 pub mod notify;
-mod prometheus;
-mod status;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::clock::SharedClock;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Vitals};
 use crate::pipeline::control::Control;
 
-#[cfg(fuzzing)]
-pub use http_server::{Asked, read as read_head};
+// The old path, for those who still name it.
+pub use crate::web as http;
 pub use judge::{Limits, Observed, Trouble, judge};
 
 /// One pipeline, as seen from outside.
@@ -69,7 +65,7 @@ impl Watched {
             silent: since(vitals.last_captured_ns.load(Relaxed)),
             uncomposed: since(vitals.last_composed_ns.load(Relaxed)),
             mask_age: match vitals.mask_age_ns.load(Relaxed) {
-                crate::vitals::Vitals::NO_MASK => None,
+                Vitals::NO_MASK => None,
                 ns => Some(Duration::from_nanos(ns)),
             },
             unmasked: since(vitals.last_masked_ns.load(Relaxed)),
@@ -131,7 +127,7 @@ impl Health {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::clock::SimulatedClock;
     use crate::pipeline::control::Looks;
@@ -139,7 +135,7 @@ pub(super) mod tests {
     use vision::scene::ModelInfo;
 
     /// A pipeline that has done nothing yet, on a clock that stands still.
-    pub(in crate::health) struct Fake {
+    pub(crate) struct Fake {
         watched: Watched,
         time: Arc<SimulatedClock>,
     }
@@ -158,12 +154,12 @@ pub(super) mod tests {
     }
 
     impl Fake {
-        pub(in crate::health) fn advance(&self, by: Duration) {
+        pub(crate) fn advance(&self, by: Duration) {
             self.time.advance(by);
         }
     }
 
-    pub(in crate::health) fn watched(name: &str) -> Fake {
+    pub(crate) fn watched(name: &str) -> Fake {
         let time = SimulatedClock::manual();
         let looks = Looks {
             model: Arc::new(ModelInfo {

@@ -69,7 +69,7 @@ impl Masks {
         (clock, metrics, control): (SharedClock, Arc<Metrics>, Arc<Control>),
     ) -> Self {
         Self {
-            scheduler: Scheduler::new(options, 1),
+            scheduler: Scheduler::new(options),
             to_infer,
             done,
             keys: None,

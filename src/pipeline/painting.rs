@@ -7,7 +7,7 @@ use super::TimedMask;
 use super::control::Looks;
 use super::lost::in_words;
 use crate::clock::TimeNs;
-use crate::vitals::Preparing;
+use crate::metrics::Preparing;
 use vision::fit::Letterbox;
 use vision::frame::{Frame, FrameFormat, PixelFormat};
 use vision::overlay::{Painter, Visualize, caption, notice};

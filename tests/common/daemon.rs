@@ -199,6 +199,11 @@ impl Drop for Daemon {
     }
 }
 
+/// The resident memory that segd says it has.
+pub fn rss_mib(daemon: &Daemon) -> f64 {
+    daemon.metric("process_resident_memory_bytes") / 1048576.0
+}
+
 /// An ffmpeg that decodes for as long as it is let, counting frames.
 pub struct Viewer {
     child: Child,

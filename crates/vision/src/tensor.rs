@@ -1,6 +1,30 @@
 //! What goes into a network, and what comes out of it.
 
-use crate::model::contract::{InputType, OutputType};
+use serde::{Deserialize, Serialize};
+
+/// Type of the input's elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InputType {
+    /// 32-bit float, normalised.
+    F32,
+    /// Bytes 0..255, not normalised.
+    U8,
+}
+
+/// Type of the output's elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputType {
+    /// 32-bit float.
+    F32,
+    /// 64-bit integer (labels).
+    I64,
+    /// 32-bit integer (labels).
+    I32,
+    /// Bytes (labels).
+    U8,
+}
 
 /// Width and height of the network's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -11,6 +11,8 @@ use crate::tensor::InputSize;
 mod check;
 mod output;
 
+pub use crate::tensor::{InputType, OutputType};
+
 /// The newest `format` that this version reads. It writes the oldest that can say what a contract holds.
 pub const FORMAT: u32 = 2;
 
@@ -61,16 +63,6 @@ pub enum Layout {
     Nchw,
     /// `[1, H, W, C]`
     Nhwc,
-}
-
-/// Type of the input's elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum InputType {
-    /// 32-bit float, normalised.
-    F32,
-    /// Bytes 0..255, not normalised.
-    U8,
 }
 
 /// Order of the colour channels.
@@ -156,20 +148,6 @@ pub enum Role {
     Logits,
     /// The winning class's index in each cell.
     Labels,
-}
-
-/// Type of the output's elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OutputType {
-    /// 32-bit float.
-    F32,
-    /// 64-bit integer (labels).
-    I64,
-    /// 32-bit integer (labels).
-    I32,
-    /// Bytes (labels).
-    U8,
 }
 
 /// Where the cells of an output that is smaller than the input lie.

@@ -1,11 +1,14 @@
-//! The metrics in Prometheus' text format (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
+//! `/metrics`: all figures in Prometheus' text format (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::{Health, Watched};
-use crate::metrics::{Latency, Stage, open_files, process_cpu_ns, resident_bytes};
-use crate::vitals::Vitals;
+use axum::extract::State;
+use axum::http::HeaderName;
+use axum::http::header::CONTENT_TYPE;
+
+use crate::health::{Health, Watched};
+use crate::metrics::{Latency, Stage, Vitals, open_files, process_cpu_ns, resident_bytes};
 
 /// Upper bounds of the latency histograms' buckets, in seconds.
 const BOUNDS: [f64; 16] = [
@@ -59,8 +62,13 @@ impl<'a> Family<'a> {
     }
 }
 
-/// All metrics.
-pub(super) fn render(health: &Health) -> String {
+/// 200 and all metrics.
+pub(super) async fn metrics(State(health): State<Health>) -> ([(HeaderName, &'static str); 1], String) {
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(CONTENT_TYPE, kind)], render(&health))
+}
+
+fn render(health: &Health) -> String {
     let mut out = String::with_capacity(16 * 1024);
     type Count = fn(&Watched) -> u64;
     let get = |counter: &AtomicU64| counter.load(Relaxed);

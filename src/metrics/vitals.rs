@@ -1,4 +1,4 @@
-//! What a pipeline's threads say about themselves while they run: what health, the watchdog and the log judge by.
+//! Signs of life: what health, the watchdog and the log judge by.
 //!
 //! Times are nanoseconds of the pipeline's clock, 0 for "never".
 

@@ -2,13 +2,23 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use axum::extract::State;
+use axum::http::HeaderName;
+use axum::http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 
-use super::{Health, Watched};
+use crate::health::{Health, Watched};
 use crate::metrics::{Snapshot, resident_bytes};
 
-/// The status of the process.
-pub(super) fn render(health: &Health) -> Value {
+/// 200 and the status of the process.
+pub(super) async fn status(State(health): State<Health>) -> ([(HeaderName, &'static str); 1], String) {
+    (
+        [(CONTENT_TYPE, "application/json")],
+        format!("{:#}\n", render(&health)),
+    )
+}
+
+fn render(health: &Health) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "healthy": health.troubles().is_empty(),

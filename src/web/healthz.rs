@@ -1,0 +1,63 @@
+//! `/healthz` and `/readyz`: is it well, and do pictures go out.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+
+use crate::health::Health;
+
+/// 200, or 503 and a line for each trouble.
+pub(super) async fn healthz(State(health): State<Health>) -> (StatusCode, String) {
+    let troubles = health.troubles();
+    if troubles.is_empty() {
+        (StatusCode::OK, "ok\n".into())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, troubles.join("\n") + "\n")
+    }
+}
+
+/// 200 while every camera's pictures go out, otherwise 503.
+pub(super) async fn readyz(State(health): State<Health>) -> (StatusCode, &'static str) {
+    if health.is_ready() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not every camera's pictures go out\n",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::tests::watched;
+    use crate::web::tests::{get, serve};
+    use std::sync::atomic::Ordering::Relaxed;
+
+    #[test]
+    fn pages_say_how_it_is() {
+        let camera = watched("door");
+        let (address, _http) = serve(Health::new(vec![(*camera).clone()]));
+        let get = |path: &str| {
+            let answer = get(address, path);
+            (answer.code, answer.text())
+        };
+        assert_eq!(get("/healthz"), (200, "ok\n".into()));
+        assert_eq!(get("/readyz").0, 503);
+        camera.metrics.vitals.captured_at(1);
+        camera.metrics.composed.store(1, Relaxed);
+        assert_eq!(get("/readyz"), (200, "ready\n".into()));
+        camera.metrics.vitals.set_source_lost("unplugged".into());
+        let (code, body) = get("/healthz");
+        assert_eq!(code, 503);
+        assert!(
+            body.starts_with("door: source lost for") && body.contains("unplugged"),
+            "{body}"
+        );
+        assert_eq!(get("/readyz").0, 503);
+        let status: serde_json::Value = serde_json::from_str(&get("/status").1).unwrap();
+        assert_eq!(status["cameras"][0]["name"], "door");
+        assert_eq!(status["healthy"], false);
+        assert!(get("/metrics").1.contains("segd_healthy{camera=\"door\"} 0"));
+    }
+}

@@ -1,0 +1,87 @@
+//! The configuration read again while segd runs.
+#![cfg(feature = "gstreamer")]
+
+mod common {
+    pub mod daemon;
+}
+
+use std::time::Duration;
+
+use common::daemon::{Daemon, Viewer, small, wait_for};
+
+const SECOND: Duration = Duration::from_secs(1);
+const PATTERN: &str = "test://?width=160&height=128&fps=25";
+
+#[test]
+fn a_reload_changes_what_it_can_under_a_client_that_goes_on_watching() {
+    let base = small(PATTERN);
+    let daemon = Daemon::start(&base);
+    let mut viewer = Viewer::watch(&daemon.address());
+    viewer.wait_frames(5, 30 * SECOND);
+    let network = |daemon: &Daemon| daemon.get("/metrics").1.matches("segd_provider_info{").count();
+    assert_eq!(network(&daemon), 1);
+
+    // Overlay and classes at once.
+    daemon.configure(&format!(
+        "{base}[overlay]\nvisualize = \"mask\"\nclasses = [\"person\"]\n"
+    ));
+    daemon.signal("-HUP");
+    wait_for("taken", 20 * SECOND, || {
+        daemon.metric("segd_reloads_total{result=\"taken\"}") == 1.0
+    });
+    assert_eq!(daemon.status()["cameras"][0]["classes_shown"][0], "person");
+    wait_for("a mask on black", 10 * SECOND, || {
+        let picture = daemon.snapshot();
+        let dark = picture.pixels().filter(|p| p.0.iter().all(|&v| v < 40)).count();
+        dark * 2 > picture.pixels().len()
+    });
+
+    // A bad configuration changes nothing and says why.
+    for (text, part) in [
+        ("[overlay]\nclasses = [\"persn\"]\n", "persn"),
+        ("[modle]\n", "modle"),
+        ("[model]\nname = \"nonsuch\"\n", "nonsuch"),
+    ] {
+        let refused = daemon.metric("segd_reloads_total{result=\"refused\"}");
+        let source = format!("[capture]\ninput = \"{PATTERN}\"\n{text}");
+        daemon.configure(&source);
+        daemon.signal("-HUP");
+        wait_for("refused", 20 * SECOND, || {
+            daemon.metric("segd_reloads_total{result=\"refused\"}") == refused + 1.0
+        });
+        let log = daemon.log();
+        let line = log
+            .lines()
+            .rfind(|l| l.contains("refused, nothing was changed"))
+            .unwrap();
+        assert!(line.contains(part), "{line}");
+    }
+    assert_eq!(daemon.status()["cameras"][0]["classes_shown"][0], "person");
+
+    // Another model: prepared beside the old one, swapped between two frames.
+    let inferences = "segd_inferences_total{camera=\"segd\"}";
+    daemon.configure(&base.replace("size = 64", "size = 96"));
+    daemon.signal("-HUP");
+    wait_for("taken", 60 * SECOND, || {
+        daemon.metric("segd_reloads_total{result=\"taken\"}") == 2.0
+    });
+    let before = daemon.metric(inferences);
+    wait_for("masks of the new model", 30 * SECOND, || {
+        daemon.metric(inferences) > before + 3.0
+    });
+    assert!(daemon.log().contains("the new model is ready"));
+    wait_for("its size in the log", 10 * SECOND, || {
+        daemon.log().contains("size=\"96x")
+    });
+    assert_eq!(daemon.get("/healthz"), (200, "ok\n".into()));
+
+    // What needs a restart is said.
+    daemon.configure(&format!("{base}[access]\nmax_bitrate_kbps = 900\n"));
+    daemon.signal("-HUP");
+    wait_for("said", 60 * SECOND, || {
+        daemon
+            .log()
+            .contains("access.max_bitrate_kbps has changed: that takes effect at the next start")
+    });
+    viewer.wait_frames(5, 10 * SECOND);
+}
