@@ -14,10 +14,10 @@ use crate::cli::schedule_args::ScheduleArgs;
 use crate::clock::RealClock;
 use crate::config::{self, CameraConfig, FileConfig, NumberOrAuto, check_range};
 use crate::metrics::Metrics;
+use crate::output::access::{RtspAccess, TlsFiles, User};
+use crate::output::{Codec, StreamOptions, parse_output};
 use crate::pipeline::control::{Control, Looks, Privacy};
 use crate::pipeline::{self, LostPicture, MaskPolicy, Parts, PipelineOptions};
-use crate::stream::access::{RtspAccess, TlsFiles, User};
-use crate::stream::{Codec, StreamOptions, parse_output};
 use crate::supervise::OnTransient;
 use vision::error::{Error, Result};
 use vision::frame::{FrameFormat, PixelFormat};
@@ -398,7 +398,7 @@ pub fn build_camera(
     let mut options = pipeline_options(args, camera, &spec)?;
     let infer_interval = infer_interval(args, &camera.model)?;
     let stream_options = stream_options(args, camera, file)?;
-    let sinks = camera
+    let outputs = camera
         .outputs
         .iter()
         .map(|output| parse_output(output)?.opener(&stream_options))
@@ -435,7 +435,7 @@ pub fn build_camera(
     Ok(Built {
         parts: Parts {
             source,
-            sinks,
+            outputs,
             engine,
             control: Control::new(looks, infer_interval),
             clock,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::stream::{FrameSink, SinkOpener};
+use crate::output::{FrameOutput, Output, OutputOpener, Video};
 use vision::error::{Error, Result};
 use vision::frame::{Colorimetry, Frame, FrameFormat, ImageRef, Matrix, PixelFormat, Range};
 
@@ -27,7 +27,7 @@ impl ImagesOpener {
     }
 }
 
-impl SinkOpener for ImagesOpener {
+impl OutputOpener for ImagesOpener {
     fn name(&self) -> String {
         format!("{} (PNG images)", self.folder.display())
     }
@@ -36,7 +36,14 @@ impl SinkOpener for ImagesOpener {
         false
     }
 
-    fn open(&self, format: FrameFormat, _frame_rate: Option<f64>) -> Result<Box<dyn FrameSink>> {
+    fn open(&self, video: &Video) -> Result<Output> {
+        self.begin(video).map(|output| Output::Frames(Box::new(output)))
+    }
+}
+
+impl ImagesOpener {
+    fn begin(&self, video: &Video) -> Result<ImagesOutput> {
+        let format = video.format;
         if format.pixel != PixelFormat::I420 {
             return Err(Error::usage(format!(
                 "frames to write as images are {:?}; I420 is expected",
@@ -51,7 +58,7 @@ impl SinkOpener for ImagesOpener {
         if self.written.load(Relaxed) == 0 && self.folder.join("000000.png").exists() {
             tracing::warn!(folder = %self.folder.display(), "images of an earlier run are replaced");
         }
-        let sink = ImagesSink {
+        let output = ImagesOutput {
             folder: self.folder.clone(),
             format,
             written: self.written.clone(),
@@ -67,11 +74,11 @@ impl SinkOpener for ImagesOpener {
                     .caused_by(e)
                     .hint("write to a folder that this user may write to")
             })?;
-        Ok(Box::new(sink))
+        Ok(output)
     }
 }
 
-struct ImagesSink {
+struct ImagesOutput {
     folder: PathBuf,
     format: FrameFormat,
     written: Arc<AtomicU64>,
@@ -79,7 +86,7 @@ struct ImagesSink {
     png: Vec<u8>,
 }
 
-impl FrameSink for ImagesSink {
+impl FrameOutput for ImagesOutput {
     fn describe(&self) -> String {
         format!("{} (PNG images)", self.folder.display())
     }
@@ -329,7 +336,8 @@ mod tests {
             color: COLORS[1],
         };
         let target = folder.path().join("a/b");
-        let mut sink = ImagesOpener::new(target.clone()).open(format, None).unwrap();
+        let video = Video::new(format, None, false);
+        let mut output = ImagesOpener::new(target.clone()).begin(&video).unwrap();
         for sequence in 0..3u64 {
             let mut data = vec![128u8; format.packed_bytes()];
             data[..15].fill(50 * sequence as u8);
@@ -340,9 +348,9 @@ mod tests {
                 format,
                 data: PooledBuffer::unpooled(data),
             };
-            sink.push(frame).unwrap();
+            output.push(frame).unwrap();
         }
-        sink.finish().unwrap();
+        Box::new(output).finish().unwrap();
         let mut names: Vec<_> = fs::read_dir(&target)
             .unwrap()
             .map(|e| e.unwrap().file_name().into_string().unwrap())
@@ -356,18 +364,8 @@ mod tests {
 
     #[test]
     fn a_folder_that_cannot_be_made_is_named() {
-        let e = ImagesOpener::new("/proc/segd".into())
-            .open(
-                FrameFormat {
-                    pixel: PixelFormat::I420,
-                    width: 2,
-                    height: 2,
-                    color: COLORS[0],
-                },
-                None,
-            )
-            .err()
-            .unwrap();
+        let video = Video::new(FrameFormat::new(PixelFormat::I420, 2, 2), None, false);
+        let e = ImagesOpener::new("/proc/segd".into()).open(&video).err().unwrap();
         assert!(e.to_string().contains("/proc/segd"), "{e}");
         assert_eq!(e.exit_code(), 2);
     }
