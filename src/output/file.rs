@@ -1,23 +1,28 @@
 //! Encoded video to a file that can be played after any end, a `kill -9` included.
 //!
-//! While it is written, `name.mp4` is called `name.partial.mp4`; a clean end gives it its final name, in one
-//! rename, replacing what was there. A file that was left partial by a kill or a crash plays up to about its
-//! last second, and is never overwritten: the next recording takes `name.partial-1.mp4`. Where one run completes
-//! the output more than once (it failed, and was opened again), the later files are `name-1.mp4` and on. MP4 is
-//! written as fragments of one second (and gets a whole index at a clean end), Matroska as clusters.
+//! While it is written, `name.mp4` is called `name.partial.mp4`; a clean end gives it its final name, in one rename.
+//! A file that was left partial by a kill or a crash plays up to about its last second.
+//!
+//! Nothing is ever replaced. Beside a file that was left partial the next one is `name.partial-1.mp4`. Where there is a
+//! `name.mp4` already, a conversion is refused, and a live recording gets the time of its beginning into its name,
+//! `name-2026-11-29T22-41-03Z.mp4`; so does the next one of a run whose output failed and was opened again.
+//!
+//! MP4 is written as fragments of one second (and gets a whole index at a clean end), Matroska as clusters.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use gstreamer as gst;
+use gstreamer::glib;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
 use crate::encode::elements::{self, internal};
 use crate::encode::{AccessUnit, EncodeOptions, Encoder, ReaderKind, Timeline, period_ns};
+use crate::output::names::{is_taken, rename_new, suffixed, variants};
 use crate::output::{Output, OutputOpener, UnitOutput, Video};
 use vision::error::{Error, Result};
 
@@ -29,6 +34,12 @@ const STALL: Duration = Duration::from_secs(30);
 
 /// How long the end of the file may take.
 const FINISH: gst::ClockTime = gst::ClockTime::from_seconds(20);
+
+/// How often it is looked whether the file is still there.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// A file that is shorter when it fails holds no picture.
+const NOTHING: u64 = 1024;
 
 /// Unfinished recordings of one name that are kept beside each other.
 const PARTIALS: u32 = 1000;
@@ -54,8 +65,6 @@ pub struct FileOpener {
     path: PathBuf,
     container: Container,
     options: EncodeOptions,
-    /// Files that were completed in this run.
-    completed: Arc<AtomicU32>,
 }
 
 impl FileOpener {
@@ -65,7 +74,6 @@ impl FileOpener {
             path,
             container,
             options,
-            completed: Arc::default(),
         }
     }
 }
@@ -80,10 +88,21 @@ impl OutputOpener for FileOpener {
     }
 
     fn open(&self, video: &Video) -> Result<Output> {
+        let begun = time_now();
+        if is_taken(&self.path) {
+            let path = self.path.display();
+            if !video.live {
+                return Err(
+                    Error::usage(format!("{path}: there is a file of this name already"))
+                        .hint("name another file, or move that one away"),
+                );
+            }
+            tracing::warn!("{path}: is kept; this recording will have its time in its name: {begun}");
+        }
         let encoder = video
             .encoders
             .get(video.format, video.frame_rate, &self.options)?;
-        let file = VideoFile::open(self, &encoder)?;
+        let file = VideoFile::open(self, begun, &encoder)?;
         let reader = encoder
             .read(&self.name(), READER)
             .inspect_err(|_| file.remove())?;
@@ -101,7 +120,11 @@ struct Queue {
 struct VideoFile {
     path: PathBuf,
     partial: PathBuf,
-    completed: Arc<AtomicU32>,
+    /// The inode of the file that is written.
+    inode: u64,
+    looked: Instant,
+    /// When it began, for its name.
+    begun: String,
     encoder: &'static str,
     pipeline: gst::Pipeline,
     bus: gst::Bus,
@@ -114,7 +137,7 @@ struct VideoFile {
 }
 
 impl VideoFile {
-    fn open(opener: &FileOpener, encoder: &Encoder) -> Result<Self> {
+    fn open(opener: &FileOpener, begun: String, encoder: &Encoder) -> Result<Self> {
         let path = &opener.path;
         let parameters = encoder.parameters();
         let parse = elements::make(parameters.codec.parser(), "gstreamer1.0-plugins-bad")?;
@@ -150,7 +173,7 @@ impl VideoFile {
             });
         }
 
-        let partial = reserve_partial(path)?;
+        let (partial, inode) = reserve_partial(path)?;
         sink.set_property("location", partial.as_os_str().to_string_lossy().as_ref());
         // What is written is in the file at once, and a full disk shows at once.
         sink.set_property_from_str("buffer-mode", "unbuffered");
@@ -159,7 +182,9 @@ impl VideoFile {
         let file = Self {
             path: path.clone(),
             partial,
-            completed: opener.completed.clone(),
+            inode,
+            looked: Instant::now(),
+            begun,
             encoder: encoder.element(),
             pipeline,
             bus,
@@ -259,6 +284,10 @@ impl VideoFile {
             ))),
         };
         let _ = self.pipeline.set_state(gst::State::Null);
+        if outcome.is_err() && fs::metadata(&self.partial).is_ok_and(|m| m.len() < NOTHING) {
+            // A full disk would otherwise get one at each attempt.
+            let _ = fs::remove_file(&self.partial);
+        }
         outcome?;
         let problem = |what: &str, e: std::io::Error| {
             Error::fatal(format!("{}: {what}", self.partial.display())).caused_by(e)
@@ -266,12 +295,35 @@ impl VideoFile {
         File::open(&self.partial)
             .and_then(|f| f.sync_all())
             .map_err(|e| problem("can't be brought to the disk", e))?;
-        let path = match self.completed.fetch_add(1, Ordering::Relaxed) {
-            0 => self.path.clone(),
-            n => numbered(&self.path, &format!("-{n}")),
-        };
-        fs::rename(&self.partial, &path)
-            .map_err(|e| problem(&format!("can't be renamed to {}", path.display()), e))
+        for path in variants(&self.path, &self.begun) {
+            match rename_new(&self.partial, &path) {
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(problem(&format!("can't be renamed to {}", path.display()), e)),
+                Ok(()) => {
+                    tracing::info!(file = %path.display(), "the recording is complete");
+                    return Ok(());
+                }
+            }
+        }
+        Err(
+            Error::fatal(format!("{}: all names for it are taken", self.path.display()))
+                .hint(format!("it stays {}", self.partial.display())),
+        )
+    }
+
+    /// Looks now and then whether what is written can still be found.
+    fn check_is_there(&mut self) -> Result<()> {
+        if self.looked.elapsed() < LOOK {
+            return Ok(());
+        }
+        self.looked = Instant::now();
+        if fs::metadata(&self.partial).is_ok_and(|found| found.ino() == self.inode) {
+            return Ok(());
+        }
+        Err(
+            Error::fatal(format!("{}: is not there any more", self.partial.display()))
+                .hint("it was moved or removed while it was written, or its disk is gone"),
+        )
     }
 }
 
@@ -284,6 +336,7 @@ impl UnitOutput for VideoFile {
         if let Some(e) = self.failure() {
             return Err(e);
         }
+        self.check_is_there()?;
         self.wait_for_room()?;
         let pts = gst::ClockTime::from_nseconds(self.timeline.at(unit.pts_ns));
         let buffer = elements::unit_buffer(unit, pts);
@@ -312,28 +365,30 @@ impl Drop for VideoFile {
     }
 }
 
-/// `a/name.mp4` and `-1` to `a/name-1.mp4`.
-fn numbered(path: &Path, suffix: &str) -> PathBuf {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let extension = path.extension().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!("{stem}{suffix}.{extension}"))
+/// Now, in a form for names of files: `2026-11-29T22-41-03Z`.
+fn time_now() -> String {
+    glib::DateTime::now_utc()
+        .and_then(|now| now.format("%Y-%m-%dT%H-%M-%SZ"))
+        // Years that GLib can't count.
+        .map_or_else(|_| "unknown-time".to_owned(), String::from)
 }
 
 /// Creates the file that is written until the end: `name.partial.mp4`, or the first
-/// `name.partial-N.mp4` that isn't taken.
-fn reserve_partial(path: &Path) -> Result<PathBuf> {
+/// `name.partial-N.mp4` that isn't taken. Gives its inode as well.
+fn reserve_partial(path: &Path) -> Result<(PathBuf, u64)> {
     for n in 0..PARTIALS {
         let number = if n == 0 { String::new() } else { format!("-{n}") };
-        let partial = numbered(path, &format!(".partial{number}"));
+        let partial = suffixed(path, &format!(".partial{number}"));
         match OpenOptions::new().write(true).create_new(true).open(&partial) {
-            Ok(_) => {
+            Ok(file) => {
                 if n > 0 {
                     tracing::warn!(
                         file = %partial.display(),
                         "unfinished recordings of the same name stand beside it; they are kept"
                     );
                 }
-                return Ok(partial);
+                let inode = file.metadata().map_or(0, |m| m.ino());
+                return Ok((partial, inode));
             }
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(e) => {

@@ -1,10 +1,14 @@
 //! Frames to a folder of PNG images, `000000.png` and on, for exact results.
+//!
+//! No image is ever replaced. Where there are numbered images already, a conversion is refused, and a live output goes on
+//! behind the last.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use crate::output::names::rename_new;
 use crate::output::{FrameOutput, Output, OutputOpener, Video};
 use vision::error::{Error, Result};
 use vision::frame::{Colorimetry, Frame, FrameFormat, ImageRef, Matrix, PixelFormat, Range};
@@ -13,8 +17,9 @@ use vision::frame::{Colorimetry, Frame, FrameFormat, ImageRef, Matrix, PixelForm
 #[derive(Debug, Clone)]
 pub struct ImagesOpener {
     folder: PathBuf,
-    /// Images written in this run: one that is opened again goes on where it was.
-    written: Arc<AtomicU64>,
+    /// The number of the next image: one that is opened again goes on where it was.
+    next: Arc<AtomicU64>,
+    begun: Arc<AtomicBool>,
 }
 
 impl ImagesOpener {
@@ -22,7 +27,8 @@ impl ImagesOpener {
     pub fn new(folder: PathBuf) -> Self {
         Self {
             folder,
-            written: Arc::default(),
+            next: Arc::default(),
+            begun: Arc::default(),
         }
     }
 }
@@ -55,13 +61,27 @@ impl ImagesOpener {
                 .caused_by(e)
                 .hint("write to a folder that this user may write to")
         })?;
-        if self.written.load(Relaxed) == 0 && self.folder.join("000000.png").exists() {
-            tracing::warn!(folder = %self.folder.display(), "images of an earlier run are replaced");
+        if !self.begun.load(Relaxed)
+            && let Some(last) = last_image(&self.folder)
+        {
+            let folder = self.folder.display();
+            if !video.live {
+                return Err(Error::usage(format!(
+                    "{folder}: holds images of an earlier run, up to {last:06}.png"
+                ))
+                .hint("name another folder, or move them away"));
+            }
+            tracing::warn!(
+                "{folder}: the images that it holds are kept; new ones begin with number {}",
+                last + 1
+            );
+            self.next.store(last + 1, Relaxed);
         }
+        self.begun.store(true, Relaxed);
         let output = ImagesOutput {
             folder: self.folder.clone(),
             format,
-            written: self.written.clone(),
+            next: self.next.clone(),
             rgb: vec![0; 3 * format.width * format.height],
             png: Vec::new(),
         };
@@ -81,7 +101,7 @@ impl ImagesOpener {
 struct ImagesOutput {
     folder: PathBuf,
     format: FrameFormat,
-    written: Arc<AtomicU64>,
+    next: Arc<AtomicU64>,
     rgb: Vec<u8>,
     png: Vec<u8>,
 }
@@ -101,16 +121,29 @@ impl FrameOutput for ImagesOutput {
             )));
         }
         i420_to_rgb(&frame.image(), &mut self.rgb);
-        let path = self.folder.join(format!("{:06}.png", self.written.load(Relaxed)));
+        let path = self.folder.join(format!("{:06}.png", self.next.load(Relaxed)));
         let (width, height) = (self.format.width, self.format.height);
         write_png(&path, width, height, &self.rgb, &mut self.png)?;
-        self.written.fetch_add(1, Relaxed);
+        self.next.fetch_add(1, Relaxed);
         Ok(())
     }
 
     fn finish(self: Box<Self>) -> Result<()> {
         Ok(())
     }
+}
+
+/// The highest number of the images in a folder, if there are numbered ones.
+fn last_image(folder: &Path) -> Option<u64> {
+    let number = |name: &str| {
+        let digits = name.strip_suffix(".png")?;
+        let is_number = (6..=12).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+        is_number.then(|| digits.parse().ok()).flatten()
+    };
+    let entries = fs::read_dir(folder).ok()?;
+    entries
+        .filter_map(|entry| number(entry.ok()?.file_name().to_str()?))
+        .max()
 }
 
 /// Writes an RGB picture under a temporary name beside `path`, then renames it. `scratch` is reused.
@@ -131,7 +164,7 @@ fn write_png(path: &Path, width: usize, height: usize, rgb: &[u8], scratch: &mut
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.partial"));
     fs::write(&temporary, &*scratch)
-        .and_then(|()| fs::rename(&temporary, path))
+        .and_then(|()| rename_new(&temporary, path))
         .map_err(|e| {
             // What is there of it is no image.
             let _ = fs::remove_file(&temporary);

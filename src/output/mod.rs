@@ -13,9 +13,11 @@ use vision::error::Result;
 use vision::frame::{Frame, FrameFormat};
 
 pub mod access;
+mod clash;
 #[cfg(feature = "gstreamer")]
 pub mod file;
 pub mod images;
+mod names;
 mod null;
 #[cfg(feature = "gstreamer")]
 pub mod rtsp;
@@ -26,6 +28,7 @@ pub mod rtsp_server;
 mod spec;
 
 pub use crate::encode::Codec;
+pub use clash::check_files;
 pub use spec::{DEFAULT_OUTPUT, OutputSpec, RtspAddress, StreamOptions, parse_output};
 
 /// The video that an output is opened for.

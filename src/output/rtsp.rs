@@ -86,7 +86,8 @@ impl RtspOpener {
             failure: Mutex::default(),
         });
         let server = Server::get(&self.address, &self.access)?;
-        server.mount(&self.address.path, media_factory(&stream), stream.clone())?;
+        let factory = media_factory(&stream, self.address.tls);
+        server.mount(&self.address.path, factory, stream.clone())?;
         Ok(RtspOutput {
             address: server.address(&self.address.path),
             stream,
@@ -287,10 +288,14 @@ impl Drop for RtspOutput {
 }
 
 /// The factory that builds the pipeline for the first client and shares it with the others.
-fn media_factory(stream: &Arc<Stream>) -> factory::Factory {
+fn media_factory(stream: &Arc<Stream>, tls: bool) -> factory::Factory {
     let factory = factory::Factory::new(stream.encoder.parameters());
     factory.set_shared(true);
-    factory.set_protocols(gst_rtsp::RTSPLowerTrans::UDP | gst_rtsp::RTSPLowerTrans::TCP);
+    // RTP over UDP would be in clear: over TLS there is only its own connection, and whoever asks for UDP is answered 461.
+    factory.set_protocols(match tls {
+        true => gst_rtsp::RTSPLowerTrans::TCP,
+        false => gst_rtsp::RTSPLowerTrans::UDP | gst_rtsp::RTSPLowerTrans::TCP,
+    });
     let stream = stream.clone();
     factory.connect_media_configure(move |_, media| {
         let bin = media.element();
