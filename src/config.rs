@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use crate::capture::CameraFormat;
-use crate::stream::Codec;
+use crate::output::Codec;
 use vision::error::{Error, Result};
 use vision::overlay::Visualize;
 

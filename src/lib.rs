@@ -4,7 +4,7 @@
 //! ```text
 //! camera --> [capture] --newest--> [infer: preprocess, run, postprocess] --newest mask--+
 //!                |                                                                       v
-//!                +----------------------- every frame ------------------------> [compose: overlay] -> [stream]
+//!                +----------------------- every frame ------------------------> [compose: overlay] -> [output]
 //! ```
 //!
 //! The video never waits for the network: every captured frame goes out with the newest mask that
@@ -18,7 +18,8 @@ pub mod turns;
 
 // The path of a frame.
 pub mod capture;
-pub mod stream;
+pub mod encode;
+pub mod output;
 
 // What is wired, and by what.
 pub mod config;

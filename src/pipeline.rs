@@ -10,13 +10,16 @@
 //!       +--compose: 2, drop oldest--> [compose]                         compose: 2, block--> [compose]
 //!                                        |                                                   |
 //!                                        v                                                   v
-//!                       RTSP, and [recording] by 8, drop newest                           outputs
+//!                  [encoder] by 2, drop oldest                            [encoder] by 4, block
+//!                    |       |                                                     |
+//!                  RTSP   [recording] by 256 units,                        [file] by 16 units, block
+//!                           drop to next keyframe
 //! ```
 //!
 //! To follow one frame: `CaptureStage` reads it into a pooled buffer. `ComposeStage` gets it and lets `Masks` find
 //! its mask: the newest one, moved along the motion of the picture; where the schedule says so the frame becomes a
 //! key, `InferStage` gives it to the [`Engine`], and the mask comes back when it is ready. Then the mask is painted onto
-//! the frame into a second pool's buffer, which goes to the outputs. In lockstep every frame goes through
+//! the frame into a second pool's buffer, which goes to the encoder that the outputs share. In lockstep every frame goes through
 //! `InferStage` and waits for its own mask. This file wires; each thread has a file in `pipeline/`, and what is
 //! done to pixels is in the stages.
 
@@ -40,8 +43,8 @@ use crate::capture::SourceOpener;
 use crate::clock::{SharedClock, TimeNs};
 use crate::mailbox::{WhenFull, mailbox};
 use crate::metrics::Metrics;
+use crate::output::OutputOpener;
 use crate::schedule::ScheduleOptions;
-use crate::stream::SinkOpener;
 use crate::supervise::{Backoff, Ended, OnEnd, OnTransient, Supervisor};
 use vision::error::Result;
 use vision::frame::{Mask, SharedFrame};
@@ -95,7 +98,7 @@ pub struct Parts {
     /// Opens the source.
     pub source: Box<dyn SourceOpener>,
     /// Open the outputs, once the frames' format is known.
-    pub sinks: Vec<Box<dyn SinkOpener>>,
+    pub outputs: Vec<Box<dyn OutputOpener>>,
     /// Segments; moves to the inference thread.
     pub engine: Engine,
     /// How masks are shown, and what else may change while it runs.
@@ -109,9 +112,10 @@ pub struct Parts {
 /// Capture buffers: one being filled, 2 waiting for compose, 1 being composed, 2 waiting for or in
 /// inference, and one spare for a frame whose last holder is just letting go.
 const CAPTURE_BUFFERS: usize = 8;
-/// Output buffers: one being painted, those that a live output keeps queued for its encoder, and those that the
-/// encoder still reads.
+/// Buffers for an output that takes frames: one being painted, and those that it still reads.
 const OUTPUT_BUFFERS: usize = 12;
+/// Buffers for an encoder: one being painted, up to 8 that wait for it, and those that it still reads.
+const ENCODER_BUFFERS: usize = 18;
 /// Masks: the newest, one being drawn, one being made, and what lockstep has queued.
 const MASKS: usize = 6;
 /// Frames that wait for compose.
@@ -200,7 +204,7 @@ struct Done {
 pub fn run(parts: Parts, options: PipelineOptions, asked_to_stop: &Receiver<()>) -> Result<Ended> {
     let Parts {
         source,
-        sinks,
+        outputs,
         engine,
         control,
         clock,
@@ -270,11 +274,11 @@ pub fn run(parts: Parts, options: PipelineOptions, asked_to_stop: &Receiver<()>)
             .run()
         })?;
     }
-    let sinks = sinks.into_iter().map(Arc::from).collect();
+    let openers = outputs.into_iter().map(Arc::from).collect();
     supervisor.spawn("compose", OnEnd::Finish, move || {
         ComposeStage {
             from: compose_rx,
-            sinks,
+            openers,
             control,
             masks,
             clock,

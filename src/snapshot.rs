@@ -7,7 +7,7 @@ use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 use tokio::sync::oneshot;
 
-use crate::stream::images::i420_to_rgb;
+use crate::output::images::i420_to_rgb;
 use vision::error::{Error, Result};
 use vision::frame::{FrameFormat, ImageRef, PixelFormat};
 

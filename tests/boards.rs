@@ -4,8 +4,8 @@
 use segd::capture::camera_mode::{Choice, Encoding, Interval};
 use segd::capture::decoders::{self, Compression};
 use segd::capture::{CaptureOptions, converted, csi};
-use segd::stream::Codec;
-use segd::stream::encoder::{self, EncoderPlan, EncoderSettings, Step};
+use segd::encode::plan::{self as encoder, EncoderPlan, EncoderSettings, Step};
+use segd::output::Codec;
 
 /// Elements that every machine with GStreamer's base, good, bad, ugly and libav plugins has.
 const PLUGINS: &[&str] = &[

@@ -13,9 +13,9 @@ use gstreamer_app as gst_app;
 use gstreamer_rtp as gst_rtp;
 
 use segd::clock::RealClock;
+use segd::output::rtsp::{CAPTURE_TIME_URI, RtspOpener};
+use segd::output::{Codec, RtspAddress, StreamOptions, Video};
 use segd::stamp;
-use segd::stream::rtsp::{CAPTURE_TIME_URI, RtspSink};
-use segd::stream::{Codec, FrameSink, RtspAddress, StreamOptions};
 use vision::frame::{Frame, FrameFormat, PixelFormat};
 use vision::pool::PooledBuffer;
 
@@ -153,8 +153,9 @@ fn packets_say_when_their_picture_was_taken() {
             codec,
             ..StreamOptions::default()
         };
-        let mut sink = Box::new(RtspSink::open(&address, &options, format, Some(30.0)).unwrap());
-        let address = sink.address().clone();
+        let video = Video::new(format, Some(30.0), true);
+        let output = RtspOpener::new(address.clone(), &options).serve(&video).unwrap();
+        let address = output.address().clone();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         // What is sent is old already, so that the time of sending is told from that of capture.
@@ -168,17 +169,16 @@ fn packets_say_when_their_picture_was_taken() {
                 let captured_at_ns = RealClock::now() - AGE_NS;
                 let mut data = vec![128; format.packed_bytes()];
                 assert!(stamp::write(format, &mut data, captured_at_ns));
-                sink.push(Frame {
+                video.encoders.push(Frame {
                     sequence,
                     captured_at_ns,
                     pts_ns: captured_at_ns,
                     format,
                     data: PooledBuffer::unpooled(data),
-                })
-                .unwrap();
+                });
                 std::thread::sleep(Duration::from_millis(33));
             }
-            sink.finish().unwrap();
+            drop(output);
         });
         let to_unix_ns = clock_to_unix_ns();
         let pictures = watch(&address, protocol, codec);

@@ -8,10 +8,10 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use segd::capture::{Capture, FrameSource, SourceOpener};
 use segd::clock::{RealClock, SimulatedClock};
 use segd::metrics::Metrics;
+use segd::output::{FrameOutput, Output, OutputOpener, Video};
 use segd::pipeline::control::{Control, Looks};
 use segd::pipeline::{MaskPolicy, Parts, PipelineOptions, run};
 use segd::schedule::{Reason, ScheduleOptions};
-use segd::stream::{FrameSink, SinkOpener};
 use segd::supervise::{Backoff, Ended, OnTransient};
 use vision::error::{Error, Result};
 use vision::frame::{Frame, FrameFormat, PixelFormat};
@@ -165,7 +165,7 @@ struct Recorder {
     fail_at: Option<usize>,
 }
 
-impl SinkOpener for Recorder {
+impl OutputOpener for Recorder {
     fn name(&self) -> String {
         "recorder".into()
     }
@@ -174,18 +174,18 @@ impl SinkOpener for Recorder {
         true
     }
 
-    fn open(&self, format: FrameFormat, _frame_rate: Option<f64>) -> Result<Box<dyn FrameSink>> {
-        assert_eq!(format.pixel, PixelFormat::I420);
+    fn open(&self, video: &Video) -> Result<Output> {
+        assert_eq!(video.format.pixel, PixelFormat::I420);
         self.recorded.opened.fetch_add(1, Ordering::Relaxed);
-        Ok(Box::new(Recorder {
+        Ok(Output::Frames(Box::new(Recorder {
             recorded: self.recorded.clone(),
             keep: self.keep.clone(),
             fail_at: self.fail_at,
-        }))
+        })))
     }
 }
 
-impl FrameSink for Recorder {
+impl FrameOutput for Recorder {
     fn describe(&self) -> String {
         "recorder".into()
     }
@@ -228,7 +228,7 @@ fn rig(source: Box<MadeSource>, gate: Option<Receiver<()>>) -> Rig {
     let engine = made::engine(&model, &metrics, move |size| brightness(size, gate.clone()));
     let parts = Parts {
         source,
-        sinks: vec![Box::new(Recorder {
+        outputs: vec![Box::new(Recorder {
             recorded: recorded.clone(),
             keep: None,
             fail_at: None,
@@ -382,7 +382,7 @@ fn a_fatal_error_of_the_source_ends_the_run_and_completes_the_outputs() {
 #[test]
 fn an_output_that_fails_ends_the_run_with_its_error() {
     let mut rig = rig(MadeSource::new(vec![alternating(50)], Duration::ZERO), None);
-    rig.parts.sinks = vec![Box::new(Recorder {
+    rig.parts.outputs = vec![Box::new(Recorder {
         recorded: rig.recorded.clone(),
         keep: None,
         fail_at: Some(3),
@@ -401,7 +401,7 @@ fn an_output_that_keeps_its_frames_makes_a_live_pipeline_drop_and_count() {
     rig.options.masks = MaskPolicy::Newest;
     rig.options.live = true;
     let keep = Arc::new(Mutex::new(Vec::new()));
-    rig.parts.sinks = vec![Box::new(Recorder {
+    rig.parts.outputs = vec![Box::new(Recorder {
         recorded: rig.recorded.clone(),
         keep: Some(keep.clone()),
         fail_at: None,
@@ -455,7 +455,7 @@ fn a_stop_ends_the_run_and_completes_the_outputs() {
 fn two_outputs_get_the_same_frames() {
     let mut rig = rig(MadeSource::new(vec![alternating(20)], Duration::ZERO), None);
     let second = Recorded::default();
-    rig.parts.sinks.push(Box::new(Recorder {
+    rig.parts.outputs.push(Box::new(Recorder {
         recorded: second.clone(),
         keep: None,
         fail_at: None,

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use segd::stream::{FrameSink, SinkOpener};
+use segd::output::{FrameOutput, Output, OutputOpener, Video};
 use segd::supervise::Ended;
 use vision::error::{Error, Result};
-use vision::frame::{Frame, FrameFormat};
+use vision::frame::Frame;
 
 #[path = "common/made.rs"]
 mod made;
@@ -42,7 +42,7 @@ impl Disk {
     }
 }
 
-impl SinkOpener for Disk {
+impl OutputOpener for Disk {
     fn name(&self) -> String {
         "disk".into()
     }
@@ -51,14 +51,14 @@ impl SinkOpener for Disk {
         false
     }
 
-    fn open(&self, _format: FrameFormat, _frame_rate: Option<f64>) -> Result<Box<dyn FrameSink>> {
+    fn open(&self, _video: &Video) -> Result<Output> {
         self.opened.fetch_add(1, Relaxed);
         self.wait();
-        Ok(Box::new(self.clone()))
+        Ok(Output::Frames(Box::new(self.clone())))
     }
 }
 
-impl FrameSink for Disk {
+impl FrameOutput for Disk {
     fn describe(&self) -> String {
         "disk".into()
     }

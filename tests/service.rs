@@ -216,6 +216,11 @@ fn a_disk_that_is_full_costs_the_recording_alone() {
     wait_for("ready", 90 * SECOND, || daemon.get("/readyz").0 == 200);
     let mut viewer = Viewer::watch(&daemon.address());
     viewer.wait_frames(5, 30 * SECOND);
+    assert_eq!(
+        daemon.metric("segd_encoders{camera=\"segd\"}"),
+        1.0,
+        "client and recording share the encoder"
+    );
     wait_for("the recording fails", 60 * SECOND, || {
         daemon.metric("segd_output_failures_total{camera=\"segd\"}") >= 1.0
     });
@@ -226,7 +231,7 @@ fn a_disk_that_is_full_costs_the_recording_alone() {
     );
     // It is opened again, beside what it left.
     wait_for("another recording", 30 * SECOND, || {
-        daemon.log().contains("stream: open again")
+        daemon.log().contains("the output is open again")
     });
     viewer.wait_frames(25, 20 * SECOND);
     let recordings = std::fs::read_dir(daemon.folder.path()).unwrap();

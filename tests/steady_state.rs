@@ -8,10 +8,10 @@ use crossbeam_channel::bounded;
 use segd::capture::{CaptureOptions, Pace, parse_uri};
 use segd::clock::RealClock;
 use segd::metrics::Metrics;
+use segd::output::{StreamOptions, parse_output};
 use segd::pipeline::control::{Control, Looks};
 use segd::pipeline::{MaskPolicy, Parts, PipelineOptions, run};
 use segd::schedule::ScheduleOptions;
-use segd::stream::{StreamOptions, parse_output};
 use segd::supervise::OnTransient;
 use vision::answer::Answer;
 use vision::infer::{InputSize, TensorData};
@@ -112,7 +112,7 @@ fn allocations(frames: u64, masks: MaskPolicy, schedule: ScheduleOptions) -> [u6
     };
     let parts = Parts {
         source,
-        sinks: vec![sink],
+        outputs: vec![sink],
         engine: made::engine(&model, &metrics, cells),
         control: Control::new(looks, Duration::ZERO),
         clock,

@@ -3,8 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use segd::health::http::parse_listen;
-use segd::stream::access::User;
-use segd::stream::parse_output;
+use segd::output::access::User;
+use segd::output::parse_output;
 
 fuzz_target!(|text: &str| {
     if let Ok(spec) = parse_output(text) {

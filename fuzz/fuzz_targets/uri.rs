@@ -7,5 +7,5 @@ fuzz_target!(|text: &str| {
     if let Err(error) = segd::capture::parse_uri(text) {
         assert!(!error.to_string().contains('\n'));
     }
-    let _ = segd::stream::parse_output(text);
+    let _ = segd::output::parse_output(text);
 });

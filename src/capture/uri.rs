@@ -51,6 +51,17 @@ impl fmt::Debug for SourceSpec {
     }
 }
 
+impl SourceSpec {
+    /// The files and folders that it reads.
+    pub fn files(&self) -> Vec<&Path> {
+        match self {
+            Self::Camera(path) | Self::File(path) | Self::Images(path) => vec![path],
+            Self::Playlist(items) => items.iter().flat_map(Self::files).collect(),
+            Self::Csi(_) | Self::Rtsp(_) | Self::Test(_) | Self::Launch(_) => Vec::new(),
+        }
+    }
+}
+
 /// What can be named, for error messages.
 const KINDS: &str = "a source is a camera (/dev/video0, csi://0), a video file, a folder of images, an rtsp:// address, \
                      test:// or gst: with a launch line";

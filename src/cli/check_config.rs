@@ -13,7 +13,7 @@ use crate::cli::schedule_args::ScheduleArgs;
 use crate::clock::RealClock;
 use crate::config::{CameraConfig, FileConfig};
 use crate::health::http;
-use crate::stream::{OutputSpec, StreamOptions, parse_output};
+use crate::output::{OutputSpec, StreamOptions, parse_output};
 use vision::error::{Error, Result};
 
 /// Arguments of `segd check-config`.
@@ -125,7 +125,7 @@ fn check_output(output: &str, options: &StreamOptions) -> Result<String> {
         #[cfg(feature = "gstreamer")]
         OutputSpec::Rtsp(address) if address.tls => {
             if let Some(files) = &options.access.tls {
-                crate::stream::rtsp_auth::check_tls(files)?;
+                crate::output::rtsp_auth::check_tls(files)?;
             }
         }
         OutputSpec::Mp4(path) | OutputSpec::Mkv(path) => {

@@ -17,9 +17,9 @@ use crate::clock::{SharedClock, Stop};
 use crate::config::{CameraConfig, FileConfig, PrivacyFile};
 use crate::health::{Health, Limits, Watched, http, notify};
 use crate::metrics::Metrics;
+use crate::output::parse_output;
 use crate::pipeline;
 use crate::pipeline::control::{Control, Looks, NextModel};
-use crate::stream::parse_output;
 use crate::supervise::{Background, Job, run_all, signals};
 use crate::turns::Turns;
 use crate::upgrade::{self, Upgrade};
@@ -300,12 +300,12 @@ fn reload(args: &RunArgs, file: &mut FileConfig, running: &mut [Running]) -> Res
 }
 
 #[cfg(feature = "gstreamer")]
-fn apply_access(access: &crate::stream::access::RtspAccess) -> Result<()> {
-    crate::stream::rtsp_server::set_access(access)
+fn apply_access(access: &crate::output::access::RtspAccess) -> Result<()> {
+    crate::output::rtsp_server::set_access(access)
 }
 
 #[cfg(not(feature = "gstreamer"))]
-fn apply_access(_access: &crate::stream::access::RtspAccess) -> Result<()> {
+fn apply_access(_access: &crate::output::access::RtspAccess) -> Result<()> {
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Read, stdin};
 
 use clap::Args;
 
-use crate::stream::access::User;
+use crate::output::access::User;
 use vision::error::{Error, Result};
 
 /// Longest password in bytes.

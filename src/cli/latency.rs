@@ -19,8 +19,8 @@ use serde::Serialize;
 
 use crate::clock::SharedClock;
 use crate::metrics::{Latency, LatencySummary, process_age};
+use crate::output::rtsp::CAPTURE_TIME_URI;
 use crate::stamp;
-use crate::stream::rtsp::CAPTURE_TIME_URI;
 use crate::supervise::Ticker;
 use vision::error::{Error, Result};
 

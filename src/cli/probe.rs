@@ -207,7 +207,8 @@ fn cameras() {
 fn video() {
     use crate::capture::decoders::{self, Compression};
     use crate::capture::{CaptureOptions, csi};
-    use crate::stream::{Codec, StreamOptions, chosen_encoder, encoder};
+    use crate::encode::{Codec, chosen_encoder, plan};
+    use crate::output::StreamOptions;
     use vision::frame::{FrameFormat, PixelFormat};
     let format = FrameFormat::new(PixelFormat::I420, 640, 480);
     for codec in Codec::ALL {
@@ -215,9 +216,9 @@ fn video() {
             codec,
             ..StreamOptions::default()
         };
-        match chosen_encoder(format, Some(30.0), &options) {
+        match chosen_encoder(format, Some(30.0), &options.encoding()) {
             Ok(name) => {
-                let others = encoder::known(codec)
+                let others = plan::known(codec)
                     .iter()
                     .filter(|e| **e != name && has_element(e));
                 println!("encoder   {codec}: {name}{}", also(others.copied().collect()));

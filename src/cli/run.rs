@@ -14,10 +14,10 @@ use crate::cli::schedule_args::ScheduleArgs;
 use crate::clock::RealClock;
 use crate::config::{self, CameraConfig, FileConfig, NumberOrAuto, check_range};
 use crate::metrics::Metrics;
+use crate::output::access::{RtspAccess, TlsFiles, User};
+use crate::output::{Codec, OutputSpec, StreamOptions, check_files, parse_output};
 use crate::pipeline::control::{Control, Looks, Privacy};
 use crate::pipeline::{self, LostPicture, MaskPolicy, Parts, PipelineOptions};
-use crate::stream::access::{RtspAccess, TlsFiles, User};
-use crate::stream::{Codec, StreamOptions, parse_output};
 use crate::supervise::OnTransient;
 use vision::error::{Error, Result};
 use vision::frame::{FrameFormat, PixelFormat};
@@ -274,7 +274,24 @@ pub fn cameras(args: &RunArgs, file: &FileConfig) -> Result<Vec<CameraConfig>> {
     if let ([camera], false) = (cameras.as_mut_slice(), args.output.output.is_empty()) {
         camera.outputs.clone_from(&args.output.output);
     }
+    check_outputs(args, &cameras)?;
     Ok(cameras)
+}
+
+/// Refuses outputs that would destroy a source, of whichever camera, or each other.
+fn check_outputs(args: &RunArgs, cameras: &[CameraConfig]) -> Result<()> {
+    // What can't be read is said where it is used.
+    let sources: Vec<SourceSpec> = cameras
+        .iter()
+        .filter_map(|camera| source_from(&args.source, &camera.capture).ok())
+        .map(|(spec, _)| spec)
+        .collect();
+    let outputs: Vec<OutputSpec> = cameras
+        .iter()
+        .flat_map(|camera| &camera.outputs)
+        .filter_map(|output| parse_output(output).ok())
+        .collect();
+    check_files(sources.iter().flat_map(SourceSpec::files), &outputs)
 }
 
 /// Who may watch, from arguments over configuration.
@@ -398,7 +415,7 @@ pub fn build_camera(
     let mut options = pipeline_options(args, camera, &spec)?;
     let infer_interval = infer_interval(args, &camera.model)?;
     let stream_options = stream_options(args, camera, file)?;
-    let sinks = camera
+    let outputs = camera
         .outputs
         .iter()
         .map(|output| parse_output(output)?.opener(&stream_options))
@@ -435,7 +452,7 @@ pub fn build_camera(
     Ok(Built {
         parts: Parts {
             source,
-            sinks,
+            outputs,
             engine,
             control: Control::new(looks, infer_interval),
             clock,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{CaptureFile, FileConfig, MasksFile, ModelFile, OverlayFile, PrivacyFile, StreamFile};
-use crate::stream::DEFAULT_OUTPUT;
+use crate::output::DEFAULT_OUTPUT;
 use vision::error::{Error, Result};
 
 /// All that one pipeline is made from.

@@ -42,6 +42,10 @@ pub struct Vitals {
     pub dropped_outputs: AtomicU64,
     /// Clients that watch.
     pub clients: AtomicU64,
+    /// Encoders at work: those whose outputs want the same work once.
+    pub encoders: AtomicU64,
+    /// Pictures that were encoded, by all encoders together.
+    pub encoded: AtomicU64,
     /// Frames of the source that came broken.
     pub corrupt: AtomicU64,
     /// Frames that the source lost before they were read.

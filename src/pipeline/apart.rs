@@ -1,4 +1,4 @@
-//! A recording on a thread of its own: a disk that is slow or stuck costs its frames, and holds nobody else up.
+//! An output on a thread of its own: a disk that is slow or stuck costs its own pictures, and holds nobody else up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -7,14 +7,20 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tracing::{info, warn};
 
+#[cfg(feature = "gstreamer")]
+use crate::clock::Stop;
 use crate::clock::{StopHandle, stop_pair};
+#[cfg(feature = "gstreamer")]
+use crate::encode::Reader;
 use crate::mailbox::{MailboxReceiver, MailboxSender, Received, WhenFull, mailbox};
-use crate::stream::{FrameSink, SinkOpener};
+#[cfg(feature = "gstreamer")]
+use crate::output::UnitOutput;
+use crate::output::{FrameOutput, Output, OutputOpener, Video};
 use crate::supervise::Background;
 use vision::error::{Error, Result};
-use vision::frame::{Frame, FrameFormat};
+use vision::frame::Frame;
 
-/// Frames that wait for a recording. A further one is dropped, so that what is lost is one gap.
+/// Frames that wait for an output that takes them as they are. A further one is dropped, so that what is lost is one gap.
 pub(super) const QUEUED_FRAMES: usize = 8;
 
 /// An output that is opened, fed and completed by its own thread.
@@ -24,22 +30,36 @@ pub(super) struct Apart {
     shared: Arc<Shared>,
     ended: Receiver<Result<()>>,
     thread: Background,
+    /// Dropped when a reader of units has read enough.
+    #[cfg(feature = "gstreamer")]
+    enough: StopHandle,
     _stop: StopHandle,
 }
 
 #[derive(Default)]
 struct Shared {
     is_open: AtomicBool,
+    /// Whether it takes frames as they are. Others read an encoder.
+    takes_frames: AtomicBool,
     /// What the output itself has dropped.
     dropped: AtomicU64,
 }
 
+impl Shared {
+    fn opened(&self, output: &Output) {
+        self.takes_frames
+            .store(matches!(output, Output::Frames(_)), Relaxed);
+        self.is_open.store(true, Relaxed);
+    }
+}
+
 /// What the thread works with.
 struct Work {
-    opener: Arc<dyn SinkOpener>,
-    format: FrameFormat,
-    frame_rate: Option<f64>,
+    opener: Arc<dyn OutputOpener>,
+    video: Video,
     frames: MailboxReceiver<Frame>,
+    #[cfg(feature = "gstreamer")]
+    enough: Stop,
     shared: Arc<Shared>,
     ended: Sender<Result<()>>,
 }
@@ -49,46 +69,57 @@ impl Apart {
     ///
     /// # Errors
     /// Fatal, if the system can't start another thread.
-    pub(super) fn start(
-        opener: &Arc<dyn SinkOpener>,
-        format: FrameFormat,
-        frame_rate: Option<f64>,
-        open: Option<Box<dyn FrameSink>>,
-    ) -> Result<Self> {
+    pub(super) fn start(opener: &Arc<dyn OutputOpener>, video: &Video, open: Option<Output>) -> Result<Self> {
         let (handle, stop) = stop_pair();
+        #[cfg(feature = "gstreamer")]
+        let (enough_handle, enough) = stop_pair();
         let (frames_tx, frames) = mailbox(QUEUED_FRAMES, WhenFull::DropNewest, &stop);
         let (ended_tx, ended) = bounded(1);
         let shared = Arc::new(Shared::default());
-        shared.is_open.store(open.is_some(), Relaxed);
+        if let Some(output) = &open {
+            shared.opened(output);
+        }
         let work = Work {
             opener: opener.clone(),
-            format,
-            frame_rate,
+            video: video.clone(),
             frames,
+            #[cfg(feature = "gstreamer")]
+            enough,
             shared: shared.clone(),
             ended: ended_tx,
         };
-        let thread = Background::spawn("recording", move |_| work.run(open))?;
+        let thread = Background::spawn("output", move |_| work.run(open))?;
         Ok(Self {
             name: opener.name(),
             frames: frames_tx,
             shared,
             ended,
             thread,
+            #[cfg(feature = "gstreamer")]
+            enough: enough_handle,
             _stop: handle,
         })
     }
 
-    /// Leaves the frame to the thread; drops it, counted, if too many wait.
+    /// Whether it is to be given frames; others read an encoder by themselves.
+    pub(super) fn takes_frames(&self) -> bool {
+        self.shared.takes_frames.load(Relaxed)
+    }
+
+    /// Looks whether it still works.
     ///
     /// # Errors
     /// Why the output has ended.
-    pub(super) fn push(&self, frame: Frame) -> Result<()> {
-        if let Ok(Err(why)) = self.ended.try_recv() {
-            return Err(why);
+    pub(super) fn check(&self) -> Result<()> {
+        match self.ended.try_recv() {
+            Ok(Err(why)) => Err(why),
+            _ => Ok(()),
         }
+    }
+
+    /// Leaves the frame to the thread; drops it, counted, if too many wait.
+    pub(super) fn push(&self, frame: Frame) {
         self.frames.send(frame);
-        Ok(())
     }
 
     /// Frames dropped so far, before the output and by it.
@@ -104,6 +135,8 @@ impl Apart {
     /// Lets the thread take what waits and complete the output.
     pub(super) fn end(self) -> Ending {
         drop(self.frames);
+        #[cfg(feature = "gstreamer")]
+        drop(self.enough);
         Ending {
             name: self.name,
             ended: self.ended,
@@ -143,35 +176,71 @@ impl Ending {
 }
 
 impl Work {
-    fn run(self, open: Option<Box<dyn FrameSink>>) {
+    fn run(self, open: Option<Output>) {
         let ended = self.ended.clone();
         // Room for one; a second result follows only an error, and nobody asks for it.
-        let _ = ended.try_send(self.record(open));
+        let _ = ended.try_send(self.work(open));
     }
 
-    fn record(self, open: Option<Box<dyn FrameSink>>) -> Result<()> {
-        let mut sink = match open {
-            Some(sink) => sink,
+    fn work(self, open: Option<Output>) -> Result<()> {
+        let output = match open {
+            Some(output) => output,
             None => {
-                let sink = self.opener.open(self.format, self.frame_rate)?;
-                info!(output = sink.describe(), "stream: open again");
-                self.shared.is_open.store(true, Relaxed);
-                sink
+                let output = self.opener.open(&self.video)?;
+                info!(output = output.describe(), "the output is open again");
+                self.shared.opened(&output);
+                output
             }
         };
+        match output {
+            Output::Frames(output) => self.frames(output),
+            #[cfg(feature = "gstreamer")]
+            Output::Units(reader, output) => self.units(reader, output),
+            Output::Served(_) => Err(Error::fatal(format!(
+                "{}: says that it is kept, and is served to clients",
+                self.opener.name()
+            ))),
+        }
+    }
+
+    fn frames(self, mut output: Box<dyn FrameOutput>) -> Result<()> {
         while let Received::Item(frame) = self.frames.recv() {
-            let pushed = sink.push(frame);
-            self.shared.dropped.store(sink.dropped(), Relaxed);
+            let pushed = output.push(frame);
+            self.shared.dropped.store(output.dropped(), Relaxed);
             if let Err(why) = pushed {
-                self.shared.is_open.store(false, Relaxed);
-                // Said before the end of the file is written, which may take long as well.
-                let _ = self.ended.try_send(Err(why));
-                if let Err(why) = sink.finish() {
-                    warn!("output {} was not completed: {why}", self.opener.name());
-                }
+                self.fail(why, || output.finish());
                 return Ok(());
             }
         }
-        sink.finish()
+        output.finish()
+    }
+
+    #[cfg(feature = "gstreamer")]
+    fn units(self, reader: Reader, mut output: Box<dyn UnitOutput>) -> Result<()> {
+        let mut failure = None;
+        while let (None, Received::Item(unit)) = (&failure, reader.recv(&self.enough)) {
+            failure = output.push(&unit).err();
+            self.shared.dropped.store(reader.dropped(), Relaxed);
+        }
+        let failure = failure.or_else(|| reader.failure());
+        // The encoder need not wait for the end of the file.
+        drop(reader);
+        match failure {
+            Some(why) => {
+                self.fail(why, || output.finish());
+                Ok(())
+            }
+            None => output.finish(),
+        }
+    }
+
+    /// Tells of a failure, and completes what there is.
+    fn fail(&self, why: Error, finish: impl FnOnce() -> Result<()>) {
+        self.shared.is_open.store(false, Relaxed);
+        // Said before the end of the file is written, which may take long as well.
+        let _ = self.ended.try_send(Err(why));
+        if let Err(why) = finish() {
+            warn!("output {} was not completed: {why}", self.opener.name());
+        }
     }
 }

@@ -16,8 +16,8 @@ use crate::clock::{SharedClock, Stop};
 use crate::mailbox::{MailboxReceiver, Received};
 use crate::metrics::{Metrics, Stage, Vitals};
 use crate::observe::Seen;
+use crate::output::OutputOpener;
 use crate::stamp;
-use crate::stream::SinkOpener;
 use vision::error::Result;
 use vision::frame::{Frame, FrameFormat};
 use vision::overlay::notice;
@@ -43,7 +43,7 @@ struct State {
 /// Paints masks onto frames, and hands them to the outputs.
 pub(super) struct ComposeStage {
     pub(super) from: MailboxReceiver<ToCompose>,
-    pub(super) sinks: Vec<Arc<dyn SinkOpener>>,
+    pub(super) openers: Vec<Arc<dyn OutputOpener>>,
     pub(super) control: Arc<Control>,
     /// Where frames come without their masks.
     pub(super) masks: Option<Masks>,
@@ -100,7 +100,7 @@ impl ComposeStage {
     fn open(&self, format: FrameFormat, frame_rate: Option<f64>, again: bool) -> Result<Outputs> {
         let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
         let how = (self.options.live, again);
-        Outputs::open(&self.sinks, format, frame_rate, how, clock, metrics)
+        Outputs::open(&self.openers, format, frame_rate, how, clock, metrics)
     }
 
     /// Paintings and outputs for frames of `item`'s format. Outputs keep the format that they began with, and the
@@ -196,7 +196,7 @@ impl ComposeStage {
         };
         state.last_sequence = frame.sequence;
         self.metrics.time(Stage::Stream, || {
-            outputs.push(painted, false, &self.sinks, &self.stop)
+            outputs.push(painted, false, &self.openers, &self.stop)
         })?;
         let now = self.clock.now_ns();
         self.metrics
@@ -262,7 +262,7 @@ impl ComposeStage {
         };
         self.metrics.vitals.notices.fetch_add(1, Relaxed);
         self.metrics.vitals.mask_age_ns.store(Vitals::NO_MASK, Relaxed);
-        outputs.push(picture, true, &self.sinks, &self.stop)
+        outputs.push(picture, true, &self.openers, &self.stop)
     }
 }
 

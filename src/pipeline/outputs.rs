@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use super::OUTPUT_BUFFERS;
 use super::apart::{self, Apart, Ending};
+use super::{ENCODER_BUFFERS, OUTPUT_BUFFERS};
 use crate::clock::{SharedClock, Stop, TimeNs};
 use crate::metrics::Metrics;
-use crate::stream::{FrameSink, SinkOpener};
+use crate::output::{FrameOutput, Output, OutputOpener, ServedOutput, Video};
 use crate::supervise::Backoff;
 use vision::error::Result;
 use vision::frame::{Frame, FrameFormat};
@@ -25,43 +25,68 @@ const BACKOFF: Backoff = Backoff {
 /// An output that held for so long has recovered: the next failure counts as the first.
 const RECOVERED_NS: u64 = 60_000_000_000;
 
-/// How long recordings on their own threads may take to be completed, in all.
+/// How long the outputs of a live pipeline that have their own threads may take to be completed, in all.
 const COMPLETE: Duration = Duration::from_secs(25);
 
+/// As [`COMPLETE`], for a conversion: a slow disk may have gigabytes to bring home.
+const COMPLETE_CONVERSION: Duration = Duration::from_secs(600);
+
 /// An open output.
-enum Sink {
+enum Open {
     /// Fed by compose: it never waits, or compose is to wait for it.
-    Here(Box<dyn FrameSink>),
-    /// A recording beside live outputs.
+    Frames(Box<dyn FrameOutput>),
+    /// Serves clients by itself.
+    Served(Box<dyn ServedOutput>),
+    /// On a thread of its own.
     Apart(Apart),
 }
 
-impl Sink {
+impl Open {
+    fn takes_frames(&self) -> bool {
+        match self {
+            Self::Frames(_) => true,
+            Self::Served(_) => false,
+            Self::Apart(output) => output.takes_frames(),
+        }
+    }
+
     fn push(&mut self, frame: Frame) -> Result<()> {
         match self {
-            Self::Here(sink) => sink.push(frame),
-            Self::Apart(sink) => sink.push(frame),
+            Self::Frames(output) => return output.push(frame),
+            Self::Served(_) => {}
+            Self::Apart(output) => output.push(frame),
+        }
+        Ok(())
+    }
+
+    /// Looks whether it still works.
+    fn check(&self) -> Result<()> {
+        match self {
+            Self::Frames(_) => Ok(()),
+            Self::Served(output) => output.check(),
+            Self::Apart(output) => output.check(),
         }
     }
 
     fn dropped(&self) -> u64 {
         match self {
-            Self::Here(sink) => sink.dropped(),
-            Self::Apart(sink) => sink.dropped(),
+            Self::Frames(output) => output.dropped(),
+            Self::Served(output) => output.dropped(),
+            Self::Apart(output) => output.dropped(),
         }
     }
 
     fn clients(&self) -> usize {
         match self {
-            Self::Here(sink) => sink.clients(),
-            Self::Apart(_) => 0,
+            Self::Served(output) => output.clients(),
+            Self::Frames(_) | Self::Apart(_) => 0,
         }
     }
 
     fn is_open(&self) -> bool {
         match self {
-            Self::Here(_) => true,
-            Self::Apart(sink) => sink.is_open(),
+            Self::Frames(_) | Self::Served(_) => true,
+            Self::Apart(output) => output.is_open(),
         }
     }
 }
@@ -70,7 +95,7 @@ impl Sink {
 struct Slot {
     /// Its place in the openers' list.
     opener: usize,
-    sink: Option<Sink>,
+    open: Option<Open>,
     /// What it was before, as long as that is not complete: it is not opened again meanwhile.
     ending: Option<Ending>,
     failures: u32,
@@ -91,14 +116,20 @@ impl Slot {
     }
 }
 
+/// What was counted when it was last looked at.
+#[derive(Default)]
+struct Counted {
+    encoder_drops: u64,
+    encoded: u64,
+}
+
 /// All outputs, for frames of one format.
 pub(super) struct Outputs {
     slots: Vec<Slot>,
-    format: FrameFormat,
-    frame_rate: Option<f64>,
+    /// Its outputs' failures don't end a live pipeline; a conversion ends with the first.
+    video: Video,
     pool: FramePool,
-    /// A live pipeline outlives its outputs' failures; a conversion ends with the first.
-    live: bool,
+    counted: Counted,
     clock: SharedClock,
     metrics: Arc<Metrics>,
 }
@@ -110,48 +141,53 @@ impl Outputs {
     /// The first output's that can't be opened, and whose fault opening it later can't mend: at the start that is a
     /// mistake to be shown, not waited out. A live pipeline that has begun goes on in any case.
     pub(super) fn open(
-        openers: &[Arc<dyn SinkOpener>],
+        openers: &[Arc<dyn OutputOpener>],
         format: FrameFormat,
         frame_rate: Option<f64>,
         (live, again): (bool, bool),
         clock: SharedClock,
         metrics: Arc<Metrics>,
     ) -> Result<Self> {
+        let video = Video::new(format, frame_rate, live);
         let mut slots = Vec::with_capacity(openers.len());
+        let mut buffers = 0;
         for (index, opener) in openers.iter().enumerate() {
             let mut slot = Slot {
                 opener: index,
-                sink: None,
+                open: None,
                 ending: None,
                 failures: 0,
                 at_ns: clock.now_ns(),
                 dropped: 0,
             };
-            match opener.open(format, frame_rate) {
-                Ok(sink) => {
-                    info!(output = sink.describe(), "stream");
-                    slot.sink = Some(if live && !opener.is_live() {
-                        Sink::Apart(Apart::start(opener, format, frame_rate, Some(sink))?)
-                    } else {
-                        Sink::Here(sink)
-                    });
+            match opener.open(&video) {
+                Ok(output) => {
+                    info!(output = output.describe(), "the output is open");
+                    buffers += match output {
+                        Output::Frames(_) if live && !opener.is_live() => {
+                            OUTPUT_BUFFERS + apart::QUEUED_FRAMES
+                        }
+                        Output::Frames(_) => OUTPUT_BUFFERS,
+                        _ => 0,
+                    };
+                    slot.open = Some(begin(opener, &video, output)?);
                 }
                 Err(why) if live && (again || why.is_transient()) => {
+                    // Whatever it will take.
+                    buffers += ENCODER_BUFFERS;
                     slot.fail(&clock, &metrics, &format!("{}: {why}", opener.name()));
                 }
                 Err(why) => return Err(why),
             }
             slots.push(slot);
         }
-        let apart = openers.iter().filter(|opener| live && !opener.is_live()).count();
-        let buffers = OUTPUT_BUFFERS * slots.len().max(1) + apart::QUEUED_FRAMES * apart;
-        let pool = FramePool::new(buffers, format.packed_bytes());
+        buffers += ENCODER_BUFFERS * video.encoders.count();
+        let pool = FramePool::new(buffers.max(OUTPUT_BUFFERS), format.packed_bytes());
         let mut outputs = Self {
             slots,
-            format,
-            frame_rate,
+            video,
             pool,
-            live,
+            counted: Counted::default(),
             clock,
             metrics,
         };
@@ -161,7 +197,7 @@ impl Outputs {
 
     /// The format of the frames that go out.
     pub(super) fn format(&self) -> FrameFormat {
-        self.format
+        self.video.format
     }
 
     /// A free buffer. A live pipeline drops the frame (counted) where there is none; otherwise it waits.
@@ -170,7 +206,7 @@ impl Outputs {
             if let Some(buffer) = self.pool.take() {
                 return Some(buffer);
             }
-            if self.live {
+            if self.video.live {
                 self.metrics.dropped_compose.fetch_add(1, Relaxed);
                 return None;
             }
@@ -180,8 +216,8 @@ impl Outputs {
         }
     }
 
-    /// The last output gets the painted buffer, each other one a copy. A notice only goes to live outputs: no
-    /// recording wants it.
+    /// Gives the picture to each encoder that has a reader and each output that takes frames: the painted buffer to the
+    /// last one, a copy to each other one. A notice only goes to live outputs: no recording wants it.
     ///
     /// # Errors
     /// An output's, unless the pipeline is live: then the output is opened again after a while.
@@ -189,47 +225,78 @@ impl Outputs {
         &mut self,
         painted: Frame,
         notice: bool,
-        openers: &[Arc<dyn SinkOpener>],
+        openers: &[Arc<dyn OutputOpener>],
         stop: &Stop,
     ) -> Result<()> {
         self.reopen(openers);
-        let wants = |slot: &Slot| slot.sink.is_some() && (!notice || openers[slot.opener].is_live());
-        let Some(last) = self.slots.iter().rposition(wants) else {
-            return Ok(());
+        self.check(openers)?;
+        let encoders = self.video.encoders.reading(notice);
+        let wants = |slot: &Slot| {
+            slot.open.as_ref().is_some_and(Open::takes_frames) && (!notice || openers[slot.opener].is_live())
         };
-        for index in 0..last {
-            if !wants(&self.slots[index]) {
+        let mut takers = encoders.len() + self.slots.iter().filter(|slot| wants(slot)).count();
+        let mut painted = Some(painted);
+        for encoder in &encoders {
+            takers -= 1;
+            if let Some(frame) = self.share(&mut painted, takers == 0, stop) {
+                encoder.push(frame, notice);
+            }
+        }
+        for index in 0..self.slots.len() {
+            if takers == 0 || !wants(&self.slots[index]) {
                 continue;
             }
-            let Some(mut copy) = self.buffer(stop) else {
+            takers -= 1;
+            let Some(frame) = self.share(&mut painted, takers == 0, stop) else {
                 continue;
             };
-            copy.copy_from_slice(&painted.data);
-            let copy = Frame {
-                sequence: painted.sequence,
-                captured_at_ns: painted.captured_at_ns,
-                pts_ns: painted.pts_ns,
-                format: painted.format,
-                data: copy,
+            let pushed = match &mut self.slots[index].open {
+                Some(open) => open.push(frame),
+                None => Ok(()),
             };
-            self.push_to(index, copy, openers)?;
+            if let Err(why) = pushed {
+                self.failed(index, why, openers)?;
+            }
         }
-        self.push_to(last, painted, openers)?;
         self.count();
         Ok(())
     }
 
-    fn push_to(&mut self, index: usize, frame: Frame, openers: &[Arc<dyn SinkOpener>]) -> Result<()> {
-        let slot = &mut self.slots[index];
-        let Some(sink) = &mut slot.sink else {
-            return Ok(());
-        };
-        let Err(why) = sink.push(frame) else {
-            return Ok(());
-        };
-        if !self.live {
+    /// The picture for the last one who wants it, a copy for others; `None` if no buffer was free.
+    fn share(&self, painted: &mut Option<Frame>, last: bool, stop: &Stop) -> Option<Frame> {
+        if last {
+            return painted.take();
+        }
+        let painted = painted.as_ref()?;
+        let mut copy = self.buffer(stop)?;
+        copy.copy_from_slice(&painted.data);
+        Some(Frame {
+            data: copy,
+            ..*painted
+        })
+    }
+
+    /// Looks whether those outputs still work that nothing is pushed to.
+    fn check(&mut self, openers: &[Arc<dyn OutputOpener>]) -> Result<()> {
+        for index in 0..self.slots.len() {
+            if let Some(Err(why)) = self.slots[index].open.as_ref().map(Open::check) {
+                self.failed(index, why, openers)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An output has failed: it is completed, and opened again after a while. Not in a conversion, which ends.
+    fn failed(
+        &mut self,
+        index: usize,
+        why: vision::error::Error,
+        openers: &[Arc<dyn OutputOpener>],
+    ) -> Result<()> {
+        if !self.video.live {
             return Err(why);
         }
+        let slot = &mut self.slots[index];
         let now = self.clock.now_ns();
         if now.saturating_sub(slot.at_ns) > RECOVERED_NS {
             slot.failures = 0;
@@ -237,43 +304,46 @@ impl Outputs {
         let name = openers[slot.opener].name();
         slot.fail(&self.clock, &self.metrics, &format!("{name} has failed: {why}"));
         // What it has so far may still be worth having.
-        match slot.sink.take() {
-            Some(Sink::Here(sink)) => {
-                if let Err(why) = sink.finish() {
-                    warn!("output {name} was not completed: {why}");
-                }
+        let finished = match slot.open.take() {
+            Some(Open::Frames(output)) => output.finish(),
+            Some(Open::Served(output)) => output.finish(),
+            Some(Open::Apart(output)) => {
+                slot.ending = Some(output.end());
+                Ok(())
             }
-            Some(Sink::Apart(sink)) => slot.ending = Some(sink.end()),
-            None => {}
+            None => Ok(()),
+        };
+        if let Err(why) = finished {
+            warn!("output {name} was not completed: {why}");
         }
         slot.dropped = 0;
         Ok(())
     }
 
     /// Opens those outputs again whose time has come.
-    fn reopen(&mut self, openers: &[Arc<dyn SinkOpener>]) {
+    fn reopen(&mut self, openers: &[Arc<dyn OutputOpener>]) {
         let now = self.clock.now_ns();
         for slot in self
             .slots
             .iter_mut()
-            .filter(|s| s.sink.is_none() && s.at_ns <= now)
+            .filter(|s| s.open.is_none() && s.at_ns <= now)
         {
             if slot.ending.as_ref().is_some_and(Ending::is_busy) {
                 continue;
             }
             slot.ending = None;
             let opener = &openers[slot.opener];
-            let opened = if self.live && !opener.is_live() {
-                Apart::start(opener, self.format, self.frame_rate, None).map(Sink::Apart)
+            let opened = if self.video.live && !opener.is_live() {
+                Apart::start(opener, &self.video, None).map(Open::Apart)
             } else {
-                opener.open(self.format, self.frame_rate).map(|sink| {
-                    info!(output = sink.describe(), "stream: open again");
-                    Sink::Here(sink)
+                opener.open(&self.video).and_then(|output| {
+                    info!(output = output.describe(), "the output is open again");
+                    begin(opener, &self.video, output)
                 })
             };
             match opened {
-                Ok(sink) => {
-                    slot.sink = Some(sink);
+                Ok(open) => {
+                    slot.open = Some(open);
                     slot.at_ns = self.clock.now_ns();
                 }
                 Err(why) => slot.fail(&self.clock, &self.metrics, &format!("{}: {why}", opener.name())),
@@ -285,18 +355,32 @@ impl Outputs {
         let vitals = &self.metrics.vitals;
         let (mut clients, mut down) = (0, 0);
         for slot in &mut self.slots {
-            let Some(sink) = &slot.sink else {
+            let Some(open) = &slot.open else {
                 down += 1;
                 continue;
             };
-            down += u64::from(!sink.is_open());
-            clients += sink.clients() as u64;
-            let dropped = sink.dropped();
+            down += u64::from(!open.is_open());
+            clients += open.clients() as u64;
+            let dropped = open.dropped();
             vitals
                 .dropped_outputs
                 .fetch_add(dropped.saturating_sub(slot.dropped), Relaxed);
             slot.dropped = dropped;
         }
+        let encoders = &self.video.encoders;
+        let (drops, encoded) = (encoders.dropped(), encoders.encoded());
+        let counted = &mut self.counted;
+        vitals
+            .dropped_outputs
+            .fetch_add(drops.saturating_sub(counted.encoder_drops), Relaxed);
+        vitals
+            .encoded
+            .fetch_add(encoded.saturating_sub(counted.encoded), Relaxed);
+        *counted = Counted {
+            encoder_drops: drops,
+            encoded,
+        };
+        vitals.encoders.store(encoders.running() as u64, Relaxed);
         vitals.clients.store(clients, Relaxed);
         vitals.outputs_down.store(down, Relaxed);
     }
@@ -305,20 +389,37 @@ impl Outputs {
     ///
     /// # Errors
     /// The first that could not be completed.
-    pub(super) fn finish(self) -> Result<()> {
+    pub(super) fn finish(mut self) -> Result<()> {
+        // What is inside the encoders still goes out; after that, their readers have all.
+        self.video.encoders.finish();
+        self.count();
         let mut finished = Ok(());
         let mut apart = Vec::new();
-        for sink in self.slots.into_iter().filter_map(|slot| slot.sink) {
-            match sink {
-                Sink::Here(sink) => finished = finished.and(sink.finish()),
-                Sink::Apart(sink) => apart.push(sink.end()),
+        for open in self.slots.into_iter().filter_map(|slot| slot.open) {
+            match open {
+                Open::Frames(output) => finished = finished.and(output.finish()),
+                Open::Served(output) => finished = finished.and(output.finish()),
+                Open::Apart(output) => apart.push(output.end()),
             }
         }
         // All at the same time: one that is stuck takes nothing from the others.
-        let deadline = Instant::now() + COMPLETE;
+        let limit = match self.video.live {
+            true => COMPLETE,
+            false => COMPLETE_CONVERSION,
+        };
+        let deadline = Instant::now() + limit;
         for ending in apart {
             finished = finished.and(ending.wait(deadline));
         }
         finished
     }
+}
+
+/// Sets an output to work. Those that read an encoder, and those that compose is not to wait for, get their own thread.
+fn begin(opener: &Arc<dyn OutputOpener>, video: &Video, output: Output) -> Result<Open> {
+    Ok(match output {
+        Output::Frames(output) if !video.live || opener.is_live() => Open::Frames(output),
+        Output::Served(output) => Open::Served(output),
+        output => Open::Apart(Apart::start(opener, video, Some(output))?),
+    })
 }

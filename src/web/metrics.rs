@@ -72,7 +72,7 @@ fn render(health: &Health) -> String {
     let mut out = String::with_capacity(16 * 1024);
     type Count = fn(&Watched) -> u64;
     let get = |counter: &AtomicU64| counter.load(Relaxed);
-    let counters: [(&'static str, &str, Count); 10] = [
+    let counters: [(&'static str, &str, Count); 11] = [
         ("segd_frames_captured_total", "Frames captured.", |c| {
             c.metrics.captured.load(Relaxed)
         }),
@@ -117,6 +117,11 @@ fn render(health: &Health) -> String {
             "Times an output failed or could not be opened.",
             |c| c.metrics.vitals.output_failures.load(Relaxed),
         ),
+        (
+            "segd_frames_encoded_total",
+            "Frames that were encoded, by all encoders together.",
+            |c| c.metrics.vitals.encoded.load(Relaxed),
+        ),
     ];
     for (name, help, count) in counters {
         let mut family = Family::new(&mut out, name, "counter", help);
@@ -143,10 +148,15 @@ fn render(health: &Health) -> String {
     }
 
     type Gauge = fn(&Watched) -> f64;
-    let gauges: [(&'static str, &str, Gauge); 6] = [
+    let gauges: [(&'static str, &str, Gauge); 7] = [
         ("segd_clients", "Clients that watch.", |c| {
             c.metrics.vitals.clients.load(Relaxed) as f64
         }),
+        (
+            "segd_encoders",
+            "Video encoders at work; outputs that want the same share one.",
+            |c| c.metrics.vitals.encoders.load(Relaxed) as f64,
+        ),
         (
             "segd_outputs_down",
             "Outputs that have failed and are opened again.",

@@ -10,10 +10,10 @@ use crossbeam_channel::{Sender, bounded};
 use segd::capture::{Capture, FrameSource, SourceOpener};
 use segd::clock::{RealClock, SharedClock};
 use segd::metrics::Metrics;
+use segd::output::{FrameOutput, Output, OutputOpener, Video};
 use segd::pipeline::control::{Control, Looks, Privacy};
 use segd::pipeline::{LostPicture, MaskPolicy, Parts, PipelineOptions, reconnect, run};
 use segd::schedule::ScheduleOptions;
-use segd::stream::{FrameSink, SinkOpener};
 use segd::supervise::Ended;
 use vision::error::{Error, Result};
 use vision::frame::{Frame, FrameFormat, PixelFormat};
@@ -118,7 +118,7 @@ pub struct Sink {
     pub fail_open: Fails,
 }
 
-impl SinkOpener for Sink {
+impl OutputOpener for Sink {
     fn name(&self) -> String {
         "sink".into()
     }
@@ -127,19 +127,19 @@ impl SinkOpener for Sink {
         true
     }
 
-    fn open(&self, _format: FrameFormat, _frame_rate: Option<f64>) -> Result<Box<dyn FrameSink>> {
+    fn open(&self, _video: &Video) -> Result<Output> {
         if let Some(error) = (self.fail_open)(self.seen.opened.fetch_add(1, Relaxed)) {
             return Err(error);
         }
-        Ok(Box::new(Self {
+        Ok(Output::Frames(Box::new(Self {
             seen: self.seen.clone(),
             fail: self.fail.clone(),
             fail_open: self.fail_open.clone(),
-        }))
+        })))
     }
 }
 
-impl FrameSink for Sink {
+impl FrameOutput for Sink {
     fn describe(&self) -> String {
         "sink".into()
     }
@@ -208,7 +208,7 @@ pub struct Faults {
     pub fail_sink: Fails,
     pub fail_open: Fails,
     /// Outputs before that one.
-    pub beside: Vec<Box<dyn SinkOpener>>,
+    pub beside: Vec<Box<dyn OutputOpener>>,
     /// The pictures' format while the source is away.
     pub lost_format: FrameFormat,
     pub privacy: Option<How>,
@@ -252,7 +252,7 @@ impl Faults {
                 opened: opened.clone(),
                 next: Arc::new(Mutex::new(self.next)),
             }),
-            sinks: self.beside,
+            outputs: self.beside,
             engine: engine(self.answer, &metrics).with_fallbacks(self.fallbacks),
             control: control.clone(),
             clock: self.clock.clone(),

@@ -4,7 +4,7 @@
 //! has its own names and units: NVIDIA's, V4L2's and OpenH264's bit rates are in bit/s, those of x264, x265 and
 //! VA in kbit/s.
 
-use crate::stream::Codec;
+use super::Codec;
 use vision::error::{Error, Result};
 
 /// The encoders of a codec that are known, best first: dedicated hardware, then the CPU.
@@ -305,6 +305,8 @@ fn plan(encoder: &'static str, settings: &EncoderSettings) -> EncoderPlan {
                 ("key-int-max", &keyframes),
                 ("bframes", "0"),
                 ("threads", &threads),
+                // Units say themselves where they end.
+                ("aud", "false"),
             ],
         )],
     };

@@ -1,40 +1,54 @@
-//! Frames to a video file that can be played after any end, a `kill -9` included.
+//! Encoded video to a file that can be played after any end, a `kill -9` included.
 //!
-//! While it is written, `name.mp4` is called `name.partial.mp4`; a clean end gives it its final name, in one
-//! rename, replacing what was there. A file that was left partial by a kill or a crash plays up to about its
-//! last second, and is never overwritten: the next recording takes `name.partial-1.mp4`. Where one run completes
-//! the output more than once (it failed, and was opened again), the later files are `name-1.mp4` and on. MP4 is
-//! written as fragments of one second (and gets a whole index at a clean end), Matroska as clusters.
+//! While it is written, `name.mp4` is called `name.partial.mp4`; a clean end gives it its final name, in one rename.
+//! A file that was left partial by a kill or a crash plays up to about its last second.
 //!
-//! The encoder's settings are those of the live stream: no frame waits inside it, so none is lost.
+//! Nothing is ever replaced. Beside a file that was left partial the next one is `name.partial-1.mp4`. Where there is a
+//! `name.mp4` already, a conversion is refused, and a live recording gets the time of its beginning into its name,
+//! `name-2026-11-29T22-41-03Z.mp4`; so does the next one of a run whose output failed and was opened again.
+//!
+//! MP4 is written as fragments of one second (and gets a whole index at a clean end), Matroska as clusters.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use gstreamer as gst;
+use gstreamer::glib;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
-use crate::stream::elements::{self, VideoLayout, internal};
-use crate::stream::encoder::EncoderPlan;
-use crate::stream::{FrameSink, SinkOpener, StreamOptions};
+use crate::encode::elements::{self, internal};
+use crate::encode::{AccessUnit, EncodeOptions, Encoder, ReaderKind, Timeline, period_ns};
+use crate::output::names::{is_taken, rename_new, suffixed, variants};
+use crate::output::{Output, OutputOpener, UnitOutput, Video};
 use vision::error::{Error, Result};
-use vision::frame::{Frame, FrameFormat};
 
-/// Frames that wait for the encoder at most.
-const QUEUED_FRAMES: usize = 4;
+/// Units that wait for the disk at most, behind the reader's own queue.
+const QUEUED_UNITS: usize = 4;
 
-/// How long the encoder may take no frame before it counts as stuck.
+/// How long the disk may take nothing before it counts as stuck.
 const STALL: Duration = Duration::from_secs(30);
 
 /// How long the end of the file may take.
 const FINISH: gst::ClockTime = gst::ClockTime::from_seconds(20);
 
+/// How often it is looked whether the file is still there.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// A file that is shorter when it fails holds no picture.
+const NOTHING: u64 = 1024;
+
 /// Unfinished recordings of one name that are kept beside each other.
 const PARTIALS: u32 = 1000;
+
+/// A recording goes on after notices, and no picture is too late for it.
+const READER: ReaderKind = ReaderKind {
+    notices: false,
+    low_delay: false,
+};
 
 /// A file format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,29 +59,26 @@ pub enum Container {
     Mkv,
 }
 
-/// Opens a file sink.
+/// Opens a video file.
 #[derive(Debug, Clone)]
 pub struct FileOpener {
     path: PathBuf,
     container: Container,
-    options: StreamOptions,
-    /// Files that were completed in this run.
-    completed: Arc<AtomicU32>,
+    options: EncodeOptions,
 }
 
 impl FileOpener {
     /// An opener for this file.
-    pub fn new(path: PathBuf, container: Container, options: StreamOptions) -> Self {
+    pub fn new(path: PathBuf, container: Container, options: EncodeOptions) -> Self {
         Self {
             path,
             container,
             options,
-            completed: Arc::default(),
         }
     }
 }
 
-impl SinkOpener for FileOpener {
+impl OutputOpener for FileOpener {
     fn name(&self) -> String {
         self.path.display().to_string()
     }
@@ -76,42 +87,60 @@ impl SinkOpener for FileOpener {
         false
     }
 
-    fn open(&self, format: FrameFormat, frame_rate: Option<f64>) -> Result<Box<dyn FrameSink>> {
-        Ok(Box::new(FileSink::open(self, format, frame_rate)?))
+    fn open(&self, video: &Video) -> Result<Output> {
+        let begun = time_now();
+        if is_taken(&self.path) {
+            let path = self.path.display();
+            if !video.live {
+                return Err(
+                    Error::usage(format!("{path}: there is a file of this name already"))
+                        .hint("name another file, or move that one away"),
+                );
+            }
+            tracing::warn!("{path}: is kept; this recording will have its time in its name: {begun}");
+        }
+        let encoder = video
+            .encoders
+            .get(video.format, video.frame_rate, &self.options)?;
+        let file = VideoFile::open(self, begun, &encoder)?;
+        let reader = encoder
+            .read(&self.name(), READER)
+            .inspect_err(|_| file.remove())?;
+        Ok(Output::Units(reader, Box::new(file)))
     }
 }
 
-/// Frames that the encoder hasn't taken yet.
+/// Units that the disk hasn't taken yet.
 #[derive(Default)]
 struct Queue {
     waiting: Mutex<usize>,
     taken: Condvar,
 }
 
-struct FileSink {
+struct VideoFile {
     path: PathBuf,
     partial: PathBuf,
-    completed: Arc<AtomicU32>,
-    plan: EncoderPlan,
-    layout: VideoLayout,
+    /// The inode of the file that is written.
+    inode: u64,
+    looked: Instant,
+    /// When it began, for its name.
+    begun: String,
+    encoder: &'static str,
     pipeline: gst::Pipeline,
     bus: gst::Bus,
     appsrc: gst_app::AppSrc,
     queue: Arc<Queue>,
-    /// Nanoseconds from a frame to the next, where the source doesn't say better.
-    period_ns: u64,
-    /// What is subtracted from frames' times: the file begins at 0.
-    offset_ns: i128,
-    last_pts_ns: Option<u64>,
+    /// The file's own time: from 0 on.
+    timeline: Timeline,
+    codec: crate::encode::Codec,
     finished: bool,
 }
 
-impl FileSink {
-    fn open(opener: &FileOpener, format: FrameFormat, frame_rate: Option<f64>) -> Result<Self> {
+impl VideoFile {
+    fn open(opener: &FileOpener, begun: String, encoder: &Encoder) -> Result<Self> {
         let path = &opener.path;
-        let layout = VideoLayout::new(format, frame_rate)?;
-        let plan = elements::working_encoder(&layout, frame_rate, &opener.options)?;
-        let parse = elements::make(plan.codec.parser(), "gstreamer1.0-plugins-bad")?;
+        let parameters = encoder.parameters();
+        let parse = elements::make(parameters.codec.parser(), "gstreamer1.0-plugins-bad")?;
         let mux = match opener.container {
             Container::Mp4 => {
                 let mux = elements::make("mp4mux", "gstreamer1.0-plugins-good")?;
@@ -122,13 +151,12 @@ impl FileSink {
             Container::Mkv => elements::make("matroskamux", "gstreamer1.0-plugins-good")?,
         };
         let sink = elements::make("filesink", "gstreamer1.0")?;
-        let appsrc = elements::make_appsrc(&layout)?;
+        let appsrc = elements::make_unit_appsrc(&parameters)?;
         let pipeline = gst::Pipeline::new();
         pipeline
             .add_many([appsrc.upcast_ref(), &parse, &mux, &sink])
             .map_err(|e| internal("adding an element", e))?;
-        let last = elements::append_encoder(pipeline.upcast_ref(), appsrc.upcast_ref(), &plan)?;
-        gst::Element::link_many([&last, &parse, &mux, &sink])
+        gst::Element::link_many([appsrc.upcast_ref(), &parse, &mux, &sink])
             .map_err(|e| internal("linking the file's elements", e))?;
         let bus = pipeline
             .bus()
@@ -145,36 +173,39 @@ impl FileSink {
             });
         }
 
-        let partial = reserve_partial(path)?;
+        let (partial, inode) = reserve_partial(path)?;
         sink.set_property("location", partial.as_os_str().to_string_lossy().as_ref());
         // What is written is in the file at once, and a full disk shows at once.
         sink.set_property_from_str("buffer-mode", "unbuffered");
-        // An end without frames would otherwise wait for one.
+        // An end without units would otherwise wait for one.
         sink.set_property("async", false);
-        let sink = Self {
+        let file = Self {
             path: path.clone(),
             partial,
-            completed: opener.completed.clone(),
-            plan,
-            layout,
+            inode,
+            looked: Instant::now(),
+            begun,
+            encoder: encoder.element(),
             pipeline,
             bus,
             appsrc,
             queue,
-            period_ns: frame_rate
-                .filter(|r| r.is_finite() && *r > 0.0)
-                .map_or(33_333_333, |r| (1e9 / r) as u64)
-                .max(1),
-            offset_ns: 0,
-            last_pts_ns: None,
+            timeline: Timeline::new(period_ns(parameters.frame_rate)),
+            codec: parameters.codec,
             finished: false,
         };
-        if sink.pipeline.set_state(gst::State::Playing).is_err() {
-            return Err(sink.failure().unwrap_or_else(|| {
+        if file.pipeline.set_state(gst::State::Playing).is_err() {
+            return Err(file.failure().unwrap_or_else(|| {
                 Error::fatal(format!("{}: the pipeline does not start", path.display()))
             }));
         }
-        Ok(sink)
+        Ok(file)
+    }
+
+    /// Takes the file away again that was just begun.
+    fn remove(&self) {
+        let _ = self.pipeline.set_state(gst::State::Null);
+        let _ = fs::remove_file(&self.partial);
     }
 
     /// The error that the pipeline reported, if it did.
@@ -201,54 +232,25 @@ impl FileSink {
         .caused_by(text)
     }
 
-    /// The file's own time for a frame: from 0 on, always rising. Where the source's time jumps back (a
-    /// stream that was opened again), the file goes on one frame's time later.
-    fn pts_ns(&mut self, source_ns: u64) -> u64 {
-        let source = i128::from(source_ns);
-        let pts = match self.last_pts_ns {
-            None => {
-                self.offset_ns = source;
-                0
-            }
-            Some(last) => {
-                let wanted = source - self.offset_ns;
-                if wanted > i128::from(last) {
-                    u64::try_from(wanted).unwrap_or(u64::MAX)
-                } else {
-                    let next = last.saturating_add(self.period_ns);
-                    tracing::debug!(
-                        source_ns,
-                        "the source's time did not rise; the file goes on one frame later"
-                    );
-                    self.offset_ns = source - i128::from(next);
-                    next
-                }
-            }
-        };
-        self.last_pts_ns = Some(pts);
-        pts
-    }
-
-    /// Waits until the encoder has room for another frame.
+    /// Waits until there is room for another unit.
     fn wait_for_room(&self) -> Result<()> {
         let begun = Instant::now();
         let mut waiting = self.queue.waiting.lock().unwrap_or_else(|e| e.into_inner());
-        while *waiting >= QUEUED_FRAMES {
+        while *waiting >= QUEUED_UNITS {
             waiting = self
                 .queue
                 .taken
                 .wait_timeout(waiting, Duration::from_millis(100))
                 .unwrap_or_else(|e| e.into_inner())
                 .0;
-            if *waiting >= QUEUED_FRAMES {
+            if *waiting >= QUEUED_UNITS {
                 if let Some(e) = self.failure() {
                     return Err(e);
                 }
                 if begun.elapsed() > STALL {
                     return Err(Error::fatal(format!(
-                        "{}: the encoder {} took no frame for {} s",
+                        "{}: the disk took nothing for {} s",
                         self.partial.display(),
-                        self.plan.encoder,
                         STALL.as_secs()
                     )));
                 }
@@ -260,11 +262,11 @@ impl FileSink {
 
     fn complete(&mut self) -> Result<()> {
         self.finished = true;
-        if self.last_pts_ns.is_none() {
+        if !self.timeline.has_begun() {
             let _ = self.pipeline.set_state(gst::State::Null);
             // Nothing is in it.
             let _ = fs::remove_file(&self.partial);
-            tracing::warn!(file = %self.path.display(), "no frame came, so no file was written");
+            tracing::warn!(file = %self.path.display(), "no picture came, so no file was written");
             return Ok(());
         }
         // An error shows on the bus.
@@ -282,6 +284,10 @@ impl FileSink {
             ))),
         };
         let _ = self.pipeline.set_state(gst::State::Null);
+        if outcome.is_err() && fs::metadata(&self.partial).is_ok_and(|m| m.len() < NOTHING) {
+            // A full disk would otherwise get one at each attempt.
+            let _ = fs::remove_file(&self.partial);
+        }
         outcome?;
         let problem = |what: &str, e: std::io::Error| {
             Error::fatal(format!("{}: {what}", self.partial.display())).caused_by(e)
@@ -289,49 +295,55 @@ impl FileSink {
         File::open(&self.partial)
             .and_then(|f| f.sync_all())
             .map_err(|e| problem("can't be brought to the disk", e))?;
-        let path = match self.completed.fetch_add(1, Ordering::Relaxed) {
-            0 => self.path.clone(),
-            n => numbered(&self.path, &format!("-{n}")),
-        };
-        fs::rename(&self.partial, &path)
-            .map_err(|e| problem(&format!("can't be renamed to {}", path.display()), e))
-    }
-}
-
-impl FrameSink for FileSink {
-    fn describe(&self) -> String {
-        format!(
-            "{} ({} by {})",
-            self.path.display(),
-            self.plan.codec,
-            self.plan.encoder
+        for path in variants(&self.path, &self.begun) {
+            match rename_new(&self.partial, &path) {
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(problem(&format!("can't be renamed to {}", path.display()), e)),
+                Ok(()) => {
+                    tracing::info!(file = %path.display(), "the recording is complete");
+                    return Ok(());
+                }
+            }
+        }
+        Err(
+            Error::fatal(format!("{}: all names for it are taken", self.path.display()))
+                .hint(format!("it stays {}", self.partial.display())),
         )
     }
 
-    fn push(&mut self, frame: Frame) -> Result<()> {
-        if frame.format != self.layout.format() {
-            return Err(Error::fatal(format!(
-                "{}: a frame of {:?} came; the file was begun with {:?}",
-                self.path.display(),
-                frame.format,
-                self.layout.format()
-            )));
+    /// Looks now and then whether what is written can still be found.
+    fn check_is_there(&mut self) -> Result<()> {
+        if self.looked.elapsed() < LOOK {
+            return Ok(());
         }
+        self.looked = Instant::now();
+        if fs::metadata(&self.partial).is_ok_and(|found| found.ino() == self.inode) {
+            return Ok(());
+        }
+        Err(
+            Error::fatal(format!("{}: is not there any more", self.partial.display()))
+                .hint("it was moved or removed while it was written, or its disk is gone"),
+        )
+    }
+}
+
+impl UnitOutput for VideoFile {
+    fn describe(&self) -> String {
+        format!("{} ({} by {})", self.path.display(), self.codec, self.encoder)
+    }
+
+    fn push(&mut self, unit: &AccessUnit) -> Result<()> {
         if let Some(e) = self.failure() {
             return Err(e);
         }
+        self.check_is_there()?;
         self.wait_for_room()?;
-        let pts = self.pts_ns(frame.pts_ns);
-        let mut buffer = self
-            .layout
-            .buffer(frame.data, gst::ClockTime::from_nseconds(pts))?;
-        if let Some(buffer) = buffer.get_mut() {
-            buffer.set_duration(gst::ClockTime::from_nseconds(self.period_ns));
-        }
+        let pts = gst::ClockTime::from_nseconds(self.timeline.at(unit.pts_ns));
+        let buffer = elements::unit_buffer(unit, pts);
         self.appsrc.push_buffer(buffer).map_err(|e| {
             self.failure().unwrap_or_else(|| {
                 Error::fatal(format!(
-                    "{}: the recording takes no frames",
+                    "{}: the recording takes no video",
                     self.partial.display()
                 ))
                 .caused_by(e)
@@ -345,7 +357,7 @@ impl FrameSink for FileSink {
     }
 }
 
-impl Drop for FileSink {
+impl Drop for VideoFile {
     fn drop(&mut self) {
         if !self.finished {
             let _ = self.pipeline.set_state(gst::State::Null);
@@ -353,28 +365,30 @@ impl Drop for FileSink {
     }
 }
 
-/// `a/name.mp4` and `-1` to `a/name-1.mp4`.
-fn numbered(path: &Path, suffix: &str) -> PathBuf {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let extension = path.extension().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!("{stem}{suffix}.{extension}"))
+/// Now, in a form for names of files: `2026-11-29T22-41-03Z`.
+fn time_now() -> String {
+    glib::DateTime::now_utc()
+        .and_then(|now| now.format("%Y-%m-%dT%H-%M-%SZ"))
+        // Years that GLib can't count.
+        .map_or_else(|_| "unknown-time".to_owned(), String::from)
 }
 
 /// Creates the file that is written until the end: `name.partial.mp4`, or the first
-/// `name.partial-N.mp4` that isn't taken.
-fn reserve_partial(path: &Path) -> Result<PathBuf> {
+/// `name.partial-N.mp4` that isn't taken. Gives its inode as well.
+fn reserve_partial(path: &Path) -> Result<(PathBuf, u64)> {
     for n in 0..PARTIALS {
         let number = if n == 0 { String::new() } else { format!("-{n}") };
-        let partial = numbered(path, &format!(".partial{number}"));
+        let partial = suffixed(path, &format!(".partial{number}"));
         match OpenOptions::new().write(true).create_new(true).open(&partial) {
-            Ok(_) => {
+            Ok(file) => {
                 if n > 0 {
                     tracing::warn!(
                         file = %partial.display(),
                         "unfinished recordings of the same name stand beside it; they are kept"
                     );
                 }
-                return Ok(partial);
+                let inode = file.metadata().map_or(0, |m| m.ino());
+                return Ok((partial, inode));
             }
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(e) => {

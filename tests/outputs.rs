@@ -1,11 +1,14 @@
-//! The sinks end to end: what clients and players see of the frames that were pushed.
+//! The outputs end to end: what clients and players see of the frames that were pushed.
 //!
 //! Each frame carries its number as black and white blocks, so a test knows which frame it looks at.
 #![cfg(feature = "gstreamer")]
 
+#[path = "common/daemon.rs"]
+mod daemon;
 #[path = "common/interleaved.rs"]
 mod interleaved;
 
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -18,10 +21,17 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use gstreamer_video::VideoFrameExt;
 
+use daemon::make_certificate;
 use interleaved::play;
-use segd::clock::RealClock;
-use segd::stream::rtsp::RtspSink;
-use segd::stream::{Codec, FrameSink, RtspAddress, SinkOpener, StreamOptions, parse_output};
+use segd::clock::{RealClock, stop_pair};
+use segd::encode::{Encoders, Reader, ReaderKind};
+use segd::mailbox::Received;
+use segd::output::access::TlsFiles;
+use segd::output::rtsp::{RtspOpener, RtspOutput};
+use segd::output::{
+    Codec, Output, OutputOpener, OutputSpec, RtspAddress, ServedOutput, StreamOptions, UnitOutput, Video,
+    parse_output,
+};
 use vision::frame::{Colorimetry, Frame, FrameFormat, Matrix, PixelFormat, Range};
 use vision::pool::{FramePool, PooledBuffer};
 
@@ -199,29 +209,33 @@ impl Drop for Client {
     }
 }
 
-/// A sink that is fed at 30 frames a second by a thread.
+/// An RTSP output whose encoders are fed at 30 frames a second by a thread.
 struct Fed {
     address: RtspAddress,
     pool: FramePool,
     stop: Arc<AtomicBool>,
     clients: Arc<AtomicUsize>,
-    thread: Option<std::thread::JoinHandle<Box<RtspSink>>>,
+    video: Video,
+    thread: Option<std::thread::JoinHandle<Box<RtspOutput>>>,
 }
 
 impl Fed {
     fn open(format: FrameFormat, options: &StreamOptions) -> Self {
-        let address = RtspAddress {
-            host: "127.0.0.1".into(),
-            port: 0,
-            path: "/test".into(),
-            tls: false,
+        Self::open_at("rtsp://127.0.0.1:0/test", format, options)
+    }
+
+    fn open_at(address: &str, format: FrameFormat, options: &StreamOptions) -> Self {
+        let video = Video::new(format, Some(30.0), true);
+        let Ok(OutputSpec::Rtsp(address)) = parse_output(address) else {
+            panic!("{address} is no RTSP address");
         };
-        let mut sink = Box::new(RtspSink::open(&address, options, format, Some(30.0)).unwrap());
-        let address = sink.address().clone();
+        let output = Box::new(RtspOpener::new(address, options).serve(&video).unwrap());
+        let address = output.address().clone();
         let pool = FramePool::new(8, format.packed_bytes());
         let stop = Arc::new(AtomicBool::new(false));
         let clients = Arc::new(AtomicUsize::new(0));
         let (feed_pool, feed_stop, feed_clients) = (pool.clone(), stop.clone(), clients.clone());
+        let encoders = video.encoders.clone();
         let thread = std::thread::spawn(move || {
             let begun = Instant::now();
             for number in 0.. {
@@ -229,25 +243,27 @@ impl Fed {
                     break;
                 }
                 if let Some(data) = feed_pool.take() {
-                    sink.push(frame(format, number, data)).unwrap();
+                    encoders.push(frame(format, number, data));
                 }
-                feed_clients.store(sink.clients(), Ordering::Relaxed);
+                output.check().unwrap();
+                feed_clients.store(output.clients(), Ordering::Relaxed);
                 let next = Duration::from_nanos((number + 1) * FRAME_TIME_NS);
                 std::thread::sleep(next.saturating_sub(begun.elapsed()));
             }
-            sink
+            output
         });
         Self {
             address,
             pool,
             stop,
             clients,
+            video,
             thread: Some(thread),
         }
     }
 
-    /// Stops feeding and gives the sink, still open.
-    fn stop(&mut self) -> Box<RtspSink> {
+    /// Stops feeding and gives the output, still open.
+    fn stop(&mut self) -> Box<RtspOutput> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap()
     }
@@ -279,17 +295,19 @@ fn clients_over_tcp_and_udp_see_what_was_pushed_and_leave_each_other_alone() {
     drop(tcp);
     fed.wait_for_clients(1);
     udp.watch(15);
+    assert_eq!(fed.video.encoders.running(), 1, "both read the same encoder");
     drop(udp);
     fed.wait_for_clients(0);
     // The encoder is gone with its last client, and so are its frames.
+    wait_until("no encoder at work", || fed.video.encoders.running() == 0);
     wait_until("all buffers in the pool", || {
         fed.pool.available() >= fed.pool.capacity() - 1
     });
     let again = Client::connect(&fed.address, "tcp");
     again.watch(5);
-    let sink = fed.stop();
+    let output = fed.stop();
     let begun = Instant::now();
-    sink.finish().unwrap();
+    output.finish().unwrap();
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert_eq!(fed.pool.available(), fed.pool.capacity(), "all buffers are back");
     // The port is free.
@@ -312,6 +330,136 @@ fn a_client_that_joins_later_gets_a_keyframe() {
 }
 
 #[test]
+fn three_clients_and_a_recording_cost_one_encoder() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.mkv");
+    let options = StreamOptions::default();
+    let mut fed = Fed::open(format(320, 240), &options);
+    let encoders: Arc<Encoders> = fed.video.encoders.clone();
+    assert_eq!((encoders.count(), encoders.running()), (1, 0), "nobody reads yet");
+    let recording = start_recording(&path, &options, &fed.video);
+    let clients = ["tcp", "udp", "tcp"].map(|protocol| Client::connect(&fed.address, protocol));
+    for client in &clients {
+        client.watch(10);
+    }
+    fed.wait_for_clients(3);
+    assert_eq!((encoders.count(), encoders.running()), (1, 1));
+    drop(clients);
+    fed.wait_for_clients(0);
+    assert_eq!(encoders.running(), 1, "the recording goes on");
+    let output = fed.stop();
+    encoders.finish();
+    recording.join().unwrap().unwrap();
+    output.finish().unwrap();
+    assert_eq!(encoders.running(), 0);
+    // Every picture was encoded once, and the recording has them all.
+    let pictures = decode(&path);
+    assert_eq!(pictures.len() as u64, encoders.encoded());
+    assert!(pictures.len() >= 15, "{} pictures", pictures.len());
+    for pair in pictures.windows(2) {
+        assert!(pair[0].0.number() < pair[1].0.number());
+        pair[1].0.assert_is_drawn(320);
+    }
+
+    // Who wants something else gets an encoder of his own.
+    let video = Video::new(format(320, 240), Some(30.0), false);
+    let smaller = StreamOptions {
+        bitrate_kbps: Some(400),
+        ..StreamOptions::default()
+    };
+    let recordings = [("b.mkv", &options), ("c.mp4", &options), ("d.mkv", &smaller)]
+        .map(|(name, options)| start_recording(&folder.path().join(name), options, &video));
+    assert_eq!((video.encoders.count(), video.encoders.running()), (2, 2));
+    for number in 0..20 {
+        let data = PooledBuffer::unpooled(vec![0; video.format.packed_bytes()]);
+        video.encoders.push(frame(video.format, number, data));
+    }
+    video.encoders.finish();
+    for recording in recordings {
+        recording.join().unwrap().unwrap();
+    }
+    assert_eq!(video.encoders.encoded(), 40);
+    for name in ["b.mkv", "c.mp4", "d.mkv"] {
+        let numbers = decode(&folder.path().join(name));
+        let numbers: Vec<u64> = numbers.iter().map(|(p, _)| p.number()).collect();
+        assert_eq!(numbers, (0..20).collect::<Vec<_>>(), "{name}");
+    }
+}
+
+#[test]
+fn a_recording_that_begins_while_a_client_watches_begins_with_a_keyframe() {
+    let folder = tempfile::tempdir().unwrap();
+    for codec in Codec::ALL {
+        let options = StreamOptions {
+            codec,
+            keyframe_interval_s: 60.0,
+            ..StreamOptions::default()
+        };
+        let mut fed = Fed::open(format(320, 240), &options);
+        let client = Client::decoding(&fed.address, "tcp", codec);
+        client.skip_to_keyframe();
+        client.watch(10);
+        let path = folder.path().join(format!("{}.mkv", codec.name()));
+        let recording = start_recording(&path, &options, &fed.video);
+        client.watch(20);
+        let output = fed.stop();
+        fed.video.encoders.finish();
+        recording.join().unwrap().unwrap();
+        output.finish().unwrap();
+        let pictures = decode_as(&path, codec);
+        assert!(pictures.len() >= 10, "{codec}: {} pictures", pictures.len());
+        assert_eq!(pictures[0].1, 0, "{codec}: the file's time begins at 0");
+        for (picture, _) in &pictures {
+            picture.assert_is_drawn(320);
+        }
+    }
+}
+
+#[test]
+fn a_recording_leaves_notices_out_and_loses_no_picture_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.mkv");
+    let options = StreamOptions {
+        keyframe_interval_s: 60.0,
+        ..StreamOptions::default()
+    };
+    let video = Video::new(format(320, 240), Some(30.0), false);
+    let recording = start_recording(&path, &options, &video);
+    let encoder = video
+        .encoders
+        .get(video.format, video.frame_rate, &options.encoding())
+        .unwrap();
+    let watches = ReaderKind {
+        notices: true,
+        low_delay: true,
+    };
+    let watching = encoder.read("watching", watches).unwrap();
+    assert_eq!(video.encoders.count(), 1, "it is the recording's");
+    let seen = std::thread::spawn(move || {
+        let (_handle, stop) = stop_pair();
+        let units = std::iter::from_fn(|| match watching.recv(&stop) {
+            Received::Item(unit) => Some((unit.is_notice, unit.is_keyframe)),
+            _ => None,
+        });
+        units.collect::<Vec<_>>()
+    });
+    for (numbers, is_notice) in [(0..10, false), (10..15, true), (15..30, false)] {
+        for number in numbers {
+            let data = PooledBuffer::unpooled(vec![0; video.format.packed_bytes()]);
+            encoder.push(frame(video.format, number, data), is_notice);
+        }
+    }
+    video.encoders.finish();
+    recording.join().unwrap().unwrap();
+    let seen = seen.join().unwrap();
+    assert_eq!(video.encoders.encoded(), 30);
+    assert_eq!(seen.iter().filter(|(notice, _)| *notice).count(), 5);
+    assert_eq!(seen[15], (false, true), "the first picture after the notices");
+    let numbers: Vec<u64> = decode(&path).iter().map(|(p, _)| p.number()).collect();
+    assert_eq!(numbers, (0..10).chain(15..30).collect::<Vec<_>>());
+}
+
+#[test]
 fn without_clients_frames_go_nowhere_and_are_no_drops() {
     let format = format(320, 240);
     let address = RtspAddress {
@@ -320,14 +468,17 @@ fn without_clients_frames_go_nowhere_and_are_no_drops() {
         path: "/test".into(),
         tls: false,
     };
-    let mut sink = RtspSink::open(&address, &StreamOptions::default(), format, None).unwrap();
+    let video = Video::new(format, None, true);
+    let opener = RtspOpener::new(address, &StreamOptions::default());
+    let output = opener.serve(&video).unwrap();
     let pool = FramePool::new(1, format.packed_bytes());
     for number in 0..100 {
         let data = pool.take().expect("the buffer is back after each push");
-        sink.push(frame(format, number, data)).unwrap();
+        video.encoders.push(frame(format, number, data));
     }
-    assert_eq!((sink.dropped(), sink.clients()), (0, 0));
-    Box::new(sink).finish().unwrap();
+    assert_eq!((output.dropped(), output.clients()), (0, 0));
+    assert_eq!((video.encoders.dropped(), video.encoders.encoded()), (0, 0));
+    Box::new(output).finish().unwrap();
 }
 
 #[test]
@@ -346,9 +497,9 @@ fn a_client_that_stops_reading_holds_nobody_up() {
     let numbers = good.watch(150);
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     assert!(numbers[149] - numbers[0] < 600, "{numbers:?}");
-    let sink = fed.stop();
+    let output = fed.stop();
     let begun = Instant::now();
-    sink.finish().unwrap();
+    output.finish().unwrap();
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     drop(stalled);
     assert_eq!(fed.pool.available(), fed.pool.capacity(), "all buffers are back");
@@ -359,9 +510,9 @@ fn open_error(output: &str, format: FrameFormat, options: &StreamOptions) -> seg
         .unwrap()
         .opener(options)
         .unwrap()
-        .open(format, Some(30.0))
+        .open(&Video::new(format, Some(30.0), true))
     {
-        Ok(sink) => panic!("{output} opened: {}", sink.describe()),
+        Ok(opened) => panic!("{output} opened: {}", opened.describe()),
         Err(e) => e,
     }
 }
@@ -449,20 +600,62 @@ fn record(
         .unwrap()
         .opener(options)
         .unwrap();
-    record_with(opener.as_ref(), format, count, pts_ns);
+    let video = Video::new(format, Some(30.0), false);
+    record_with(opener.as_ref(), &video, count, pts_ns);
 }
 
-fn record_with(opener: &dyn SinkOpener, format: FrameFormat, count: u64, pts_ns: impl Fn(u64) -> u64) {
-    let mut sink = opener.open(format, Some(30.0)).unwrap();
+fn record_with(opener: &dyn OutputOpener, video: &Video, count: u64, pts_ns: impl Fn(u64) -> u64) {
+    let format = video.format;
+    let output = opener.open(video).unwrap();
     let pool = FramePool::new(16, format.packed_bytes());
-    for number in 0..count {
-        let data = pool.take().expect("a buffer: the sink holds only a few");
+    let frames = (0..count).map(|number| {
+        let data = pool.take().expect("a buffer: few are held");
         let mut frame = frame(format, number, data);
         frame.pts_ns = pts_ns(number);
-        sink.push(frame).unwrap();
+        frame
+    });
+    match output {
+        Output::Frames(mut output) => {
+            frames.for_each(|frame| output.push(frame).unwrap());
+            output.finish().unwrap();
+        }
+        Output::Units(reader, file) => {
+            let file = std::thread::spawn(move || write(reader, file));
+            frames.for_each(|frame| video.encoders.push(frame));
+            video.encoders.finish();
+            file.join().unwrap().unwrap();
+        }
+        Output::Served(_) => panic!("{} is served", opener.name()),
     }
-    sink.finish().unwrap();
     assert_eq!(pool.available(), pool.capacity(), "all buffers are back");
+}
+
+/// Writes what a reader reads, to its end.
+fn write(reader: Reader, mut file: Box<dyn UnitOutput>) -> segd::Result<()> {
+    let (_handle, stop) = stop_pair();
+    while let Received::Item(unit) = reader.recv(&stop) {
+        file.push(&unit)?;
+    }
+    match reader.failure() {
+        Some(why) => Err(why),
+        None => file.finish(),
+    }
+}
+
+/// A recording at these encoders, which ends with them.
+fn start_recording(
+    path: &Path,
+    options: &StreamOptions,
+    video: &Video,
+) -> std::thread::JoinHandle<segd::Result<()>> {
+    let opener = parse_output(path.to_str().unwrap())
+        .unwrap()
+        .opener(options)
+        .unwrap();
+    match opener.open(video).unwrap() {
+        Output::Units(reader, file) => std::thread::spawn(move || write(reader, file)),
+        other => panic!("{} reads no units", other.describe()),
+    }
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -483,22 +676,166 @@ fn an_output_that_is_opened_again_keeps_what_it_had() {
             .unwrap()
             .opener(&StreamOptions::default())
             .unwrap();
-        for _ in 0..2 {
-            record_with(opener.as_ref(), format(160, 120), 3, |number| {
-                number * FRAME_TIME_NS
-            });
+        for _ in 0..3 {
+            let video = Video::new(format(160, 120), Some(30.0), true);
+            record_with(opener.as_ref(), &video, 3, |number| number * FRAME_TIME_NS);
         }
     }
-    assert_eq!(names(folder.path()), ["a-1.mkv", "a.mkv", "images"]);
-    assert_eq!(names(&images).len(), 6);
+    let recordings = names(folder.path());
+    assert_eq!(recordings.len(), 4, "{recordings:?}");
+    for name in &recordings[..3] {
+        assert_eq!(decode(&folder.path().join(name)).len(), 3, "{name}");
+    }
+    assert_eq!(names(&images).len(), 9);
+}
+
+#[test]
+fn what_an_earlier_run_left_is_never_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let images = folder.path().join("images");
+    let image_output = format!("{}/", images.display());
+    std::fs::create_dir(&images).unwrap();
+    let mut kept = vec![images.join("000041.png"), images.join("photograph.png")];
+    for name in ["a.mp4", "b.mkv"] {
+        kept.push(folder.path().join(name));
+    }
+    for path in &kept {
+        std::fs::write(path, "earlier").unwrap();
+    }
+    let outputs = [
+        kept[2].to_str().unwrap(),
+        kept[3].to_str().unwrap(),
+        image_output.as_str(),
+    ];
+    let opener = |output: &str| {
+        let spec = parse_output(output).unwrap();
+        spec.opener(&StreamOptions::default()).unwrap()
+    };
+    // Who converts a file can name another one.
+    for output in outputs {
+        let conversion = Video::new(format(160, 120), Some(30.0), false);
+        let why = opener(output).open(&conversion).err().expect(output);
+        assert_eq!(why.exit_code(), 2, "{why}");
+        assert!(why.to_string().contains(output.trim_end_matches('/')), "{why}");
+        assert!(why.to_string().contains("name another"), "{why}");
+    }
+    assert_eq!(names(folder.path()), ["a.mp4", "b.mkv", "images"]);
+    // A service that starts again records on, beside it.
+    for output in outputs {
+        let live = Video::new(format(160, 120), Some(30.0), true);
+        record_with(opener(output).as_ref(), &live, 2, |n| n * FRAME_TIME_NS);
+    }
+    for path in &kept {
+        assert_eq!(
+            std::fs::read_to_string(path).unwrap(),
+            "earlier",
+            "{}",
+            path.display()
+        );
+    }
+    assert_eq!(
+        names(&images),
+        ["000041.png", "000042.png", "000043.png", "photograph.png"]
+    );
+    let recordings = names(folder.path());
+    assert_eq!(recordings.len(), 5, "{recordings:?}");
+    for name in recordings.iter().filter(|name| name.contains("Z.")) {
+        // a-2026-11-29T22-41-03Z.mp4
+        let time = &name[2..name.len() - 4];
+        let form: String = time
+            .chars()
+            .map(|c| if c.is_ascii_digit() { '9' } else { c })
+            .collect();
+        assert_eq!(form, "9999-99-99T99-99-99Z", "{name}");
+        assert_eq!(decode(&folder.path().join(name)).len(), 2, "{name}");
+    }
+}
+
+#[test]
+fn a_file_that_appears_while_another_is_written_is_not_replaced_either() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.mkv");
+    let options = StreamOptions::default();
+    let video = Video::new(format(160, 120), Some(30.0), false);
+    let recording = start_recording(&path, &options, &video);
+    std::fs::write(&path, "another's").unwrap();
+    let data = PooledBuffer::unpooled(vec![0; video.format.packed_bytes()]);
+    video.encoders.push(frame(video.format, 0, data));
+    video.encoders.finish();
+    recording.join().unwrap().unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "another's");
+    assert_eq!(names(folder.path()).len(), 2);
+}
+
+#[test]
+fn a_recording_that_is_removed_while_it_is_written_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.mkv");
+    let video = Video::new(format(160, 120), Some(30.0), false);
+    let recording = start_recording(&path, &StreamOptions::default(), &video);
+    std::fs::remove_file(folder.path().join("a.partial.mkv")).unwrap();
+    let mut number = 0;
+    wait_until("the recording fails", || {
+        let data = PooledBuffer::unpooled(vec![0; video.format.packed_bytes()]);
+        video.encoders.push(frame(video.format, number, data));
+        number += 1;
+        recording.is_finished()
+    });
+    let why = recording.join().unwrap().unwrap_err();
+    assert!(
+        why.to_string().contains("a.partial.mkv: is not there any more"),
+        "{why}"
+    );
+}
+
+#[test]
+fn over_tls_the_video_is_never_sent_in_clear() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+    make_certificate(&certificate, &key, "localhost");
+    let mut options = StreamOptions::default();
+    options.access.tls = Some(TlsFiles { certificate, key });
+    let mut fed = Fed::open_at("rtsps://127.0.0.1:0/test", format(160, 120), &options);
+    let answer = |transport: &str| {
+        let mut client = Command::new("openssl")
+            .args(["s_client", "-quiet", "-connect"])
+            .arg(format!("127.0.0.1:{}", fed.address.port))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let url = fed.address.to_string().replace("rtsps", "rtsp");
+        let request = format!("SETUP {url}/stream=0 RTSP/1.0\r\nCSeq: 1\r\nTransport: {transport}\r\n\r\n");
+        // Kept open until the answer has come.
+        let mut requests = client.stdin.take().unwrap();
+        requests.write_all(request.as_bytes()).unwrap();
+        let mut line = String::new();
+        let mut answers = BufReader::new(client.stdout.take().unwrap());
+        answers.read_line(&mut line).unwrap();
+        client.kill().unwrap();
+        client.wait().unwrap();
+        line.split(' ').nth(1).unwrap_or_default().to_owned()
+    };
+    assert_eq!(answer("RTP/AVP/TCP;unicast;interleaved=0-1"), "200");
+    for clear in [
+        "RTP/AVP;unicast;client_port=40000-40001",
+        "RTP/AVP/UDP;unicast;client_port=40000-40001",
+        "RTP/AVP;multicast",
+        "RTP/AVPF;unicast;client_port=40000-40001",
+    ] {
+        assert_eq!(answer(clear), "461", "{clear}");
+    }
+    fed.stop().finish().unwrap();
 }
 
 #[test]
 fn files_hold_every_frame_at_its_time_under_the_final_name_alone() {
     let folder = tempfile::tempdir().unwrap();
     for encoder in ["x264enc", "openh264enc"] {
-        for name in ["a.mp4", "a.mkv"] {
-            let path = folder.path().join(name);
+        for ending in ["mp4", "mkv"] {
+            let name = format!("{encoder}.{ending}");
+            let path = folder.path().join(&name);
             let options = StreamOptions {
                 encoder: Some(encoder.into()),
                 ..StreamOptions::default()
@@ -516,7 +853,10 @@ fn files_hold_every_frame_at_its_time_under_the_final_name_alone() {
             }
         }
     }
-    assert_eq!(names(folder.path()), ["a.mkv", "a.mp4"]);
+    assert_eq!(
+        names(folder.path()),
+        ["openh264enc.mkv", "openh264enc.mp4", "x264enc.mkv", "x264enc.mp4"]
+    );
 }
 
 #[test]
@@ -543,9 +883,9 @@ fn h265_reaches_clients_and_files() {
     let second = Client::decoding(&fed.address, "udp", Codec::H265);
     second.skip_to_keyframe();
     second.watch(10);
-    let sink = fed.stop();
-    assert!(sink.describe().contains("(H.265 by "), "{}", sink.describe());
-    sink.finish().unwrap();
+    let output = fed.stop();
+    assert!(output.describe().contains("(H.265 by "), "{}", output.describe());
+    output.finish().unwrap();
 }
 
 #[test]
@@ -553,7 +893,7 @@ fn sizes_that_suit_no_default_layout_come_out_straight() {
     let folder = tempfile::tempdir().unwrap();
     for encoder in ["x264enc", "openh264enc"] {
         for (width, height) in [(321, 243), (642, 482), (324, 242), (16, 17)] {
-            let path = folder.path().join("a.mkv");
+            let path = folder.path().join(format!("{encoder}-{width}.mkv"));
             let options = StreamOptions {
                 encoder: Some(encoder.into()),
                 bitrate_kbps: Some(4000),
@@ -622,7 +962,7 @@ fn colorimetry_reaches_the_player() {
         ((Matrix::Bt601, Range::Full), "1:4:7:1"),
         ((Matrix::Bt709, Range::Limited), "bt709"),
     ] {
-        let path = folder.path().join("a.mkv");
+        let path = folder.path().join(format!("{expected}.mkv"));
         let mut format = format(320, 240);
         format.color = Colorimetry {
             matrix: color.0,
@@ -682,15 +1022,21 @@ fn recorder_child() {
     }
     let format = format(320, 240);
     let spec = parse_output(PathBuf::from(path).to_str().unwrap()).unwrap();
-    let mut sink = spec
+    let video = Video::new(format, Some(30.0), false);
+    let output = spec
         .opener(&StreamOptions::default())
         .unwrap()
-        .open(format, Some(30.0))
+        .open(&video)
         .unwrap();
+    let Output::Units(reader, file) = output else {
+        panic!("no file");
+    };
+    let mut file = Some(std::thread::spawn(move || write(reader, file)));
     for number in 0..1000 {
         let data = PooledBuffer::unpooled(vec![0; format.packed_bytes()]);
-        if let Err(e) = sink.push(frame(format, number, data)) {
-            println!("failed: {e}");
+        video.encoders.push(frame(format, number, data));
+        if let Some(ended) = file.take_if(|thread| thread.is_finished()) {
+            println!("failed: {}", ended.join().unwrap().unwrap_err());
             return;
         }
         println!("pushed {number}");
@@ -701,7 +1047,6 @@ fn recorder_child() {
 
 #[test]
 fn a_killed_recording_can_be_played_and_is_kept() {
-    use std::io::BufRead;
     let folder = tempfile::tempdir().unwrap();
     for extension in ["mp4", "mkv"] {
         let path = folder.path().join(format!("a.{extension}"));

@@ -1,14 +1,14 @@
 //! Frames to nowhere, to measure everything else.
 
-use crate::stream::{FrameSink, SinkOpener};
+use crate::output::{FrameOutput, Output, OutputOpener, Video};
 use vision::error::Result;
-use vision::frame::{Frame, FrameFormat};
+use vision::frame::Frame;
 
-/// Opens a sink that discards its frames. It counts as a file: every frame is to arrive.
+/// Opens an output that discards its frames. It counts as a file: every frame is to arrive.
 #[derive(Debug, Clone, Copy)]
 pub struct NullOpener;
 
-impl SinkOpener for NullOpener {
+impl OutputOpener for NullOpener {
     fn name(&self) -> String {
         "null://".into()
     }
@@ -17,14 +17,14 @@ impl SinkOpener for NullOpener {
         false
     }
 
-    fn open(&self, _format: FrameFormat, _frame_rate: Option<f64>) -> Result<Box<dyn FrameSink>> {
-        Ok(Box::new(NullSink))
+    fn open(&self, _video: &Video) -> Result<Output> {
+        Ok(Output::Frames(Box::new(NullOutput)))
     }
 }
 
-struct NullSink;
+struct NullOutput;
 
-impl FrameSink for NullSink {
+impl FrameOutput for NullOutput {
     fn describe(&self) -> String {
         "null:// (frames are discarded)".into()
     }

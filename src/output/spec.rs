@@ -1,20 +1,22 @@
-//! What the user writes as an output, and the sink it names.
+//! What the user writes as an output, and the output that it names.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::stream::SinkOpener;
-use crate::stream::access::RtspAccess;
+use crate::encode::Codec;
 #[cfg(feature = "gstreamer")]
-use crate::stream::file::{Container, FileOpener};
-use crate::stream::images::ImagesOpener;
-use crate::stream::null::NullOpener;
+use crate::encode::EncodeOptions;
+use crate::output::OutputOpener;
+use crate::output::access::RtspAccess;
 #[cfg(feature = "gstreamer")]
-use crate::stream::rtsp::RtspOpener;
+use crate::output::file::{Container, FileOpener};
+use crate::output::images::ImagesOpener;
+use crate::output::null::NullOpener;
+#[cfg(feature = "gstreamer")]
+use crate::output::rtsp::RtspOpener;
 use vision::error::{Error, Result};
 
 /// Where the video goes if nothing is said.
@@ -22,56 +24,6 @@ pub const DEFAULT_OUTPUT: &str = "rtsp://127.0.0.1:8554/segd";
 
 /// The forms that an output can have, for messages.
 const FORMS: &str = "rtsp(s)://ADDRESS:PORT/PATH, FILE.mp4, FILE.mkv, FOLDER/ (for PNG images) or null://";
-
-/// What the video is encoded as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Codec {
-    /// Every player has it.
-    #[default]
-    H264,
-    /// About a third fewer bits for the same picture; browsers and old players lack it.
-    H265,
-}
-
-impl Codec {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::H264, Self::H265];
-
-    /// As options write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::H264 => "h264",
-            Self::H265 => "h265",
-        }
-    }
-
-    /// The element that cuts a stream into pictures and tells their format.
-    pub fn parser(self) -> &'static str {
-        match self {
-            Self::H264 => "h264parse",
-            Self::H265 => "h265parse",
-        }
-    }
-
-    /// The element that makes RTP packets of a stream.
-    pub fn payloader(self) -> &'static str {
-        match self {
-            Self::H264 => "rtph264pay",
-            Self::H265 => "rtph265pay",
-        }
-    }
-}
-
-/// As the standards write it.
-impl fmt::Display for Codec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::H264 => "H.264",
-            Self::H265 => "H.265",
-        })
-    }
-}
 
 /// How the video is encoded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -106,12 +58,24 @@ impl Default for StreamOptions {
 }
 
 impl StreamOptions {
-    /// Without the limit that is for clients.
+    /// What an encoder is asked for on behalf of clients.
     #[cfg(feature = "gstreamer")]
-    fn for_files(&self) -> Self {
-        Self {
+    pub fn encoding(&self) -> EncodeOptions {
+        EncodeOptions {
+            codec: self.codec,
+            bitrate_kbps: self.bitrate_kbps,
+            max_bitrate_kbps: self.max_bitrate_kbps,
+            keyframe_interval_s: self.keyframe_interval_s,
+            encoder: self.encoder.clone(),
+        }
+    }
+
+    /// As [`encoding`](Self::encoding), without the limit that is for clients.
+    #[cfg(feature = "gstreamer")]
+    fn for_files(&self) -> EncodeOptions {
+        EncodeOptions {
             max_bitrate_kbps: u32::MAX,
-            ..self.clone()
+            ..self.encoding()
         }
     }
 
@@ -187,11 +151,11 @@ pub enum OutputSpec {
 }
 
 impl OutputSpec {
-    /// The sink's opener.
+    /// The output's opener.
     ///
     /// # Errors
     /// Usage, if an option has a wrong value or this build lacks what the output needs.
-    pub fn opener(&self, options: &StreamOptions) -> Result<Box<dyn SinkOpener>> {
+    pub fn opener(&self, options: &StreamOptions) -> Result<Box<dyn OutputOpener>> {
         options.validate()?;
         Ok(match self {
             #[cfg(feature = "gstreamer")]
@@ -206,7 +170,7 @@ impl OutputSpec {
                         options.max_bitrate_kbps
                     )));
                 }
-                Box::new(RtspOpener::new(address.clone(), options.clone()))
+                Box::new(RtspOpener::new(address.clone(), options))
             }
             #[cfg(feature = "gstreamer")]
             Self::Mp4(path) => Box::new(FileOpener::new(path.clone(), Container::Mp4, options.for_files())),

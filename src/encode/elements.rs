@@ -1,13 +1,13 @@
-//! What the encoding sinks share of `GStreamer`: caps and buffers of our frames, an encoder's chain built
-//! from its plan and tried.
+//! What encoders and those who read them share of `GStreamer`: caps and buffers of our frames and units, an encoder's
+//! chain built from its plan and tried.
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use gstreamer_video as gst_video;
 
-use crate::stream::StreamOptions;
-use crate::stream::encoder::{self, ENCODER_NAME, EncoderPlan, EncoderSettings, Step};
+use super::plan::{self, ENCODER_NAME, EncoderPlan, EncoderSettings, Step};
+use super::{AccessUnit, EncodeOptions, Parameters};
 use vision::error::{Error, Result};
 use vision::frame::{Colorimetry, FrameFormat, Matrix, PixelFormat, Range};
 use vision::pool::PooledBuffer;
@@ -93,10 +93,7 @@ impl VideoLayout {
             chroma.row_bytes as i32,
         ];
         let (width, height) = (width as u32, height as u32);
-        let fraction = frame_rate
-            .filter(|r| r.is_finite() && *r > 0.0 && *r <= 1000.0)
-            .and_then(gst::Fraction::approximate_f64)
-            .unwrap_or_else(|| gst::Fraction::new(0, 1));
+        let fraction = fraction(frame_rate).unwrap_or_else(|| gst::Fraction::new(0, 1));
         let info = gst_video::VideoInfo::builder(gst_video::VideoFormat::I420, width, height)
             .fps(fraction)
             .colorimetry(&colorimetry(format.color))
@@ -118,6 +115,11 @@ impl VideoLayout {
     /// The frames' format.
     pub fn format(&self) -> FrameFormat {
         self.format
+    }
+
+    /// Width and height of the video in pixels; both are even.
+    pub fn size(&self) -> (u32, u32) {
+        (self.width, self.height)
     }
 
     /// The caps of [`buffer`](Self::buffer)'s buffers.
@@ -158,6 +160,13 @@ impl VideoLayout {
         }
         Ok(buffer)
     }
+}
+
+/// A frame rate in `GStreamer`'s terms.
+fn fraction(frame_rate: Option<f64>) -> Option<gst::Fraction> {
+    frame_rate
+        .filter(|r| r.is_finite() && *r > 0.0 && *r <= 1000.0)
+        .and_then(gst::Fraction::approximate_f64)
 }
 
 /// Our colorimetry in `GStreamer`'s terms. Full range 601 is JPEG's, with sRGB transfer and primaries.
@@ -222,6 +231,45 @@ pub fn append_encoder(bin: &gst::Bin, from: &gst::Element, plan: &EncoderPlan) -
     Ok(last)
 }
 
+/// The caps of an encoder's units.
+pub fn unit_caps(parameters: &Parameters) -> gst::Caps {
+    let mut caps = gst::Caps::builder(parameters.codec.media_type())
+        .field("stream-format", "byte-stream")
+        .field("alignment", "au")
+        // Sides are below 16384.
+        .field("width", parameters.width as i32)
+        .field("height", parameters.height as i32)
+        .field("pixel-aspect-ratio", gst::Fraction::new(1, 1))
+        .field("colorimetry", colorimetry(parameters.color).to_string());
+    if let Some(rate) = fraction(parameters.frame_rate) {
+        caps = caps.field("framerate", rate);
+    }
+    caps.build()
+}
+
+/// A unit's bytes, shared, as a buffer for whom units are in order of decoding as they are in order of showing.
+pub fn unit_buffer(unit: &AccessUnit, pts: gst::ClockTime) -> gst::Buffer {
+    let mut buffer = gst::Buffer::from_slice(unit.data.clone());
+    // The only reference, so it is writable.
+    if let Some(buffer) = buffer.get_mut() {
+        buffer.set_pts(pts);
+        buffer.set_dts(pts);
+        buffer.set_duration(gst::ClockTime::from_nseconds(unit.duration_ns));
+        if !unit.is_keyframe {
+            buffer.set_flags(gst::BufferFlags::DELTA_UNIT);
+        }
+    }
+    buffer
+}
+
+/// An appsrc for units, named `src`.
+///
+/// # Errors
+/// Fatal, if appsrc is missing.
+pub fn make_unit_appsrc(parameters: &Parameters) -> Result<gst_app::AppSrc> {
+    named_appsrc(&unit_caps(parameters))
+}
+
 fn set_properties(element: &gst::Element, factory: &str, properties: &[(&'static str, String)]) {
     for (name, text) in properties {
         let Some(spec) = element.find_property(name) else {
@@ -244,42 +292,51 @@ fn set_properties(element: &gst::Element, factory: &str, properties: &[(&'static
 /// # Errors
 /// Fatal, if appsrc is missing.
 pub fn make_appsrc(layout: &VideoLayout) -> Result<gst_app::AppSrc> {
+    named_appsrc(layout.caps())
+}
+
+fn named_appsrc(caps: &gst::Caps) -> Result<gst_app::AppSrc> {
     let element = make("appsrc", "gstreamer1.0-plugins-base")?;
     element.set_property("name", "src");
     let appsrc = element
         .downcast::<gst_app::AppSrc>()
         .map_err(|_| Error::fatal("GStreamer: appsrc is not an appsrc"))?;
-    appsrc.set_caps(Some(layout.caps()));
+    appsrc.set_caps(Some(caps));
     appsrc.set_format(gst::Format::Time);
     appsrc.set_max_bytes(0);
     Ok(appsrc)
 }
 
-/// The first encoder that really encodes frames of this layout; those that don't are named in the log.
-///
-/// # Errors
-/// Usage or fatal, if none is installed or none works.
-pub fn working_encoder(
-    layout: &VideoLayout,
-    frame_rate: Option<f64>,
-    options: &StreamOptions,
-) -> Result<EncoderPlan> {
+/// What an encoder for frames of this layout is asked for.
+pub fn settings(layout: &VideoLayout, frame_rate: Option<f64>, options: &EncodeOptions) -> EncoderSettings {
     let (width, height) = (layout.width as usize, layout.height as usize);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let settings = EncoderSettings {
+    EncoderSettings {
         codec: options.codec,
         width,
         height,
         bitrate_kbps: options
             .bitrate_kbps
-            .unwrap_or_else(|| encoder::default_bitrate_kbps(options.codec, width, height, frame_rate))
+            .unwrap_or_else(|| plan::default_bitrate_kbps(options.codec, width, height, frame_rate))
             .min(options.max_bitrate_kbps),
-        keyframe_interval_frames: encoder::keyframe_interval_frames(options.keyframe_interval_s, frame_rate),
-        threads: encoder::threads(width, height, cores),
+        keyframe_interval_frames: plan::keyframe_interval_frames(options.keyframe_interval_s, frame_rate),
+        threads: plan::threads(width, height, cores),
         default_layout: layout.default_layout,
-    };
+    }
+}
+
+/// The first encoder that really encodes frames of this layout; those that don't are named in the log. `wanted` names the
+/// only one to use.
+///
+/// # Errors
+/// Usage or fatal, if none is installed or none works.
+pub fn working_encoder(
+    layout: &VideoLayout,
+    settings: &EncoderSettings,
+    wanted: Option<&str>,
+) -> Result<EncoderPlan> {
     let has = |name: &str| gst::ElementFactory::find(name).is_some();
-    let plans = encoder::plans(&settings, options.encoder.as_deref(), &has)?;
+    let plans = plan::plans(settings, wanted, &has)?;
     let mut failures = Vec::new();
     for plan in plans {
         match try_encoder(&plan, layout) {
@@ -289,7 +346,7 @@ pub fn working_encoder(
                     kbps = settings.bitrate_kbps,
                     keyframe_every = settings.keyframe_interval_frames,
                     "{} encoder chosen",
-                    options.codec
+                    settings.codec
                 );
                 return Ok(plan);
             }
@@ -300,13 +357,15 @@ pub fn working_encoder(
         }
     }
     Err(Error::fatal(format!(
-        "no installed {} encoder works for {width}x{height} ({})",
-        options.codec,
+        "no installed {} encoder works for {}x{} ({})",
+        settings.codec,
+        layout.width,
+        layout.height,
         failures.join("; ")
     ))
     .hint(format!(
         "for one that needs no hardware {}",
-        encoder::software_hint(options.codec)
+        plan::software_hint(settings.codec)
     )))
 }
 

@@ -23,9 +23,9 @@ use gstreamer_rtsp_server as gst_rtsp_server;
 use gstreamer_rtsp_server::prelude::*;
 use gstreamer_rtsp_server::{gio, gst_rtsp};
 
-use crate::stream::RtspAddress;
-use crate::stream::access::RtspAccess;
-use crate::stream::rtsp_auth::{Access, ROLE, make_auth, renew_certificate};
+use crate::output::RtspAddress;
+use crate::output::access::RtspAccess;
+use crate::output::rtsp_auth::{Access, ROLE, make_auth, renew_certificate};
 use crate::supervise::Ticker;
 use vision::error::{Error, Result};
 

@@ -1,11 +1,15 @@
 //! Frames to a folder of PNG images, `000000.png` and on, for exact results.
+//!
+//! No image is ever replaced. Where there are numbered images already, a conversion is refused, and a live output goes on
+//! behind the last.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use crate::stream::{FrameSink, SinkOpener};
+use crate::output::names::rename_new;
+use crate::output::{FrameOutput, Output, OutputOpener, Video};
 use vision::error::{Error, Result};
 use vision::frame::{Colorimetry, Frame, FrameFormat, ImageRef, Matrix, PixelFormat, Range};
 
@@ -13,8 +17,9 @@ use vision::frame::{Colorimetry, Frame, FrameFormat, ImageRef, Matrix, PixelForm
 #[derive(Debug, Clone)]
 pub struct ImagesOpener {
     folder: PathBuf,
-    /// Images written in this run: one that is opened again goes on where it was.
-    written: Arc<AtomicU64>,
+    /// The number of the next image: one that is opened again goes on where it was.
+    next: Arc<AtomicU64>,
+    begun: Arc<AtomicBool>,
 }
 
 impl ImagesOpener {
@@ -22,12 +27,13 @@ impl ImagesOpener {
     pub fn new(folder: PathBuf) -> Self {
         Self {
             folder,
-            written: Arc::default(),
+            next: Arc::default(),
+            begun: Arc::default(),
         }
     }
 }
 
-impl SinkOpener for ImagesOpener {
+impl OutputOpener for ImagesOpener {
     fn name(&self) -> String {
         format!("{} (PNG images)", self.folder.display())
     }
@@ -36,7 +42,14 @@ impl SinkOpener for ImagesOpener {
         false
     }
 
-    fn open(&self, format: FrameFormat, _frame_rate: Option<f64>) -> Result<Box<dyn FrameSink>> {
+    fn open(&self, video: &Video) -> Result<Output> {
+        self.begin(video).map(|output| Output::Frames(Box::new(output)))
+    }
+}
+
+impl ImagesOpener {
+    fn begin(&self, video: &Video) -> Result<ImagesOutput> {
+        let format = video.format;
         if format.pixel != PixelFormat::I420 {
             return Err(Error::usage(format!(
                 "frames to write as images are {:?}; I420 is expected",
@@ -48,13 +61,27 @@ impl SinkOpener for ImagesOpener {
                 .caused_by(e)
                 .hint("write to a folder that this user may write to")
         })?;
-        if self.written.load(Relaxed) == 0 && self.folder.join("000000.png").exists() {
-            tracing::warn!(folder = %self.folder.display(), "images of an earlier run are replaced");
+        if !self.begun.load(Relaxed)
+            && let Some(last) = last_image(&self.folder)
+        {
+            let folder = self.folder.display();
+            if !video.live {
+                return Err(Error::usage(format!(
+                    "{folder}: holds images of an earlier run, up to {last:06}.png"
+                ))
+                .hint("name another folder, or move them away"));
+            }
+            tracing::warn!(
+                "{folder}: the images that it holds are kept; new ones begin with number {}",
+                last + 1
+            );
+            self.next.store(last + 1, Relaxed);
         }
-        let sink = ImagesSink {
+        self.begun.store(true, Relaxed);
+        let output = ImagesOutput {
             folder: self.folder.clone(),
             format,
-            written: self.written.clone(),
+            next: self.next.clone(),
             rgb: vec![0; 3 * format.width * format.height],
             png: Vec::new(),
         };
@@ -67,19 +94,19 @@ impl SinkOpener for ImagesOpener {
                     .caused_by(e)
                     .hint("write to a folder that this user may write to")
             })?;
-        Ok(Box::new(sink))
+        Ok(output)
     }
 }
 
-struct ImagesSink {
+struct ImagesOutput {
     folder: PathBuf,
     format: FrameFormat,
-    written: Arc<AtomicU64>,
+    next: Arc<AtomicU64>,
     rgb: Vec<u8>,
     png: Vec<u8>,
 }
 
-impl FrameSink for ImagesSink {
+impl FrameOutput for ImagesOutput {
     fn describe(&self) -> String {
         format!("{} (PNG images)", self.folder.display())
     }
@@ -94,16 +121,29 @@ impl FrameSink for ImagesSink {
             )));
         }
         i420_to_rgb(&frame.image(), &mut self.rgb);
-        let path = self.folder.join(format!("{:06}.png", self.written.load(Relaxed)));
+        let path = self.folder.join(format!("{:06}.png", self.next.load(Relaxed)));
         let (width, height) = (self.format.width, self.format.height);
         write_png(&path, width, height, &self.rgb, &mut self.png)?;
-        self.written.fetch_add(1, Relaxed);
+        self.next.fetch_add(1, Relaxed);
         Ok(())
     }
 
     fn finish(self: Box<Self>) -> Result<()> {
         Ok(())
     }
+}
+
+/// The highest number of the images in a folder, if there are numbered ones.
+fn last_image(folder: &Path) -> Option<u64> {
+    let number = |name: &str| {
+        let digits = name.strip_suffix(".png")?;
+        let is_number = (6..=12).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+        is_number.then(|| digits.parse().ok()).flatten()
+    };
+    let entries = fs::read_dir(folder).ok()?;
+    entries
+        .filter_map(|entry| number(entry.ok()?.file_name().to_str()?))
+        .max()
 }
 
 /// Writes an RGB picture under a temporary name beside `path`, then renames it. `scratch` is reused.
@@ -124,7 +164,7 @@ fn write_png(path: &Path, width: usize, height: usize, rgb: &[u8], scratch: &mut
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.partial"));
     fs::write(&temporary, &*scratch)
-        .and_then(|()| fs::rename(&temporary, path))
+        .and_then(|()| rename_new(&temporary, path))
         .map_err(|e| {
             // What is there of it is no image.
             let _ = fs::remove_file(&temporary);
@@ -329,7 +369,8 @@ mod tests {
             color: COLORS[1],
         };
         let target = folder.path().join("a/b");
-        let mut sink = ImagesOpener::new(target.clone()).open(format, None).unwrap();
+        let video = Video::new(format, None, false);
+        let mut output = ImagesOpener::new(target.clone()).begin(&video).unwrap();
         for sequence in 0..3u64 {
             let mut data = vec![128u8; format.packed_bytes()];
             data[..15].fill(50 * sequence as u8);
@@ -340,9 +381,9 @@ mod tests {
                 format,
                 data: PooledBuffer::unpooled(data),
             };
-            sink.push(frame).unwrap();
+            output.push(frame).unwrap();
         }
-        sink.finish().unwrap();
+        Box::new(output).finish().unwrap();
         let mut names: Vec<_> = fs::read_dir(&target)
             .unwrap()
             .map(|e| e.unwrap().file_name().into_string().unwrap())
@@ -356,18 +397,8 @@ mod tests {
 
     #[test]
     fn a_folder_that_cannot_be_made_is_named() {
-        let e = ImagesOpener::new("/proc/segd".into())
-            .open(
-                FrameFormat {
-                    pixel: PixelFormat::I420,
-                    width: 2,
-                    height: 2,
-                    color: COLORS[0],
-                },
-                None,
-            )
-            .err()
-            .unwrap();
+        let video = Video::new(FrameFormat::new(PixelFormat::I420, 2, 2), None, false);
+        let e = ImagesOpener::new("/proc/segd".into()).open(&video).err().unwrap();
         assert!(e.to_string().contains("/proc/segd"), "{e}");
         assert_eq!(e.exit_code(), 2);
     }

@@ -9,7 +9,7 @@ use gstreamer_rtsp_server as gst_rtsp_server;
 use gstreamer_rtsp_server::prelude::*;
 use gstreamer_rtsp_server::{gio, gst_rtsp};
 
-use crate::stream::access::{RtspAccess, TlsFiles};
+use crate::output::access::{RtspAccess, TlsFiles};
 use vision::error::{Error, Result};
 
 /// The role that may watch; everyone has it where there are no users.
@@ -141,7 +141,7 @@ fn shake_hands(certificate: &gio::TlsCertificate) -> Result<(), glib::Error> {
 /// # Errors
 /// Usage, naming the files.
 pub fn check_tls(files: &TlsFiles) -> Result<()> {
-    crate::stream::elements::init()?;
+    crate::encode::elements::init()?;
     certificate(files).map(|_| ())
 }
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use md5::{Digest, Md5};
 
-use crate::stream::RtspAddress;
+use crate::output::RtspAddress;
 use vision::error::{Error, Result};
 
 /// The realm of entries that segd makes.
@@ -189,7 +189,7 @@ impl RtspAccess {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::{OutputSpec, parse_output};
+    use crate::output::{OutputSpec, parse_output};
 
     fn address(text: &str) -> RtspAddress {
         match parse_output(text) {

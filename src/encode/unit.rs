@@ -1,0 +1,44 @@
+//! What an encoder gives: the encoded pictures, one by one.
+
+use std::sync::Arc;
+
+use super::Codec;
+use crate::clock::TimeNs;
+use vision::frame::Colorimetry;
+
+/// What a stream's units have in common: what a container or a session description says of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Parameters {
+    /// How they are encoded.
+    pub codec: Codec,
+    /// Pixels a row; even.
+    pub width: u32,
+    /// Rows; even.
+    pub height: u32,
+    /// Pictures a second, if known.
+    pub frame_rate: Option<f64>,
+    /// How colours are meant.
+    pub color: Colorimetry,
+}
+
+/// One encoded picture: an access unit in the byte-stream form of its codec (start codes), whole. A keyframe begins
+/// with the codec's parameter sets, so a decoder can begin with any.
+///
+/// Cheap to clone: the bytes are shared.
+#[derive(Debug, Clone)]
+pub struct AccessUnit {
+    /// The bytes.
+    pub data: Arc<[u8]>,
+    /// The picture's [`pts_ns`](vision::frame::Frame::pts_ns): the source's own time.
+    pub pts_ns: u64,
+    /// When the picture was taken, on the pipeline's clock.
+    pub captured_at_ns: TimeNs,
+    /// Nanoseconds to the next picture at the stream's rate.
+    pub duration_ns: u64,
+    /// Whether it can be decoded without any before it.
+    pub is_keyframe: bool,
+    /// Whether it shows a notice ("camera lost") and no picture of the source.
+    pub is_notice: bool,
+    /// The stream's parameters.
+    pub parameters: Arc<Parameters>,
+}
