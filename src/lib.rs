@@ -27,6 +27,7 @@ pub mod schedule;
 pub mod pipeline;
 pub mod upgrade;
 pub mod supervise;
+pub mod daemon;
 pub mod metrics;
 pub mod stamp;
 pub mod vitals;
@@ -39,6 +40,7 @@ pub mod health;
 // What the machine is.
 pub mod board;
 
+pub mod stdio;
 pub mod cli;
 
 pub use vision::error::{Error, Result};

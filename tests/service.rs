@@ -145,6 +145,7 @@ fn a_reload_changes_what_it_can_under_a_client_that_goes_on_watching() {
         ("[overlay]\nclasses = [\"persn\"]\n", "persn"),
         ("[modle]\n", "modle"),
         ("[model]\nname = \"nonsuch\"\n", "nonsuch"),
+        ("[privacy]\nmax_mask_age_ms = 0\n", "privacy.max_mask_age_ms = 0"),
     ] {
         let refused = daemon.metric("segd_reloads_total{result=\"refused\"}");
         let source = format!("[capture]\ninput = \"{PATTERN}\"\n{text}");
@@ -243,9 +244,90 @@ fn a_camera_that_was_never_there_is_waited_for_and_shown_as_missing() {
                   [model]\nbackend = \"tract\"\nsize = 64\n";
     let daemon = Daemon::spawn(config, free_port(), &env);
     wait_for("READY=1", 60 * SECOND, || systemd.count("READY=1") == 1);
+    let log = daemon.log();
+    assert_eq!(
+        log.matches("/dev/video97 is not there: waiting for it").count(),
+        1,
+        "{log}"
+    );
     assert_eq!(daemon.get("/readyz").0, 503);
     assert_eq!(daemon.snapshot().dimensions(), (320, 240));
     view(&daemon.address(), 3, 30 * SECOND).unwrap();
+}
+
+#[test]
+fn a_hangup_without_a_configuration_file_is_answered() {
+    if std::path::Path::new("/etc/segd/segd.toml").exists() {
+        eprintln!("NOT TESTED: this system has a configuration file of its own");
+        return;
+    }
+    let http = free_port();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_segd"))
+        .args([
+            "--input",
+            PATTERN,
+            "--backend",
+            "tract",
+            "--size",
+            "64",
+            "--output",
+            "null://",
+        ])
+        .args(["--http", &format!("127.0.0.1:{http}")])
+        .env_remove("SEGD_CONFIG")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = Arc::new(Mutex::new(String::new()));
+    let (mut stderr, text) = (child.stderr.take().unwrap(), log.clone());
+    std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(n @ 1..) = stderr.read(&mut bytes) {
+            text.lock()
+                .unwrap()
+                .push_str(&String::from_utf8_lossy(&bytes[..n]));
+        }
+    });
+    let said = |part: &str| log.lock().unwrap().contains(part);
+    wait_for("ready", 90 * SECOND, || said(" ready "));
+    let signal = |name: &str| {
+        let sent = Command::new("kill")
+            .args([name, &child.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    };
+    signal("-HUP");
+    wait_for("an answer", 20 * SECOND, || {
+        said("there is no configuration file to read again")
+    });
+    signal("-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn the_line_that_says_how_to_watch_leads_there_from_other_machines() {
+    let user = "ann:segd:0123456789abcdef0123456789abcdef";
+    for host in ["0.0.0.0", "[::]"] {
+        let config = format!(
+            "[stream]\noutputs = [\"rtsp://{host}:RTSP/segd\"]\n{}[access]\nusers = [{user:?}]\n",
+            small(PATTERN)
+        );
+        let daemon = Daemon::spawn(&config, free_port(), &[]);
+        wait_for("the line", 90 * SECOND, || {
+            daemon.log().contains("watch it with: ")
+        });
+        let log = daemon.log();
+        let line = log.lines().find(|line| line.contains("watch it with: ")).unwrap();
+        assert!(
+            !line.contains(&format!("//{host}")) && !line.contains(&format!("@{host}")),
+            "{line}"
+        );
+        assert!(line.contains("://USER:PASSWORD@"), "{line}");
+        assert!(
+            line.contains("ffplay") && line.contains("mpv") && !line.contains("vlc"),
+            "{line}"
+        );
+    }
 }
 
 #[test]
@@ -544,6 +626,9 @@ fn two_cameras_have_their_own_mounts_on_one_port() {
         camera("yard", 10)
     );
     let daemon = Daemon::start(&config);
+    // Both want the same model in the same way: it is chosen and said once.
+    let log = daemon.log();
+    assert_eq!(log.matches("self-test: ").count(), 1, "{log}");
     for name in ["door", "yard"] {
         view(
             &format!("rtsp://127.0.0.1:{}/{name}", daemon.rtsp),

@@ -66,6 +66,30 @@ pub trait SinkOpener: Send + Sync {
     fn open(&self, format: FrameFormat, frame_rate: Option<f64>) -> Result<Box<dyn FrameSink>>;
 }
 
+/// Refuses an encoder that is asked for and can't be had: one that is not known, makes another codec, or is not installed.
+///
+/// # Errors
+/// Usage, with what could be used or what to install.
+#[cfg(feature = "gstreamer")]
+pub fn check_encoder(options: &StreamOptions) -> Result<()> {
+    let Some(wanted) = options.encoder.as_deref() else {
+        return Ok(());
+    };
+    elements::init()?;
+    let (width, height) = (640, 480);
+    let settings = encoder::EncoderSettings {
+        codec: options.codec,
+        width,
+        height,
+        bitrate_kbps: options.max_bitrate_kbps,
+        keyframe_interval_frames: 1,
+        threads: 1,
+        default_layout: true,
+    };
+    let has = |name: &str| gstreamer::ElementFactory::find(name).is_some();
+    encoder::plans(&settings, Some(wanted), &has).map(drop)
+}
+
 /// The encoder that would be used for frames of `format`: the first that really works here.
 ///
 /// # Errors
