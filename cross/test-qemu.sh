@@ -27,6 +27,7 @@ here=""
 for one in "${SEGD:-}" target/release/segd target/debug/segd; do
   if [ -n "$one" ] && [ -x "$one" ]; then here=$one; break; fi
 done
+export ORT_DYLIB_PATH=${ORT_DYLIB_PATH:-$PWD/.ort/libonnxruntime.so}
 [ -n "$here" ] || die "no segd of this machine to compare with: \`make build\`, or SEGD=..."
 
 if [ ! -f "$root/.segd-runtime" ] || [ "$(cat "$root/.segd-runtime")" != "$runtime" ]; then
@@ -50,7 +51,7 @@ on_board() {
     root=$1; shift
     mount --rbind /proc "$root/proc"; mount --rbind /dev "$root/dev"
     exec chroot "$root" env -i HOME=/build/qemu PATH=/usr/bin:/bin LC_ALL=C QEMU_CPU="$1" GST_REGISTRY_FORK=no \
-      GST_REGISTRY=/build/qemu/registry.bin PROPTEST_CASES=8 SEGD_LOG="$2" \
+      GST_REGISTRY=/build/qemu/registry.bin ORT_DYLIB_PATH=/build/segd/.ort/libonnxruntime.so PROPTEST_CASES=8 SEGD_LOG="$2" \
       sh -ec "cd /build/segd; exec /usr/bin/qemu-aarch64-static \"\$@\"" board "${@:3}"
   ' board "$root" "$cpu" "${SEGD_LOG:-warn}" "$@"
 }
@@ -79,7 +80,7 @@ image() {
     for backend in tract tract-int8 ort ort-int8; do
       # ONNX Runtime's 8-bit kernels round in other ways on each processor; the self-test holds them to the model's own limit.
       least=0.999
-      local args=(--model "$model" --backend "${backend%-int8}" --precision fp32 --visualize labels)
+      local args=(--model "$folder" --backend "${backend%-int8}" --precision fp32 --visualize labels)
       if [ "${backend%-int8}" != "$backend" ]; then args[5]=int8; fi
       if [ "$backend" = ort-int8 ]; then least=0.95; fi
       local out=$model-$backend.png

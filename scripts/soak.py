@@ -169,7 +169,9 @@ def main():
     segd = subprocess.Popen(
         [args.segd, "--input", args.input, "--size", "96", "--max-inferences-per-second", "5"]
         + ["--output", f"rtsp://127.0.0.1:{rtsp}/segd", "--http", f"127.0.0.1:{http}"],
-        stderr=log, env={k: v for k, v in os.environ.items() if not k.startswith("SEGD_")})
+        stderr=log,
+        env={"ORT_DYLIB_PATH": os.path.abspath(".ort/libonnxruntime.so")}
+        | {k: v for k, v in os.environ.items() if not k.startswith("SEGD_")})
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     crowd, rows, began = Clients(rtsp, http, args.seed), [], time.time()
     failures, after = [], None

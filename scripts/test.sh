@@ -2,7 +2,7 @@
 # All checks and tests. Each step says what it is, and how long it took.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export SEGD_REQUIRE_ORT=1 ORT_DYLIB_PATH="$PWD/.ort/libonnxruntime.so" SEGD_CLIP="$PWD/.cache/bikes.mp4"
+export SEGD_REQUIRE_ORT=1 ORT_DYLIB_PATH="$PWD/.ort/libonnxruntime.so" SEGD_MODELS="$PWD/models" SEGD_CLIP="$PWD/.cache/bikes.mp4"
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 
 step() {

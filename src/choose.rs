@@ -1,10 +1,12 @@
 //! Which model runs on which backend, and why. No backend is taken that was not seen to give the right answer.
 
 mod backends;
+mod chooser;
 mod effort;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -14,6 +16,7 @@ use vision::model::contract::Precision;
 use vision::model::{DEFAULT_MODEL, Model, Registry};
 use vision::segment::Fallback;
 
+pub use chooser::Chooser;
 pub use effort::{InputLength, Threads};
 
 /// The backend that is asked for.
@@ -55,7 +58,7 @@ impl DeviceName {
 }
 
 /// What is asked for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ChoiceOptions {
     /// Name or folder of the model.
     pub model: String,
@@ -137,6 +140,21 @@ fn steps_after(backend: BackendName, device: Device) -> Vec<(BackendName, Device
 }
 
 impl ChoiceOptions {
+    /// Whether the other was asked for in the same words: what suits the machine is the same word, whatever it comes to.
+    pub fn asks_the_same(&self, other: &Self) -> bool {
+        let in_words = |options: &Self| {
+            let mut options = options.clone();
+            if let InputLength::Within(limit) = &mut options.length {
+                *limit = Duration::ZERO;
+            }
+            if let Threads::Within { limit, most } = &mut options.threads {
+                (*limit, *most) = (Duration::ZERO, 0);
+            }
+            options
+        };
+        in_words(self) == in_words(other)
+    }
+
     /// The model that is asked for.
     ///
     /// # Errors
@@ -220,16 +238,24 @@ impl ChoiceOptions {
                 precision: None,
                 ..self.clone()
             };
+            // Pipelines that fail alike share what takes over.
+            let made: Mutex<Option<Weak<dyn Backend>>> = Mutex::new(None);
             Fallback {
                 name: match backend {
                     BackendName::Tract => "tract".to_owned(),
                     _ => format!("ONNX Runtime on {}", device.provider()),
                 },
                 make: Arc::new(move |model: &Arc<Model>| {
-                    if options.backend == BackendName::Tract {
-                        return Ok(options.trusted_tract(model)?.backend);
+                    let mut made = made.lock().unwrap_or_else(|e| e.into_inner());
+                    if let Some(backend) = made.as_ref().and_then(Weak::upgrade) {
+                        return Ok(backend);
                     }
-                    Ok(options.trusted(model, options.ort()?)?.backend)
+                    let backend = match options.backend {
+                        BackendName::Tract => options.trusted_tract(model)?.backend,
+                        _ => options.trusted(model, options.ort()?)?.backend,
+                    };
+                    *made = Some(Arc::downgrade(&backend));
+                    Ok(backend)
                 }),
             }
         };
@@ -252,6 +278,24 @@ mod tests {
         assert_eq!(steps_after(Auto, Cuda), [(Ort, Cpu), (Tract, Cpu)]);
         assert_eq!(steps_after(Auto, Cpu), [(Tract, Cpu)]);
         assert_eq!(steps_after(Tract, Cpu), []);
+    }
+
+    #[test]
+    fn what_suits_the_machine_is_one_wish() {
+        let auto = |most| ChoiceOptions {
+            threads: Threads::Within {
+                limit: Duration::from_millis(24),
+                most,
+            },
+            ..ChoiceOptions::default()
+        };
+        assert!(auto(1).asks_the_same(&auto(4)));
+        assert!(!auto(1).asks_the_same(&ChoiceOptions::default()));
+        let sized = |pixels| ChoiceOptions {
+            length: InputLength::Pixels(pixels),
+            ..ChoiceOptions::default()
+        };
+        assert!(!sized(64).asks_the_same(&sized(96)));
     }
 
     #[test]

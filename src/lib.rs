@@ -28,6 +28,7 @@ pub mod schedule;
 pub mod pipeline;
 pub mod upgrade;
 pub mod supervise;
+pub mod daemon;
 pub mod metrics;
 pub mod stamp;
 pub mod snapshot;
@@ -40,6 +41,7 @@ pub mod web;
 // What the machine is.
 pub mod board;
 
+pub mod stdio;
 pub mod cli;
 
 pub use vision::error::{Error, Result};

@@ -2,7 +2,7 @@
 //! output), and short runs from a source to a file.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use predicates::prelude::*;
 
@@ -330,4 +330,195 @@ fn a_model_whose_file_was_changed_is_refused() {
         2,
         &["/no/such/model"],
     );
+}
+
+/// segd's arguments for a recording of a test pattern that goes on until it is stopped.
+fn recording(file: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_segd"));
+    command
+        .args([
+            "--input",
+            "test://?width=160&height=128&fps=25",
+            "--http",
+            "",
+            "--output",
+        ])
+        .arg(file)
+        .args(QUICK)
+        .env("SEGD_LOG", "trace");
+    command
+}
+
+#[test]
+fn a_log_that_nobody_reads_or_that_has_no_room_ends_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    for (name, stderr) in [("pipe.mkv", Stdio::piped()), ("full.mkv", full.into())] {
+        let file = folder.path().join(name);
+        let mut child = recording(&file)
+            .args(["--frames", "40"])
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        // The reader goes away before anything is written.
+        drop(child.stderr.take());
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{name}");
+        assert!(file.metadata().unwrap().len() > 1000, "{name}");
+    }
+    assert_eq!(
+        names(folder.path()),
+        ["full.mkv", "pipe.mkv"],
+        "nothing unfinished is left"
+    );
+}
+
+#[test]
+fn a_signal_ends_a_run_in_order_whose_log_has_no_reader() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.mkv");
+    let mut child = recording(&file).stderr(Stdio::piped()).spawn().unwrap();
+    let started = || {
+        std::fs::read_dir(folder.path())
+            .unwrap()
+            .flatten()
+            .any(|f| f.metadata().is_ok_and(|m| m.len() > 1000))
+    };
+    let mut stderr = child.stderr.take().unwrap();
+    while !started() {
+        // What is written is read, so that nobody waits for room.
+        std::io::Read::read(&mut stderr, &mut [0; 4096]).unwrap();
+    }
+    drop(stderr);
+    let stopped = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(stopped.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(names(folder.path()), ["a.mkv"]);
+}
+
+#[test]
+fn a_report_whose_reader_is_gone_ends_quietly_and_one_without_room_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("segd.toml");
+    let config = "[capture]\ninput = \"test://\"\n[model]\nbackend = \"tract\"\nsize = 64\n\
+                  [stream]\noutputs = [\"null://\"]\n";
+    std::fs::write(&file, config).unwrap();
+    let path = file.to_str().unwrap();
+    for arguments in [
+        &["models"][..],
+        &["models", "--json"],
+        &["probe", "--backend", "tract"],
+        &["check-config", path],
+        &["hash-password", "ann"],
+        &["bench", "--backend", "tract", "--size", "64", "--frames", "20"],
+    ] {
+        let run = |stdout: Stdio| {
+            let mut child = Command::new(env!("CARGO_BIN_EXE_segd"))
+                .args(arguments)
+                .env("SEGD_LOG", "warn")
+                .stdin(Stdio::piped())
+                .stdout(stdout)
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            drop(child.stdout.take());
+            let mut password = child.stdin.take().unwrap();
+            let _ = std::io::Write::write_all(&mut password, b"secret\n");
+            drop(password);
+            let output = child.wait_with_output().unwrap();
+            (
+                output.status.code(),
+                String::from_utf8_lossy(&output.stderr).into_owned(),
+            )
+        };
+        assert_eq!(run(Stdio::piped()), (Some(0), String::new()), "{arguments:?}");
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let (code, stderr) = run(full.into());
+        assert_eq!(code, Some(1), "{arguments:?}: {stderr}");
+        assert!(
+            stderr.starts_with("segd: standard output can't be written: No space left"),
+            "{arguments:?}: {stderr}"
+        );
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+}
+
+#[test]
+fn a_variable_that_is_empty_counts_as_not_set() {
+    let source = "test://?frames=3&width=64&height=64";
+    for name in [
+        "SEGD_MODEL",
+        "SEGD_BACKEND",
+        "SEGD_CONFIG",
+        "SEGD_LOG",
+        "SEGD_LOG_FORMAT",
+        "SEGD_MODELS",
+        "SEGD_CAMERA",
+        "SEGD_STREAM_BITRATE_KBPS",
+        "SEGD_OVERLAY_CLASSES",
+        "SEGD_MASKS_EVERY",
+        "ORT_DYLIB_PATH",
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_segd"))
+            .args([
+                "--input",
+                source,
+                "--no-pace",
+                "--output",
+                "null://",
+                "--size",
+                "64",
+            ])
+            .env_remove("SEGD_INPUT")
+            .env(name, "")
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{name}: {stderr}");
+    }
+}
+
+#[test]
+fn options_for_all_commands_stand_anywhere() {
+    for arguments in [
+        &["--log-level", "warn", "models"][..],
+        &["models", "--log-format", "json"],
+        &["--log-format", "json", "hash-password", "--help"],
+    ] {
+        succeeded(&segd(arguments));
+    }
+    let output = segd(&["--width", "320", "models"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(
+        stderr.contains("--width") && stderr.contains("segd run"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_camera_that_is_missing_at_the_start_is_not_waited_for_when_told_so() {
+    let arguments = ["--camera", "/dev/video97", "--output", "null://", "--http", ""];
+    let not_waiting = [&arguments[..], &["--no-wait"], &QUICK].concat();
+    refused(&not_waiting, 1, &["/dev/video97 is not there", "--no-wait"]);
+}
+
+#[test]
+fn what_a_start_refuses_is_refused_by_check_config() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("segd.toml");
+    let path = file.to_str().unwrap();
+    for (line, part) in [
+        (
+            "health.max_mask_age_ms = 0",
+            "health.max_mask_age_ms = 0, expected 1 to",
+        ),
+        ("stream.encoder = \"nosuchenc\"", "nosuchenc"),
+        ("stream.outputs = [\"/no/such/folder/a.mkv\"]", "/no/such/folder"),
+    ] {
+        std::fs::write(&file, format!("capture.input = \"test://\"\n{line}\n")).unwrap();
+        refused(&["check-config", path], 2, &[part]);
+        refused(&["--config", path], 2, &[part]);
+    }
 }

@@ -27,7 +27,7 @@ fn eval(here: &Path, args: &[&str]) -> Command {
     let mut command = Command::cargo_bin("segd").unwrap();
     command
         .current_dir(here)
-        .env_remove("SEGD_MODELS")
+        .env("SEGD_MODELS", here.join("models"))
         .env("SEGD_LOG", "error")
         .args([
             "eval",

@@ -41,7 +41,7 @@ impl Place {
         Command::cargo_bin("segd")
             .unwrap()
             .current_dir(self.0.path())
-            .env_remove("SEGD_MODELS")
+            .env("SEGD_MODELS", self.path("models"))
             .env("SEGD_LOG", "error")
             .arg("image")
             .args(args)

@@ -255,6 +255,43 @@ fn without_a_library_auto_takes_tract_and_ort_says_what_to_do() {
         .stderr(predicate::str::contains("make run").and(predicate::str::contains("ORT_DYLIB_PATH")));
 }
 
+#[test]
+fn nothing_in_the_working_directory_is_run_or_stands_in_for_a_model() {
+    let here = tempfile::tempdir().unwrap();
+    for folder in ["models/voc21", "voc21", "tiny"] {
+        std::fs::create_dir_all(here.path().join(folder)).unwrap();
+        std::fs::write(here.path().join(folder).join("contract.toml"), "broken").unwrap();
+    }
+    std::fs::create_dir(here.path().join(".ort")).unwrap();
+    for name in [".ort/libonnxruntime.so", "libonnxruntime.so"] {
+        std::fs::write(here.path().join(name), "no library").unwrap();
+    }
+    picture(here.path(), "a.png", Tiny::default().two_colors());
+    let empty = models(&[]);
+    let run = |arguments: &[&str]| {
+        segd(empty.path(), here.path())
+            .env_remove("ORT_DYLIB_PATH")
+            .env("SEGD_LOG", "info")
+            .args(arguments)
+            .assert()
+    };
+    let image = ["image", "a.png", "-o", "out.png"];
+    run(&[&image[..], &["--backend", "auto"]].concat())
+        .success()
+        // A library that is tried and can't be loaded is said.
+        .stderr(predicate::str::contains(".ort").not());
+    // A plain name is no folder of the working directory, and the way to name that is said.
+    run(&[&image[..], &["--model", "tiny"]].concat())
+        .code(2)
+        .stderr(predicate::str::contains("no model called \"tiny\"").and(predicate::str::contains("./tiny")));
+    run(&[&image[..], &["--model", "./tiny"]].concat())
+        .code(2)
+        .stderr(predicate::str::contains("./tiny/contract.toml"));
+    run(&["models"])
+        .success()
+        .stdout(predicate::str::contains("inside the binary").and(predicate::str::contains("broken").not()));
+}
+
 /// Choices that need ONNX Runtime's library.
 #[cfg(feature = "ort")]
 mod ort {

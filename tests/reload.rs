@@ -5,9 +5,12 @@ mod common {
     pub mod daemon;
 }
 
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::daemon::{Daemon, Viewer, small, wait_for};
+use common::daemon::{Daemon, Viewer, free_port, small, wait_for};
 
 const SECOND: Duration = Duration::from_secs(1);
 const PATTERN: &str = "test://?width=160&height=128&fps=25";
@@ -41,6 +44,7 @@ fn a_reload_changes_what_it_can_under_a_client_that_goes_on_watching() {
         ("[overlay]\nclasses = [\"persn\"]\n", "persn"),
         ("[modle]\n", "modle"),
         ("[model]\nname = \"nonsuch\"\n", "nonsuch"),
+        ("[privacy]\nmax_mask_age_ms = 0\n", "privacy.max_mask_age_ms = 0"),
     ] {
         let refused = daemon.metric("segd_reloads_total{result=\"refused\"}");
         let source = format!("[capture]\ninput = \"{PATTERN}\"\n{text}");
@@ -84,4 +88,53 @@ fn a_reload_changes_what_it_can_under_a_client_that_goes_on_watching() {
             .contains("access.max_bitrate_kbps has changed: that takes effect at the next start")
     });
     viewer.wait_frames(5, 10 * SECOND);
+}
+
+#[test]
+fn a_hangup_without_a_configuration_file_is_answered() {
+    if std::path::Path::new("/etc/segd/segd.toml").exists() {
+        eprintln!("NOT TESTED: this system has a configuration file of its own");
+        return;
+    }
+    let http = free_port();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_segd"))
+        .args([
+            "--input",
+            PATTERN,
+            "--backend",
+            "tract",
+            "--size",
+            "64",
+            "--output",
+            "null://",
+        ])
+        .args(["--http", &format!("127.0.0.1:{http}")])
+        .env_remove("SEGD_CONFIG")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = Arc::new(Mutex::new(String::new()));
+    let (mut stderr, text) = (child.stderr.take().unwrap(), log.clone());
+    std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(n @ 1..) = stderr.read(&mut bytes) {
+            text.lock()
+                .unwrap()
+                .push_str(&String::from_utf8_lossy(&bytes[..n]));
+        }
+    });
+    let said = |part: &str| log.lock().unwrap().contains(part);
+    wait_for("ready", 90 * SECOND, || said(" ready "));
+    let signal = |name: &str| {
+        let sent = Command::new("kill")
+            .args([name, &child.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    };
+    signal("-HUP");
+    wait_for("an answer", 20 * SECOND, || {
+        said("there is no configuration file to read again")
+    });
+    signal("-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }

@@ -97,9 +97,41 @@ fn a_camera_that_was_never_there_is_waited_for_and_shown_as_missing() {
                   [model]\nbackend = \"tract\"\nsize = 64\n";
     let daemon = Daemon::spawn(config, free_port(), &env);
     wait_for("READY=1", 60 * SECOND, || systemd.count("READY=1") == 1);
+    let log = daemon.log();
+    assert_eq!(
+        log.matches("/dev/video97 is not there: waiting for it").count(),
+        1,
+        "{log}"
+    );
     assert_eq!(daemon.get("/readyz").0, 503);
     assert_eq!(daemon.snapshot().dimensions(), (320, 240));
     view(&daemon.address(), 3, 30 * SECOND).unwrap();
+}
+
+#[test]
+fn the_line_that_says_how_to_watch_leads_there_from_other_machines() {
+    let user = "ann:segd:0123456789abcdef0123456789abcdef";
+    for host in ["0.0.0.0", "[::]"] {
+        let config = format!(
+            "[stream]\noutputs = [\"rtsp://{host}:RTSP/segd\"]\n{}[access]\nusers = [{user:?}]\n",
+            small(PATTERN)
+        );
+        let daemon = Daemon::spawn(&config, free_port(), &[]);
+        wait_for("the line", 90 * SECOND, || {
+            daemon.log().contains("watch it with: ")
+        });
+        let log = daemon.log();
+        let line = log.lines().find(|line| line.contains("watch it with: ")).unwrap();
+        assert!(
+            !line.contains(&format!("//{host}")) && !line.contains(&format!("@{host}")),
+            "{line}"
+        );
+        assert!(line.contains("://USER:PASSWORD@"), "{line}");
+        assert!(
+            line.contains("ffplay") && line.contains("mpv") && !line.contains("vlc"),
+            "{line}"
+        );
+    }
 }
 
 #[test]
@@ -113,6 +145,9 @@ fn two_cameras_have_their_own_mounts_on_one_port() {
         camera("yard", 10)
     );
     let daemon = Daemon::start(&config);
+    // Both want the same model in the same way: it is chosen and said once.
+    let log = daemon.log();
+    assert_eq!(log.matches("self-test: ").count(), 1, "{log}");
     for name in ["door", "yard"] {
         view(
             &format!("rtsp://127.0.0.1:{}/{name}", daemon.rtsp),

@@ -2,14 +2,23 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use segd::config::from_environment;
+use segd::config::{Layer, Layers, Settings, from_environment};
 
 fuzz_target!(|pair: (&str, &str)| {
     let variable = (format!("SEGD_{}", pair.0), pair.1.to_owned());
     match from_environment([variable]) {
-        Ok(config) => {
-            // Cameras resolve, or are refused.
-            let _ = config.cameras();
+        Ok(environment) => {
+            if pair.1.is_empty() {
+                assert_eq!(environment, Layer::default());
+            }
+            // Settings resolve, or are refused.
+            let layers = Layers {
+                environment,
+                ..Layers::default()
+            };
+            if let Err(error) = Settings::resolve(&layers) {
+                assert_eq!(error.exit_code(), 2);
+            }
         }
         Err(error) => assert_eq!(error.exit_code(), 2),
     }

@@ -8,7 +8,7 @@ use v4l::control::{Control, Description, Flags, Type, Value};
 
 use super::uri::meant;
 use super::v4l2_error::camera_error;
-use crate::config::ControlValue;
+use crate::capture::ControlValue;
 use vision::error::{Error, Result};
 
 /// A control's name as it is written in the configuration: lower case, everything but letters and digits an

@@ -48,7 +48,7 @@ mod v4l2_unpack;
 #[cfg(feature = "camera")]
 pub use camera_list::{CameraInfo, list_cameras};
 pub use images::{RgbPicture, load_rgb};
-pub use options::{CameraFormat, CaptureOptions, RtspTransport};
+pub use options::{CameraFormat, CaptureOptions, ControlValue, RtspTransport};
 pub use uri::{SourceSpec, mask_credentials, parse_uri};
 #[cfg(all(fuzzing, feature = "camera"))]
 pub use v4l2_unpack::fuzz_unpack as unpack;

@@ -4,9 +4,17 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::config::ControlValue;
-
 use super::Pace;
+
+/// What a camera's control is set to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum ControlValue {
+    /// On or off.
+    Switch(bool),
+    /// A number, or the number of a menu's entry.
+    Number(i64),
+}
 
 /// How an RTSP stream's packets travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]

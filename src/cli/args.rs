@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::choose::{BackendName, ChoiceOptions, DeviceName, InputLength, Threads};
-use crate::config::{ModelFile, NumberOrAuto, OverlayFile, check_range};
-use vision::error::{Error, Result};
-use vision::model::contract::{Contract, MAX_SIDE, Precision};
-use vision::overlay::{OverlayOptions, Visualize};
+use crate::choose::{BackendName, ChoiceOptions, DeviceName};
+use crate::config::{self, ModelSection, NumberOrAuto, OverlaySection, RunSection};
+use vision::error::Result;
+use vision::model::contract::Precision;
+use vision::overlay::Visualize;
 
 /// Model and backend.
 #[derive(Debug, Clone, Default, Args)]
@@ -43,62 +43,40 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// The arguments over the configuration file.
-    ///
-    /// # Errors
-    /// Usage, naming the key.
-    pub fn over(&self, file: &ModelFile) -> Result<ChoiceOptions> {
-        let mut options = ChoiceOptions::default();
-        if let Some(model) = self.model.as_ref().or(file.name.as_ref()) {
-            options.model.clone_from(model);
+    /// The keys that are set.
+    pub fn section(&self) -> ModelSection {
+        ModelSection {
+            name: self.model.clone(),
+            backend: self.backend.and_then(name_of),
+            device: self.device.and_then(name_of),
+            precision: self.precision.and_then(name_of),
+            size: self.size,
+            threads: self.threads,
+            max_inferences_per_second: None,
         }
-        let from_file = |key: &str, text: &Option<String>| text.clone().map(|t| (format!("model.{key}"), t));
-        options.backend = pick(self.backend, from_file("backend", &file.backend))?.unwrap_or_default();
-        let device = pick(self.device, from_file("device", &file.device))?.unwrap_or_default();
-        options.device = device.first();
-        options.accelerate = device == DeviceName::Auto;
-        options.precision = pick(self.precision, from_file("precision", &file.precision))?;
-        options.length = match self.size.or(file.size) {
-            None => InputLength::Contract,
-            Some(NumberOrAuto::Auto) => InputLength::auto(),
-            Some(NumberOrAuto::Number(pixels)) => {
-                check_range("size", pixels as f64, 16.0..=MAX_SIDE as f64)?;
-                InputLength::Pixels(pixels)
-            }
-        };
-        options.threads = match self.threads.or(file.threads) {
-            None => Threads::default(),
-            Some(NumberOrAuto::Auto) => Threads::auto(1),
-            Some(NumberOrAuto::Number(threads)) => {
-                check_range("threads", threads as f64, 1.0..=256.0)?;
-                Threads::Count(threads)
-            }
-        };
-        options.ort_library.clone_from(&self.ort_library);
-        options.selftest = !self.no_selftest;
-        Ok(options)
     }
 
-    /// The arguments alone.
+    /// The keys that only the command line has.
+    pub fn run_section(&self) -> RunSection {
+        RunSection {
+            ort_library: self.ort_library.clone(),
+            no_selftest: self.no_selftest.then_some(true),
+            ..RunSection::default()
+        }
+    }
+
+    /// The arguments alone, for what is no video.
     ///
     /// # Errors
     /// Usage, naming the key.
     pub fn options(&self) -> Result<ChoiceOptions> {
-        self.over(&ModelFile::default())
+        config::model(&self.section(), &self.run_section())
     }
 }
 
-/// The argument, or else the file's text as one of the values.
-fn pick<T: ValueEnum>(argument: Option<T>, file: Option<(String, String)>) -> Result<Option<T>> {
-    match (argument, file) {
-        (Some(value), _) => Ok(Some(value)),
-        (None, None) => Ok(None),
-        (None, Some((key, text))) => T::from_str(&text, false).map(Some).map_err(|_| {
-            let values = T::value_variants().iter().filter_map(|v| v.to_possible_value());
-            let names: Vec<String> = values.map(|v| v.get_name().to_owned()).collect();
-            Error::usage(format!("{key} = {text:?}, expected one of {}", names.join(", ")))
-        }),
-    }
+/// A value as the configuration writes it.
+fn name_of<T: ValueEnum>(value: T) -> Option<String> {
+    value.to_possible_value().map(|v| v.get_name().to_owned())
 }
 
 /// How masks are drawn.
@@ -119,82 +97,39 @@ pub struct VisualizeArgs {
     pub legend: Option<bool>,
 }
 
-/// How masks are drawn, before the classes of the model are known.
-#[derive(Debug, Clone)]
-pub struct Drawing {
-    options: OverlayOptions,
-    classes: Option<Vec<String>>,
-}
-
 impl VisualizeArgs {
-    /// The arguments over the configuration file.
-    ///
-    /// # Errors
-    /// Usage, naming the key.
-    pub fn over(&self, file: &OverlayFile) -> Result<Drawing> {
-        let mut options = OverlayOptions::default();
-        if let Some(mode) = self.visualize.or(file.visualize) {
-            options.mode = mode;
+    /// The keys that are set.
+    pub fn section(&self) -> OverlaySection {
+        OverlaySection {
+            visualize: self.visualize,
+            alpha: self.alpha,
+            classes: self.classes.clone(),
+            legend: self.legend,
         }
-        if let Some(alpha) = self.alpha.or(file.alpha) {
-            check_range("alpha", f64::from(alpha), 0.0..=1.0)?;
-            options.alpha = alpha;
-        }
-        if let Some(legend) = self.legend.or(file.legend) {
-            options.legend = legend;
-        }
-        Ok(Drawing {
-            options,
-            classes: self.classes.clone().or_else(|| file.classes.clone()),
-        })
     }
 }
 
-impl Drawing {
-    /// The options for a model's classes.
-    ///
-    /// # Errors
-    /// Usage for a class that the model doesn't have.
-    pub fn options(&self, contract: &Contract) -> Result<OverlayOptions> {
-        let mut options = self.options.clone();
-        if let Some(names) = &self.classes {
-            let labels = names.iter().map(|name| class_label(name, contract));
-            options.shown = Some(labels.collect::<Result<_>>()?);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_value_is_written_as_the_configuration_reads_it() {
+        for &backend in BackendName::value_variants() {
+            for &device in DeviceName::value_variants() {
+                for &precision in Precision::value_variants() {
+                    let args = ModelArgs {
+                        backend: Some(backend),
+                        device: Some(device),
+                        precision: Some(precision),
+                        ..ModelArgs::default()
+                    };
+                    let options = args.options().unwrap();
+                    assert_eq!((options.backend, options.precision), (backend, Some(precision)));
+                    assert_eq!(options.device, device.first());
+                    assert_eq!(options.accelerate, device == DeviceName::Auto);
+                }
+            }
         }
-        Ok(options)
-    }
-}
-
-/// The label of the class `name`.
-///
-/// # Errors
-/// Usage, with the classes that there are, and the one that was probably meant.
-pub fn class_label(name: &str, contract: &Contract) -> Result<u8> {
-    let name = name.trim();
-    contract
-        .class_index(name)
-        .ok_or_else(|| unknown_class(name, contract))
-}
-
-fn unknown_class(name: &str, contract: &Contract) -> Error {
-    let names: Vec<&str> = contract.classes.iter().map(|c| c.name.as_str()).collect();
-    let nearest = names
-        .iter()
-        .map(|known| {
-            (
-                strsim::damerau_levenshtein(&known.to_lowercase(), &name.to_lowercase()),
-                *known,
-            )
-        })
-        .min()
-        .filter(|(distance, _)| *distance <= 3);
-    let error = Error::usage(format!(
-        "classes: model {} has no class {name:?}; it has {}",
-        contract.name,
-        names.join(", ")
-    ));
-    match nearest {
-        Some((_, known)) => error.hint(format!("did you mean {known:?}?")),
-        None => error,
     }
 }

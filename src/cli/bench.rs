@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
+use crate::choose::Chooser;
 #[cfg(feature = "gstreamer")]
 use crate::cli::latency;
-use crate::cli::run::{RunArgs, build, read_config};
-use crate::cli::{propagation, status};
+use crate::cli::propagation;
+use crate::cli::run::RunArgs;
+use crate::daemon::{build_camera, status};
 use crate::metrics::{Metrics, Snapshot, process_cpu_ns, resident_bytes};
 use crate::pipeline;
 use crate::supervise::{Ticker, stop_on_signals};
@@ -75,8 +77,7 @@ pub fn run(mut args: BenchArgs) -> Result<()> {
         let limit = args.run.frames.map(|n| n as usize);
         return propagation::run(path, &args.run.model, limit, args.json);
     }
-    let has_source = args.run.source.camera.is_some() || !args.run.source.input.is_empty();
-    if !has_source && args.run.config.is_none() {
+    if !args.run.source.is_set() && args.run.config.is_none() {
         args.run.source.input.push("test://".into());
         args.run.frames.get_or_insert(DEFAULT_FRAMES);
     }
@@ -94,9 +95,10 @@ pub fn run(mut args: BenchArgs) -> Result<()> {
         args.run.frames.get_or_insert(DEFAULT_FRAMES);
     }
     args.run.source.no_pace = !args.live && args.run.source.camera.is_none();
-    let file = read_config(args.run.config.as_ref())?;
+    let settings = args.run.origin().settings()?;
     let metrics = Metrics::shared();
-    let (parts, mut options) = build(&args.run, &file, metrics.clone())?;
+    let built = build_camera(settings.only_camera()?, &Chooser::default(), metrics.clone())?;
+    let (parts, mut options) = (built.parts, built.options);
     options.stamp = args.latency;
     #[cfg(feature = "gstreamer")]
     let seen = Arc::new(latency::Seen::default());

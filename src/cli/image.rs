@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tracing::info;
 
 use crate::cli::args::{ModelArgs, VisualizeArgs};
-use crate::config::OverlayFile;
+use crate::config;
 use crate::metrics::Metrics;
 use vision::error::{Error, Result};
 use vision::frame::{FrameFormat, Mask};
@@ -42,7 +42,7 @@ pub struct ImageArgs {
 pub fn run(args: ImageArgs) -> Result<()> {
     let inputs = expand(&args.inputs)?;
     let jobs = plan(&inputs, &args.output)?;
-    let drawing = args.visualize.over(&OverlayFile::default())?;
+    let drawing = config::drawing(&args.visualize.section())?;
     let options = args.model.options()?;
     let model = options.find()?;
     // Classes that don't exist are told before a backend is tried.

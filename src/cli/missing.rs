@@ -92,7 +92,7 @@ pub fn missing(facts: &Facts<'_>) -> Vec<Missing> {
     match facts.providers {
         None => lacks(
             "ONNX Runtime, which is several times faster than tract",
-            "`make onnxruntime` in segd's sources, or install segd's Debian package, which has it",
+            "`make onnxruntime` in segd's sources and ORT_DYLIB_PATH=.ort/libonnxruntime.so, or segd's Debian package, which has it",
         ),
         Some(providers) if accelerated => {
             for provider in ["CUDA", "TensorRT"] {

@@ -1,15 +1,27 @@
 //! The command line: subcommands, their arguments, logging.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::stdio::{self, LogWriter};
 use vision::error::{Error, Result};
+
+// All commands print through these, which shadow the standard library's: those panic when their reader is gone.
+macro_rules! println {
+    () => { $crate::stdio::print(format_args!("")) };
+    ($($argument:tt)*) => { $crate::stdio::print(format_args!($($argument)*)) };
+}
+macro_rules! eprintln {
+    ($($argument:tt)*) => { $crate::stdio::say(format_args!($($argument)*)) };
+}
 
 pub mod args;
 pub mod bench;
 pub mod check_config;
-pub mod daemon;
 pub mod eval;
 pub mod hash_password;
 pub mod image;
@@ -21,7 +33,6 @@ pub mod probe;
 pub mod propagation;
 pub mod run;
 pub mod schedule_args;
-mod status;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -32,12 +43,12 @@ Examples:
   segd probe                                    what this machine has, and what segd would use
 
 Watch it:
-  ffplay -fflags nobuffer rtsp://127.0.0.1:8554/segd     (or vlc, mpv)";
+  ffplay -fflags nobuffer rtsp://127.0.0.1:8554/segd     (or mpv --profile=low-latency)";
 
 /// Labels every pixel of a camera's video with a segmentation network, draws the result onto the video,
 /// and streams it over RTSP.
 #[derive(Debug, Parser)]
-#[command(name = "segd", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(name = "segd", version, after_help = EXAMPLES)]
 pub struct Cli {
     /// Logging.
     #[command(flatten)]
@@ -104,6 +115,40 @@ pub struct LogArgs {
     pub log_format: LogFormat,
 }
 
+impl Cli {
+    /// Reads the command line. Options of `run` before another command are refused, those that hold for all commands stand
+    /// anywhere.
+    ///
+    /// # Errors
+    /// What clap has to say, help and version included.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        let matches = command.try_get_matches_from_mut(arguments)?;
+        if let Some((name, _)) = matches.subcommand()
+            && let Some(option) = option_of_run(&command, &matches)
+        {
+            return Err(command.error(
+                ErrorKind::ArgumentConflict,
+                format!("{option} is an option of `segd run` and can't stand before `{name}`"),
+            ));
+        }
+        Self::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
+    }
+}
+
+/// The first option of `run` that stands before a command.
+fn option_of_run(command: &clap::Command, matches: &ArgMatches) -> Option<String> {
+    command
+        .get_arguments()
+        .filter(|argument| !argument.is_global_set())
+        .find(|argument| {
+            let id = argument.get_id().as_str();
+            let known = matches.try_contains_id(id).is_ok();
+            known && matches.value_source(id) == Some(ValueSource::CommandLine)
+        })
+        .map(ToString::to_string)
+}
+
 /// Starts logging to standard error.
 pub fn init_logging(args: &LogArgs) {
     use tracing_subscriber::EnvFilter;
@@ -124,7 +169,7 @@ pub fn init_logging(args: &LogArgs) {
     .fold(filter, |filter, directive| filter.add_directive(directive));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| LogWriter)
         .with_target(false);
     match args.log_format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
@@ -135,11 +180,15 @@ pub fn init_logging(args: &LogArgs) {
 /// Runs what the command line says.
 ///
 /// # Errors
-/// The subcommand's error.
+/// The subcommand's error; fatal if what it printed could not be written, unless the reader has gone.
 pub fn dispatch(cli: Cli) -> Result<()> {
+    command(cli).and(stdio::finish())
+}
+
+fn command(cli: Cli) -> Result<()> {
     match cli.command {
-        None => daemon::run(cli.run),
-        Some(Command::Run(args)) => daemon::run(*args),
+        None => run::run(&cli.run),
+        Some(Command::Run(args)) => run::run(&args),
         Some(Command::Image(args)) => image::run(args),
         Some(Command::Eval(args)) => eval::run(args),
         Some(Command::Bench(args)) => bench::run(*args),
@@ -165,10 +214,49 @@ fn print_report<T: serde::Serialize>(json: bool, report: &T, print: impl FnOnce(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
+
+    fn read(line: &str) -> Result<Cli, clap::Error> {
+        Cli::read(
+            std::iter::once("segd")
+                .chain(line.split_whitespace())
+                .map(OsString::from),
+        )
+    }
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_for_all_commands_stand_before_and_behind_them() {
+        for line in [
+            "--log-level warn models",
+            "models --log-level warn",
+            "--log-level warn --no-pace",
+            "--log-level warn run --no-pace",
+            "run --no-pace --log-level warn",
+        ] {
+            let cli = read(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+            assert_eq!(cli.log.log_level, "warn", "{line}");
+        }
+        let cli = read("--log-format json probe").unwrap();
+        assert_eq!(cli.log.log_format, LogFormat::Json);
+        assert!(matches!(cli.command, Some(Command::Probe(_))));
+    }
+
+    #[test]
+    fn options_of_run_do_not_stand_before_another_command() {
+        for line in [
+            "--no-pace models",
+            "--width 320 --log-level warn probe",
+            "--loop run",
+        ] {
+            let error = read(line).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::ArgumentConflict, "{line}");
+            assert_eq!(error.exit_code(), 2);
+        }
+        let error = read("--width 320 probe").err().unwrap().to_string();
+        assert!(error.contains("--width") && error.contains("`probe`"), "{error}");
     }
 }

@@ -44,9 +44,7 @@ pub fn run(args: ModelsArgs) -> Result<()> {
         return super::print_report(true, &all, |_| ());
     }
     if found.is_empty() {
-        println!(
-            "no models; a model is a folder with a contract.toml, in ./models or in a folder of $SEGD_MODELS"
-        );
+        println!("no models; a model is a folder with a contract.toml in a folder of $SEGD_MODELS");
     }
     for entry in &found {
         match &entry.model {

@@ -1,31 +1,18 @@
-//! `segd run`: the daemon's arguments, and pipelines made from them and the configuration.
+//! `segd run`: the daemon's arguments.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Args;
-use tracing::info;
 
-use crate::capture::{CaptureOptions, Pace, SourceSpec, parse_uri};
-use crate::choose::{Choice, ChoiceOptions, Threads};
-use crate::cli::args::{ModelArgs, VisualizeArgs, class_label};
+use crate::cli::args::{ModelArgs, VisualizeArgs};
 use crate::cli::schedule_args::ScheduleArgs;
-use crate::clock::RealClock;
-use crate::config::{self, CameraConfig, FileConfig, NumberOrAuto, check_range};
-use crate::metrics::Metrics;
-use crate::output::access::{RtspAccess, TlsFiles, User};
-use crate::output::{Codec, OutputSpec, StreamOptions, check_files, parse_output};
-use crate::pipeline::control::{Control, Looks, Privacy};
-use crate::pipeline::{self, LostPicture, MaskPolicy, Parts, PipelineOptions};
-use crate::supervise::OnTransient;
-use vision::error::{Error, Result};
-use vision::frame::{FrameFormat, PixelFormat};
-use vision::model::contract::Contract;
-use vision::overlay::Visualize;
-use vision::redact::{How, RedactOptions};
-use vision::scene::ModelInfo;
-use vision::segment::Engine;
+use crate::config::{
+    AccessSection, CaptureSection, HealthSection, Inputs, Layer, ModelSection, Origin, RunSection, Sections,
+    StreamSection,
+};
+use crate::daemon;
+use crate::output::Codec;
+use vision::error::Result;
 
 /// Where frames come from.
 #[derive(Debug, Clone, Default, Args)]
@@ -58,6 +45,9 @@ pub struct SourceArgs {
     /// Every frame waits for its own mask, also at the source's pace (for files and tests)
     #[arg(long)]
     pub lockstep: bool,
+    /// End with code 1 if the camera or network stream is not there at the start, in place of waiting for it
+    #[arg(long)]
+    pub no_wait: bool,
 }
 
 /// Where annotated video goes.
@@ -114,380 +104,84 @@ pub struct RunArgs {
     pub http: Option<String>,
 }
 
-/// Reads the configuration file that is named, or the default one if it exists, and lays the environment's keys
-/// over it.
-///
-/// # Errors
-/// Usage, naming file or variable, and key.
-pub fn read_config(path: Option<&PathBuf>) -> Result<FileConfig> {
-    let file = match path.cloned().or_else(config::default_config_path) {
-        Some(path) => FileConfig::read(&path)?,
-        None => FileConfig::default(),
-    };
-    let variables = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    Ok(config::from_environment(variables)?.over(&file))
-}
-
-/// What a source is, from arguments over configuration.
-///
-/// # Errors
-/// Usage, naming what is wrong.
-pub fn source_from(args: &SourceArgs, file: &config::CaptureFile) -> Result<(SourceSpec, CaptureOptions)> {
-    // A source on the command line replaces whichever kind the file names.
-    let (camera, input) = match (&args.camera, args.input.as_slice()) {
-        (None, []) => (file.camera.clone(), file.input.iter().cloned().collect()),
-        (camera, input) => (camera.clone(), input.to_vec()),
-    };
-    let spec = match (camera, input.as_slice()) {
-        (Some(_), [_, ..]) => {
-            return Err(
-                Error::usage("capture.camera and capture.input are both set").hint("keep one of them")
-            );
-        }
-        (Some(camera), []) if camera.starts_with("csi://") => parse_uri(&camera)?,
-        (Some(camera), []) => SourceSpec::Camera(camera.into()),
-        (None, [_, ..]) => {
-            let items = input.iter().map(|text| parse_uri(text));
-            SourceSpec::playlist(items.collect::<Result<_>>()?)?
-        }
-        (None, []) if std::path::Path::new("/dev/video0").exists() => {
-            SourceSpec::Camera("/dev/video0".into())
-        }
-        (None, []) => {
-            return Err(Error::usage(
-                "no source: there is no /dev/video0, and neither --camera nor --input was given",
-            )
-            .hint("try `segd --input VIDEO.mp4` or `segd --input test://`"));
-        }
-    };
-    let mut options = CaptureOptions::default();
-    if let Some(width) = args.width.or(file.width) {
-        check_range("width", f64::from(width), 16.0..=16384.0)?;
-        options.width = width;
+impl SourceArgs {
+    /// Whether a source is named.
+    pub fn is_set(&self) -> bool {
+        self.camera.is_some() || !self.input.is_empty()
     }
-    if let Some(height) = args.height.or(file.height) {
-        check_range("height", f64::from(height), 16.0..=16384.0)?;
-        options.height = height;
-    }
-    if let Some(fps) = args.fps.or(file.fps) {
-        options.fps = check_range("fps", fps, 0.1..=1000.0)?;
-    }
-    options.pixel_format = file.pixel_format;
-    options.controls = file.controls.clone().unwrap_or_default().into_iter().collect();
-    options.looped = args.looped || file.looped.unwrap_or(false);
-    options.pace = if args.no_pace {
-        Pace::AsFastAsPossible
-    } else {
-        Pace::Recorded
-    };
-    Ok((spec, options))
-}
 
-/// The pipeline's options from arguments over configuration.
-///
-/// # Errors
-/// Usage, naming the key.
-pub fn pipeline_options(args: &RunArgs, camera: &CameraConfig, spec: &SourceSpec) -> Result<PipelineOptions> {
-    let stall_ms = camera.capture.stall_timeout_ms.unwrap_or(5_000);
-    let no_pace = args.source.no_pace;
-    if no_pace && spec.is_live() {
-        return Err(
-            Error::usage("--no-pace is for files; a camera or network stream has its own pace")
-                .hint("leave --no-pace away, or use --lockstep"),
-        );
-    }
-    // Every frame with its own mask, unless it is said which.
-    let lockstep = args.source.lockstep || (no_pace && !args.schedule.is_set());
-    Ok(PipelineOptions {
-        masks: if lockstep {
-            MaskPolicy::Lockstep
-        } else {
-            MaskPolicy::Newest
-        },
-        schedule: args.schedule.over(&camera.masks)?,
-        live: !(no_pace || args.source.lockstep),
-        on_source_error: if spec.is_live() {
-            pipeline::reconnect()
-        } else {
-            OnTransient::GiveUp
-        },
-        read_timeout: Duration::from_millis(500),
-        stall_timeout: Duration::from_millis(stall_ms.max(500)),
-        stamp: false,
-        max_frames: args.frames,
-        lost_picture: None,
-    })
-}
-
-/// The model that is asked for, and where it runs. `cameras` share the machine.
-///
-/// # Errors
-/// Usage, naming the key.
-pub fn wanted(args: &RunArgs, camera: &CameraConfig, cameras: usize) -> Result<ChoiceOptions> {
-    let mut options = args.model.over(&camera.model)?;
-    let schedule = args.schedule.over(&camera.masks)?;
-    options.length = options.length.within_budget(&schedule);
-    if !matches!(
-        args.model.threads.or(camera.model.threads),
-        Some(NumberOrAuto::Number(_))
-    ) {
-        options.threads = Threads::auto(cameras).within_budget(&schedule);
-    }
-    Ok(options)
-}
-
-/// The least time between two inferences, from arguments over configuration.
-///
-/// # Errors
-/// Usage, naming the key.
-pub fn infer_interval(args: &RunArgs, file: &config::ModelFile) -> Result<Duration> {
-    match args.max_inferences_per_second.or(file.max_inferences_per_second) {
-        Some(rate) => {
-            let rate = check_range("max_inferences_per_second", rate, 0.01..=1000.0)?;
-            Ok(Duration::from_secs_f64(1.0 / rate))
-        }
-        None => Ok(Duration::ZERO),
-    }
-}
-
-/// The cameras of a run: those of the configuration, with the arguments over each. The arguments' source and outputs
-/// are for a single one.
-///
-/// # Errors
-/// Usage, naming the key.
-pub fn cameras(args: &RunArgs, file: &FileConfig) -> Result<Vec<CameraConfig>> {
-    let has_source = args.source.camera.is_some() || !args.source.input.is_empty();
-    let named = match (has_source, args.output.output.is_empty()) {
-        (true, _) => Some("--camera and --input"),
-        (false, false) => Some("--output"),
-        (false, true) => None,
-    };
-    if let (Some(named), false) = (named, file.camera.is_empty()) {
-        return Err(Error::usage(format!(
-            "{named} can't be used with the {} [[camera]] of the configuration",
-            file.camera.len()
-        ))
-        .hint("use another configuration, such as --config /dev/null"));
-    }
-    let mut cameras = file.cameras()?;
-    if let ([camera], false) = (cameras.as_mut_slice(), args.output.output.is_empty()) {
-        camera.outputs.clone_from(&args.output.output);
-    }
-    check_outputs(args, &cameras)?;
-    Ok(cameras)
-}
-
-/// Refuses outputs that would destroy a source, of whichever camera, or each other.
-fn check_outputs(args: &RunArgs, cameras: &[CameraConfig]) -> Result<()> {
-    // What can't be read is said where it is used.
-    let sources: Vec<SourceSpec> = cameras
-        .iter()
-        .filter_map(|camera| source_from(&args.source, &camera.capture).ok())
-        .map(|(spec, _)| spec)
-        .collect();
-    let outputs: Vec<OutputSpec> = cameras
-        .iter()
-        .flat_map(|camera| &camera.outputs)
-        .filter_map(|output| parse_output(output).ok())
-        .collect();
-    check_files(sources.iter().flat_map(SourceSpec::files), &outputs)
-}
-
-/// Who may watch, from arguments over configuration.
-///
-/// # Errors
-/// Usage, naming the key.
-pub fn access_from(args: &RunArgs, file: &config::AccessFile) -> Result<RtspAccess> {
-    let users = file.users.iter().flatten().map(|entry| User::parse(entry));
-    let tls = match (&file.certificate, &file.key) {
-        (Some(certificate), Some(key)) => Some(TlsFiles {
-            certificate: certificate.clone(),
-            key: key.clone(),
-        }),
-        (None, None) => None,
-        _ => {
-            return Err(Error::usage(
-                "access.certificate and access.key: one stands without the other",
-            ));
-        }
-    };
-    let access = RtspAccess {
-        users: users.collect::<Result<_>>()?,
-        insecure: args.insecure || file.insecure.unwrap_or(false),
-        tls,
-        max_clients: file
-            .max_clients
-            .unwrap_or_else(|| RtspAccess::default().max_clients),
-    };
-    access.validate()?;
-    Ok(access)
-}
-
-/// How a camera's video is encoded and who may watch it, from arguments over configuration.
-///
-/// # Errors
-/// Usage, naming the key.
-pub fn stream_options(args: &RunArgs, camera: &CameraConfig, file: &FileConfig) -> Result<StreamOptions> {
-    let defaults = StreamOptions::default();
-    let options = StreamOptions {
-        codec: args.output.codec.or(camera.stream.codec).unwrap_or_default(),
-        bitrate_kbps: args.output.bitrate_kbps.or(camera.stream.bitrate_kbps),
-        keyframe_interval_s: camera
-            .stream
-            .keyframe_interval_s
-            .unwrap_or(defaults.keyframe_interval_s),
-        encoder: args
-            .output
-            .encoder
-            .clone()
-            .or_else(|| camera.stream.encoder.clone()),
-        max_bitrate_kbps: file.access.max_bitrate_kbps.unwrap_or(defaults.max_bitrate_kbps),
-        access: access_from(args, &file.access)?,
-    };
-    options.validate()?;
-    Ok(options)
-}
-
-/// How a model's masks are shown, and what is hidden.
-///
-/// # Errors
-/// Usage, naming the key.
-pub fn looks_from(
-    args: &RunArgs,
-    camera: &CameraConfig,
-    contract: &Contract,
-    generation: u64,
-) -> Result<Looks> {
-    Ok(Looks {
-        model: ModelInfo::of(contract, generation),
-        overlay: args.visualize.over(&camera.overlay)?.options(contract)?,
-        privacy: privacy_from(&camera.privacy, contract)?,
-    })
-}
-
-fn privacy_from(file: &config::PrivacyFile, contract: &Contract) -> Result<Option<Privacy>> {
-    let margin = file.margin.unwrap_or(0.04);
-    check_range("privacy.margin", f64::from(margin), 0.0..=1.0)?;
-    let max_age_ms = file.max_mask_age_ms.unwrap_or(500);
-    check_range("privacy.max_mask_age_ms", max_age_ms as f64, 1.0..=60_000.0)?;
-    let mut how = vec![None; contract.classes.len()];
-    let mut any = false;
-    // Where a class stands in two lists, the one that shows less is taken.
-    for (names, this) in [
-        (&file.blur, How::Blur),
-        (&file.pixelate, How::Pixelate),
-        (&file.fill, How::Fill),
-    ] {
-        for name in names.iter().flatten() {
-            let label = class_label(name, contract)?;
-            how[usize::from(label)] = Some(this);
-            any = true;
+    fn section(&self) -> CaptureSection {
+        CaptureSection {
+            camera: self.camera.clone(),
+            input: (!self.input.is_empty()).then(|| Inputs(self.input.clone())),
+            width: self.width,
+            height: self.height,
+            fps: self.fps,
+            looped: self.looped.then_some(true),
+            ..CaptureSection::default()
         }
     }
-    Ok(any.then(|| Privacy {
-        redact: RedactOptions { how, margin },
-        max_mask_age: Duration::from_millis(max_age_ms),
-    }))
 }
 
-/// A pipeline that is put together, and what a reload needs to know of it.
-pub struct Built {
-    /// What it is made of.
-    pub parts: Parts,
-    /// How it runs.
-    pub options: PipelineOptions,
-    /// The model and the backend that were chosen.
-    pub choice: Choice,
+impl OutputArgs {
+    fn section(&self) -> StreamSection {
+        StreamSection {
+            outputs: (!self.output.is_empty()).then(|| self.output.clone()),
+            codec: self.codec,
+            bitrate_kbps: self.bitrate_kbps,
+            encoder: self.encoder.clone(),
+            ..StreamSection::default()
+        }
+    }
 }
 
-/// Puts the pipeline of one camera together.
+impl RunArgs {
+    /// The keys that are set.
+    pub fn layer(&self) -> Layer {
+        Layer {
+            sections: Sections {
+                capture: self.source.section(),
+                model: ModelSection {
+                    max_inferences_per_second: self.max_inferences_per_second,
+                    ..self.model.section()
+                },
+                masks: self.schedule.section(),
+                overlay: self.visualize.section(),
+                stream: self.output.section(),
+                ..Sections::default()
+            },
+            access: AccessSection {
+                insecure: self.insecure.then_some(true),
+                ..AccessSection::default()
+            },
+            health: HealthSection {
+                listen: self.http.clone(),
+                ..HealthSection::default()
+            },
+            run: RunSection {
+                frames: self.frames,
+                no_pace: self.source.no_pace.then_some(true),
+                lockstep: self.source.lockstep.then_some(true),
+                no_wait: self.source.no_wait.then_some(true),
+                ..self.model.run_section()
+            },
+            ..Layer::default()
+        }
+    }
+
+    /// Where the run's settings come from.
+    pub fn origin(&self) -> Origin {
+        Origin {
+            config: self.config.clone(),
+            arguments: self.layer(),
+        }
+    }
+}
+
+/// Runs until the sources have ended or a signal comes.
 ///
 /// # Errors
-/// Usage for wrong arguments or configuration; fatal for a model that can't be run.
-pub fn build_camera(
-    args: &RunArgs,
-    camera: &CameraConfig,
-    file: &FileConfig,
-    metrics: Arc<Metrics>,
-) -> Result<Built> {
-    let (spec, capture_options) = source_from(&args.source, &camera.capture)?;
-    let mut options = pipeline_options(args, camera, &spec)?;
-    let infer_interval = infer_interval(args, &camera.model)?;
-    let stream_options = stream_options(args, camera, file)?;
-    let outputs = camera
-        .outputs
-        .iter()
-        .map(|output| parse_output(output)?.opener(&stream_options))
-        .collect::<Result<Vec<_>>>()?;
-
-    let clock = RealClock::shared();
-    let source = spec.opener(&capture_options, clock.clone())?;
-    let chosen = wanted(args, camera, file.camera.len().max(1))?.choose()?;
-    info!(
-        camera = camera.name,
-        model = chosen.model.contract.name,
-        backend = chosen.backend.name(),
-        why = chosen.why,
-        "model"
-    );
-    let looks = looks_from(args, camera, &chosen.model.contract, 0)?;
-    // Few masks are enough to show things, not to hide them: then every frame is segmented that there is time for.
-    if looks.privacy.is_some() && !args.schedule.is_set() && camera.masks == config::MasksFile::default() {
-        options.schedule.every = Some(1);
-    }
-    if options.live {
-        options.lost_picture = Some(lost_picture(&capture_options, looks.overlay.mode));
-    }
-    let engine = Engine::new(
-        chosen.model.clone(),
-        chosen.backend.clone(),
-        chosen.longest,
-        metrics.clone(),
-    )
-    .with_fallbacks(chosen.fallbacks.clone());
-    for output in camera.outputs.iter().filter(|o| o.starts_with("rtsp")) {
-        eprintln!("segd: watch it with: ffplay -fflags nobuffer {output}   (or vlc {output})");
-    }
-    Ok(Built {
-        parts: Parts {
-            source,
-            outputs,
-            engine,
-            control: Control::new(looks, infer_interval),
-            clock,
-            metrics,
-        },
-        options,
-        choice: chosen,
-    })
-}
-
-/// Puts the pipeline of a single camera together.
-///
-/// # Errors
-/// As [`build_camera`]; usage if the configuration has several.
-pub fn build(args: &RunArgs, file: &FileConfig, metrics: Arc<Metrics>) -> Result<(Parts, PipelineOptions)> {
-    let cameras = cameras(args, file)?;
-    let [camera] = cameras.as_slice() else {
-        return Err(Error::usage(
-            "one camera is needed, the configuration has several",
-        ));
-    };
-    let built = build_camera(args, camera, file, metrics)?;
-    Ok((built.parts, built.options))
-}
-
-/// What clients see while a live source is away: twice a second is enough to see the seconds count.
-fn lost_picture(capture: &CaptureOptions, mode: Visualize) -> LostPicture {
-    let mut width = capture.width as usize;
-    if mode == Visualize::SideBySide {
-        width *= 2;
-    }
-    LostPicture {
-        after: Duration::from_secs(1),
-        period: Duration::from_millis(500),
-        format: FrameFormat::new(PixelFormat::I420, width, capture.height as usize),
-        frame_rate: Some(capture.fps),
-    }
+/// Usage for wrong arguments or configuration; otherwise what ended a pipeline.
+pub fn run(args: &RunArgs) -> Result<()> {
+    daemon::run(args.origin())
 }

@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::config::{MasksFile, check_range};
-use crate::schedule::ScheduleOptions;
-use vision::error::Result;
-use vision::propagate::Smoothing;
+use crate::config::MasksSection;
 
 /// How often masks are made.
 #[derive(Debug, Clone, Default, Args)]
@@ -35,62 +32,17 @@ pub struct ScheduleArgs {
 }
 
 impl ScheduleArgs {
-    /// Whether the command line says how often masks are made.
-    pub fn is_set(&self) -> bool {
-        self.cpu_budget.is_some() || self.max_mask_age.is_some() || self.every.is_some()
-    }
-
-    /// The arguments over the configuration file.
-    ///
-    /// # Errors
-    /// Usage, naming the key.
-    pub fn over(&self, file: &MasksFile) -> Result<ScheduleOptions> {
-        let mut options = ScheduleOptions::default();
-        let from_ms = |key: &str, ms: Option<f64>| -> Result<Option<Duration>> {
-            ms.map(|ms| {
-                Ok(Duration::from_secs_f64(
-                    check_range(key, ms, 0.0..=60_000.0)? / 1e3,
-                ))
-            })
-            .transpose()
-        };
-        // One way on the command line replaces another in the file.
-        let file_way = !self.is_set();
-        if let Some(every) = self.every.or(file.every.filter(|_| file_way)) {
-            options.every = Some(check_range("every", f64::from(every), 1.0..=100_000.0)? as u32);
+    /// The keys that are set.
+    pub fn section(&self) -> MasksSection {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        MasksSection {
+            cpu_budget: self.cpu_budget,
+            max_mask_age_ms: self.max_mask_age.map(ms),
+            every: self.every,
+            wait_ms: self.wait.map(ms),
+            propagate: self.propagate,
+            smooth: self.smooth,
         }
-        if let Some(cores) = self.cpu_budget.or(file.cpu_budget.filter(|_| file_way)) {
-            options.cpu_budget = Some(check_range("cpu_budget", cores, 0.01..=1024.0)?);
-        }
-        let file_age = from_ms("max_mask_age_ms", file.max_mask_age_ms.filter(|_| file_way))?;
-        if let Some(age) = self.max_mask_age.or(file_age) {
-            check_range("max_mask_age", age.as_secs_f64() * 1e3, 1.0..=60_000.0)?;
-            options.max_mask_age = age;
-            options.hide_after = age;
-        }
-        if let Some(wait) = self.wait.or(from_ms("wait_ms", file.wait_ms)?) {
-            options.wait = wait;
-        }
-        options.propagate = self.propagate.or(file.propagate).unwrap_or(options.propagate);
-        if let Some(smooth) = self.smooth.or(file.smooth) {
-            options.smooth = match check_range("smooth", smooth, 0.0..=0.95)? {
-                0.0 => Smoothing::OFF,
-                strength => Smoothing {
-                    strength: strength as f32,
-                    ..options.smooth
-                },
-            };
-        }
-        if !options.propagate {
-            options.smooth = Smoothing::OFF;
-            // Nothing is known of the picture's motion then, so nothing else can decide.
-            let other = options.cpu_budget.is_some()
-                || options.max_mask_age != ScheduleOptions::default().max_mask_age;
-            if options.every.is_none() && !other {
-                options.every = Some(1);
-            }
-        }
-        Ok(options)
     }
 }
 
@@ -128,48 +80,16 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_replaces_the_way_that_the_file_names() {
-        let file = MasksFile {
-            every: Some(4),
-            wait_ms: Some(10.0),
-            ..MasksFile::default()
+    fn times_are_milliseconds_in_the_configuration() {
+        let args = ScheduleArgs {
+            max_mask_age: Some(Duration::from_millis(200)),
+            wait: Some(Duration::ZERO),
+            ..ScheduleArgs::default()
         };
-        let from_file = ScheduleArgs::default().over(&file).unwrap();
+        let section = args.section();
         assert_eq!(
-            (from_file.every, from_file.wait),
-            (Some(4), Duration::from_millis(10))
+            (section.max_mask_age_ms, section.wait_ms),
+            (Some(200.0), Some(0.0))
         );
-        let args = ScheduleArgs {
-            cpu_budget: Some(0.5),
-            ..ScheduleArgs::default()
-        };
-        let both = args.over(&file).unwrap();
-        assert_eq!((both.every, both.cpu_budget), (None, Some(0.5)));
-        assert_eq!(both.wait, Duration::from_millis(10));
-    }
-
-    #[test]
-    fn values_out_of_range_are_refused() {
-        let file = |text: &str| toml::from_str::<MasksFile>(text).unwrap();
-        for text in [
-            "every = 0",
-            "cpu_budget = 0.0",
-            "max_mask_age_ms = 0.0",
-            "smooth = 1.0",
-            "wait_ms = -1.0",
-        ] {
-            let error = ScheduleArgs::default().over(&file(text)).unwrap_err();
-            assert_eq!(error.exit_code(), 2, "{text}");
-        }
-    }
-
-    #[test]
-    fn without_motion_every_frame_is_segmented_that_there_is_time_for() {
-        let args = ScheduleArgs {
-            propagate: Some(false),
-            ..ScheduleArgs::default()
-        };
-        let options = args.over(&MasksFile::default()).unwrap();
-        assert_eq!((options.every, options.smooth), (Some(1), Smoothing::OFF));
     }
 }

@@ -1,121 +1,128 @@
-//! One configuration for each camera: its own sections over the common ones.
+//! One set of sections for each camera: its own over the common ones, the command line over both.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{CaptureFile, FileConfig, MasksFile, ModelFile, OverlayFile, PrivacyFile, StreamFile};
+use super::{CameraLayer, Layer, Layers, Sections};
 use crate::output::DEFAULT_OUTPUT;
 use vision::error::{Error, Result};
 
-/// All that one pipeline is made from.
+/// The name of the only camera where none is given.
+const ONLY: &str = "segd";
+
+/// One camera's keys, before their values are looked at.
 #[derive(Debug, Clone, PartialEq)]
-pub struct CameraConfig {
+pub(super) struct NamedSections {
     /// In the log and in the metrics.
     pub name: String,
-    /// Where frames come from.
-    pub capture: CaptureFile,
-    /// What segments.
-    pub model: ModelFile,
-    /// How often masks are made.
-    pub masks: MasksFile,
-    /// How masks are drawn.
-    pub overlay: OverlayFile,
-    /// What is hidden.
-    pub privacy: PrivacyFile,
-    /// How the video is encoded.
-    pub stream: StreamFile,
-    /// Where it goes.
+    /// All layers of it.
+    pub sections: Sections,
+    /// Where it goes, at least the default.
     pub outputs: Vec<String>,
 }
 
-impl FileConfig {
-    /// The cameras: those of `[[camera]]`, or one made of the common sections.
-    ///
-    /// # Errors
-    /// Usage: a camera without a name, two of one name, or two that share a source or an output.
-    pub fn cameras(&self) -> Result<Vec<CameraConfig>> {
-        if self.camera.is_empty() {
-            let outputs = self.stream.outputs.clone();
-            return Ok(vec![CameraConfig {
-                name: "segd".into(),
-                capture: self.capture.clone(),
-                model: self.model.clone(),
-                masks: self.masks.clone(),
-                overlay: self.overlay.clone(),
-                privacy: self.privacy.clone(),
-                stream: self.stream.clone(),
-                outputs: outputs.unwrap_or_else(|| vec![DEFAULT_OUTPUT.to_owned()]),
-            }]);
+/// The cameras: those of `[[camera]]`, or one made of the common sections.
+///
+/// # Errors
+/// Usage: a camera without a name, two of one name, two that share a source or an output, or a source or output on the
+/// command line for several.
+pub(super) fn named_sections(layers: &Layers) -> Result<Vec<NamedSections>> {
+    let common = layers.environment.over(&layers.file);
+    let arguments = &layers.arguments.sections;
+    if common.camera.is_empty() {
+        let sections = arguments.over(&common.sections);
+        let outputs = sections.stream.outputs.clone();
+        return Ok(vec![NamedSections {
+            name: ONLY.into(),
+            outputs: outputs.unwrap_or_else(|| vec![DEFAULT_OUTPUT.to_owned()]),
+            sections,
+        }]);
+    }
+    check_common(&common, arguments)?;
+    let mut names = BTreeSet::new();
+    let mut used = BTreeMap::new();
+    let mut cameras = Vec::new();
+    for camera in &common.camera {
+        let name = checked_name(camera)?;
+        if !names.insert(name) {
+            return Err(Error::usage(format!("two [[camera]] of the name {name:?}")));
         }
-        if self.capture.camera.is_some() || self.capture.input.is_some() {
-            return Err(Error::usage(
-                "a source for all cameras: capture.camera or capture.input beside [[camera]]",
-            )
-            .hint("name each source in its [camera.capture]"));
-        }
-        let mut names = BTreeSet::new();
-        let mut used = BTreeMap::new();
-        let mut cameras = Vec::new();
-        for camera in &self.camera {
-            let name = &camera.name;
-            let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-            if name.is_empty() || !name.chars().all(is_name) {
+        let sections = arguments.over(&camera.sections.with_defaults(&common.sections));
+        let outputs: Vec<String> = match &sections.stream.outputs {
+            Some(outputs) => outputs.iter().map(|o| o.replace("{name}", name)).collect(),
+            None => vec![DEFAULT_OUTPUT.replace("/segd", &format!("/{name}"))],
+        };
+        let source = match (&sections.capture.camera, &sections.capture.input) {
+            (Some(source), None) => Some(("camera", source.clone())),
+            // One file or address may be read twice.
+            (None, Some(_)) => None,
+            _ => {
                 return Err(Error::usage(format!(
-                    "[[camera]] name = {name:?}, expected letters, digits, - and _"
+                    "camera {name}: [camera.capture] must name a camera or an input, and only one"
                 )));
             }
-            if !names.insert(name.clone()) {
-                return Err(Error::usage(format!("two [[camera]] of the name {name:?}")));
+        };
+        let outputs_used = outputs.iter().map(|o| ("output", o.clone()));
+        for (kind, text) in source.into_iter().chain(outputs_used) {
+            if let Some(other) = used.insert((kind, text.clone()), name) {
+                let error = Error::usage(format!("cameras {other} and {name} have the same {kind} {text}"));
+                return Err(match kind {
+                    "output" => error.hint("write {name} in stream.outputs: rtsp://127.0.0.1:8554/{name}"),
+                    _ => error,
+                });
             }
-            let stream = camera.stream.over(&self.stream);
-            let outputs: Vec<String> = match &stream.outputs {
-                Some(outputs) => outputs.iter().map(|o| o.replace("{name}", name)).collect(),
-                None => vec![DEFAULT_OUTPUT.replace("/segd", &format!("/{name}"))],
-            };
-            let capture = camera.capture.over(&self.capture);
-            let source = match (&capture.camera, &capture.input) {
-                (Some(source), None) => Some(("camera", source)),
-                // One file or address may be read twice.
-                (None, Some(_)) => None,
-                _ => {
-                    return Err(Error::usage(format!(
-                        "camera {name}: [camera.capture] must name a camera or an input, and only one"
-                    )));
-                }
-            };
-            let outputs_used = outputs.iter().map(|o| ("output", o));
-            for (kind, text) in source.into_iter().chain(outputs_used) {
-                if let Some(other) = used.insert((kind, text.clone()), name.clone()) {
-                    let error =
-                        Error::usage(format!("cameras {other} and {name} have the same {kind} {text}"));
-                    return Err(match kind {
-                        "output" => {
-                            error.hint("write {name} in stream.outputs: rtsp://127.0.0.1:8554/{name}")
-                        }
-                        _ => error,
-                    });
-                }
-            }
-            cameras.push(CameraConfig {
-                name: name.clone(),
-                capture,
-                model: camera.model.over(&self.model),
-                masks: camera.masks.over(&self.masks),
-                overlay: camera.overlay.over(&self.overlay),
-                privacy: camera.privacy.over(&self.privacy),
-                stream,
-                outputs,
-            });
         }
-        Ok(cameras)
+        cameras.push(NamedSections {
+            name: name.to_owned(),
+            sections,
+            outputs,
+        });
     }
+    Ok(cameras)
+}
+
+/// Refuses what can't be meant for all of several cameras.
+fn check_common(common: &Layer, arguments: &Sections) -> Result<()> {
+    let has_source = arguments.capture.camera.is_some() || arguments.capture.input.is_some();
+    let named = match (has_source, &arguments.stream.outputs) {
+        (true, _) => Some("--camera and --input"),
+        (false, Some(_)) => Some("--output"),
+        (false, None) => None,
+    };
+    if let Some(named) = named {
+        return Err(Error::usage(format!(
+            "{named} can't be used with the {} [[camera]] of the configuration",
+            common.camera.len()
+        ))
+        .hint("use another configuration, such as --config /dev/null"));
+    }
+    let capture = &common.sections.capture;
+    if capture.camera.is_some() || capture.input.is_some() {
+        return Err(Error::usage(
+            "a source for all cameras: capture.camera or capture.input beside [[camera]]",
+        )
+        .hint("name each source in its [camera.capture]"));
+    }
+    Ok(())
+}
+
+fn checked_name(camera: &CameraLayer) -> Result<&str> {
+    let name = camera.name.as_str();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if name.is_empty() || !name.chars().all(is_name) {
+        return Err(Error::usage(format!(
+            "[[camera]] name = {name:?}, expected letters, digits, - and _"
+        )));
+    }
+    Ok(name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::NumberOrAuto;
 
-    fn cameras(text: &str) -> Result<Vec<CameraConfig>> {
-        FileConfig::parse(text, "segd.toml")?.cameras()
+    fn cameras(text: &str) -> Result<Vec<NamedSections>> {
+        named_sections(&Layers::of_file(Layer::parse(text, "segd.toml")?))
     }
 
     #[test]
@@ -140,14 +147,12 @@ mod tests {
             "#,
         )
         .unwrap();
-        assert_eq!(all[0].capture.fps, Some(5.0));
-        assert_eq!(all[1].capture.fps, Some(15.0));
+        let sections = |n: usize| &all[n].sections;
+        assert_eq!(sections(0).capture.fps, Some(5.0));
+        assert_eq!(sections(1).capture.fps, Some(15.0));
         assert_eq!(
-            (all[0].model.size, all[1].model.size),
-            (
-                Some(crate::config::NumberOrAuto::Number(384)),
-                Some(crate::config::NumberOrAuto::Number(513))
-            )
+            (sections(0).model.size, sections(1).model.size),
+            (Some(NumberOrAuto::Number(384)), Some(NumberOrAuto::Number(513)))
         );
         assert_eq!(
             all[1].outputs,
@@ -156,6 +161,29 @@ mod tests {
         let defaults = cameras("[[camera]]\nname = \"a\"\ncapture.input = \"test://\"").unwrap();
         assert_eq!(defaults[0].outputs, ["rtsp://127.0.0.1:8554/a"]);
         assert_eq!(cameras("").unwrap()[0].outputs, [DEFAULT_OUTPUT]);
+    }
+
+    #[test]
+    fn a_cameras_own_keys_lie_between_environment_and_command_line() {
+        let layer = |text: &str| Layer::parse(text, "layer").unwrap();
+        let layers = Layers {
+            file: layer(
+                "masks.every = 9\n[[camera]]\nname = \"a\"\ncapture = { input = \"x\", fps = 1 }\nmasks.smooth = 0.1",
+            ),
+            environment: layer("capture = { fps = 2, width = 64 }"),
+            arguments: layer("capture.width = 128\nmasks.cpu_budget = 0.5"),
+        };
+        let all = named_sections(&layers).unwrap();
+        let sections = &all[0].sections;
+        assert_eq!(
+            (sections.capture.fps, sections.capture.width),
+            (Some(1.0), Some(128))
+        );
+        let masks = &sections.masks;
+        assert_eq!(
+            (masks.every, masks.cpu_budget, masks.smooth),
+            (None, Some(0.5), Some(0.1))
+        );
     }
 
     #[test]

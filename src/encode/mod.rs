@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "gstreamer")]
 use vision::error::Result;
 #[cfg(feature = "gstreamer")]
-use vision::frame::FrameFormat;
+use vision::frame::{FrameFormat, PixelFormat};
 
 #[cfg(feature = "gstreamer")]
 pub mod elements;
@@ -124,4 +124,21 @@ pub fn chosen_encoder(
     let layout = elements::VideoLayout::new(format, frame_rate)?;
     let settings = elements::settings(&layout, frame_rate, options);
     elements::working_encoder(&layout, &settings, options.encoder.as_deref()).map(|plan| plan.encoder)
+}
+
+/// Refuses an encoder that is asked for and can't be had: one that is not known, makes another codec, or is not installed.
+///
+/// # Errors
+/// Usage, with what could be used or what to install.
+#[cfg(feature = "gstreamer")]
+pub fn check_encoder(options: &EncodeOptions) -> Result<()> {
+    let Some(wanted) = options.encoder.as_deref() else {
+        return Ok(());
+    };
+    elements::init()?;
+    // Whether there is such an encoder does not depend on the picture.
+    let layout = elements::VideoLayout::new(FrameFormat::new(PixelFormat::I420, 640, 480), None)?;
+    let settings = elements::settings(&layout, None, options);
+    let has = |name: &str| gstreamer::ElementFactory::find(name).is_some();
+    plan::plans(&settings, Some(wanted), &has).map(drop)
 }

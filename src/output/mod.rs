@@ -161,3 +161,12 @@ pub trait ServedOutput: Send {
     /// If it could not be ended.
     fn finish(self: Box<Self>) -> Result<()>;
 }
+
+/// Refuses an encoder that is asked for and can't be had: one that is not known, makes another codec, or is not installed.
+///
+/// # Errors
+/// Usage, with what could be used or what to install.
+#[cfg(feature = "gstreamer")]
+pub fn check_encoder(options: &StreamOptions) -> Result<()> {
+    crate::encode::check_encoder(&options.encoding())
+}

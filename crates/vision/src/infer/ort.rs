@@ -5,7 +5,8 @@
 //! of the first run. TensorRT's engines are kept from one start to the next.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::available_parallelism;
 
 use ort::ep::{CUDA, ExecutionProviderDispatch, TensorRT};
 use ort::logging::LogLevel;
@@ -23,7 +24,7 @@ use super::{Backend, Device, InputSize, Outputs, RunsOn, Segmenter, TensorData, 
 use crate::answer::Reader;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::contract::{Contract, InputType, Layout, ModelFile, Precision};
+use crate::model::contract::{Contract, InputType, Layout, ModelFile, OutputContract, Precision};
 use crate::tensor::Elements;
 
 pub use super::ort_library::LIBRARY_VARIABLE;
@@ -96,16 +97,18 @@ impl Default for OrtOptions {
     }
 }
 
-/// Runs networks through ONNX Runtime.
+/// Runs networks through ONNX Runtime. Segmenters of one backend that run the same file at the same size share sessions, of
+/// which there are no more than can run at a time: a session holds the weights, and runs one inference at a time.
 #[derive(Debug)]
 pub struct OrtBackend {
     options: OrtOptions,
     loaded: Loaded,
+    pools: Mutex<Vec<(PoolKey, Weak<Pool>)>>,
 }
 
 impl OrtBackend {
     /// Loads the library: `options.library`, `$ORT_DYLIB_PATH`, or the first found beside the binary, in
-    /// `../lib/segd` from there, in `.ort` of the working directory, or in the system's folders.
+    /// `../lib/segd` from there, or in the system's folders.
     ///
     /// # Errors
     /// Usage if a library that was named can't be loaded; fatal if none is found.
@@ -113,6 +116,7 @@ impl OrtBackend {
         Ok(Self {
             loaded: ort_library::load(options.library.as_deref())?,
             options,
+            pools: Mutex::default(),
         })
     }
 
@@ -239,13 +243,16 @@ impl OrtBackend {
     }
 }
 
-impl Backend for OrtBackend {
-    fn name(&self) -> &'static str {
-        "ort"
+impl OrtBackend {
+    /// Inferences that can run at a time here: more sessions would only hold the weights once more.
+    fn most_sessions(&self) -> usize {
+        let cores = available_parallelism().map_or(1, usize::from);
+        (cores / self.options.threads.max(1)).max(1)
     }
 
-    fn prepare(&self, model: &Model, size: InputSize) -> Result<Box<dyn Segmenter>> {
-        let (file, precision) = self.file(model)?;
+    /// Loads a file, prepares it for `size`, and runs it once: an answer that is not what the contract says is found here,
+    /// and memory is there.
+    fn open(&self, model: &Model, file: &ModelFile, precision: Precision, size: InputSize) -> Result<Opened> {
         let location = model.locate(&file.path);
         let bytes = model.network(file)?;
         let contract = &model.contract;
@@ -283,7 +290,7 @@ impl Backend for OrtBackend {
         let profile = scratch.as_ref().map(|folder| folder.path().join("run"));
         let tensorrt = || self.tensorrt(file, precision, size);
         let session = self.session(&bytes, &sides, tensorrt, profile.as_deref());
-        let session = session.map_err(|e| {
+        let mut session = session.map_err(|e| {
             let what = fatal(format!(
                 "ONNX Runtime {} can't run it on {} at {}x{}",
                 self.loaded.version, asked, size.width, size.height
@@ -298,9 +305,7 @@ impl Backend for OrtBackend {
                 }
             }
         })?;
-        let zeros = TensorData::zeros(contract.input.dtype, size);
-        let mut segmenter = OrtSegmenter {
-            session,
+        let mut facts = Facts {
             threads: match self.options.device {
                 Device::Cpu => self.options.threads.max(1),
                 Device::Cuda | Device::TensorRt => 1,
@@ -318,13 +323,14 @@ impl Backend for OrtBackend {
             file: location,
         };
         // One run, so that an answer that is not what the contract says is found here, and memory is there.
+        let zeros = TensorData::zeros(contract.input.dtype, size);
         let mut outputs = Outputs::default();
-        segmenter.run(&zeros, &mut outputs)?;
-        Reader::new(contract, &segmenter.file).check(&outputs)?;
-        match profile.map(|_| segmenter.profiled()) {
+        facts.run(&mut session, &zeros, &mut outputs)?;
+        Reader::new(contract, &facts.file).check(&outputs)?;
+        match profile.map(|_| profiled(&mut session)) {
             Some(Ok(shares)) => {
-                segmenter.runs_on.provider = ort_profile::provider(&shares, asked).map_err(|why| {
-                    Error::fatal(format!("{}: {why}", segmenter.file))
+                facts.runs_on.provider = ort_profile::provider(&shares, asked).map_err(|why| {
+                    Error::fatal(format!("{}: {why}", facts.file))
                         .hint("choose --device cuda or --device cpu")
                 })?;
             }
@@ -333,7 +339,43 @@ impl Backend for OrtBackend {
             Some(Err(why)) => warn!("where the network runs can't be verified: {why}"),
             None => warn!("where the network runs can't be verified: no folder for temporary files"),
         }
-        Ok(Box::new(segmenter))
+        Ok(Opened { session, facts })
+    }
+}
+
+impl Backend for OrtBackend {
+    fn name(&self) -> &'static str {
+        "ort"
+    }
+
+    fn prepare(&self, model: &Model, size: InputSize) -> Result<Box<dyn Segmenter>> {
+        let (file, precision) = self.file(model)?;
+        let contract = &model.contract;
+        let key = PoolKey {
+            sha256: file.sha256.clone(),
+            precision,
+            shape: input_shape(contract, size),
+            dtype: contract.input.dtype,
+            output: contract.output.clone(),
+            classes: contract.classes.len(),
+        };
+        // Held while a session is made: whoever wants the same meanwhile waits for it.
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.retain(|(_, pool)| pool.strong_count() > 0);
+        let known = pools.iter().find(|(known, _)| *known == key);
+        let pool = match known.and_then(|(_, pool)| pool.upgrade()) {
+            Some(pool) if pool.len() >= self.most_sessions() => pool,
+            Some(pool) => {
+                pool.add(self.open(model, file, precision, size)?.session);
+                pool
+            }
+            None => {
+                let pool = Arc::new(Pool::new(self.open(model, file, precision, size)?));
+                pools.push((key, Arc::downgrade(&pool)));
+                pool
+            }
+        };
+        Ok(Box::new(OrtSegmenter { pool }))
     }
 
     fn with_threads(&self, threads: usize) -> Result<Option<Arc<dyn Backend>>> {
@@ -343,13 +385,25 @@ impl Backend for OrtBackend {
                 ..self.options.clone()
             },
             loaded: self.loaded.clone(),
+            pools: Mutex::default(),
         })))
     }
 }
 
-/// A session for one input size.
-struct OrtSegmenter {
-    session: Session,
+/// All that a session depends on.
+#[derive(Debug, PartialEq)]
+struct PoolKey {
+    sha256: String,
+    precision: Precision,
+    shape: [usize; 4],
+    dtype: InputType,
+    output: OutputContract,
+    classes: usize,
+}
+
+/// What is known of a network at one size, whichever session runs it.
+#[derive(Debug)]
+struct Facts {
     /// Of one inference on the CPU.
     threads: usize,
     /// Place and name of each output that the contract names.
@@ -361,29 +415,112 @@ struct OrtSegmenter {
     file: String,
 }
 
-impl OrtSegmenter {
-    /// Ends the profile that the session began with, and reads from it on which providers the nodes ran.
-    fn profiled(&mut self) -> Result<Vec<ort_profile::Share>, String> {
-        let path = self.session.end_profiling().map_err(|e| one_line(&e))?;
-        let text = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
-        ort_profile::shares(&text)
+/// A session that has run once.
+struct Opened {
+    session: Session,
+    facts: Facts,
+}
+
+/// Sessions of one network at one size. A session runs one inference at a time, so each is lent to one segmenter at a time.
+#[derive(Debug)]
+struct Pool {
+    facts: Facts,
+    sessions: Mutex<Sessions>,
+    given_back: Condvar,
+}
+
+#[derive(Debug)]
+struct Sessions {
+    /// The one that ran last is taken first.
+    idle: Vec<Session>,
+    /// Idle and lent ones.
+    count: usize,
+}
+
+impl Pool {
+    fn new(opened: Opened) -> Self {
+        Self {
+            facts: opened.facts,
+            sessions: Mutex::new(Sessions {
+                idle: vec![opened.session],
+                count: 1,
+            }),
+            given_back: Condvar::new(),
+        }
     }
+
+    fn len(&self) -> usize {
+        self.lock().count
+    }
+
+    fn add(&self, session: Session) {
+        let mut sessions = self.lock();
+        sessions.idle.push(session);
+        sessions.count += 1;
+        drop(sessions);
+        self.given_back.notify_one();
+    }
+
+    /// Does something with an idle session, which is waited for: those that have one give it back when their inference is
+    /// done.
+    fn with_session<T>(&self, work: impl FnOnce(&mut Session) -> T) -> T {
+        let mut sessions = self.lock();
+        let mut session = loop {
+            match sessions.idle.pop() {
+                Some(session) => break session,
+                None => {
+                    let woken = self.given_back.wait(sessions);
+                    sessions = woken.unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        };
+        drop(sessions);
+        let done = work(&mut session);
+        self.lock().idle.push(session);
+        self.given_back.notify_one();
+        done
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs a network on sessions that others may run as well.
+struct OrtSegmenter {
+    pool: Arc<Pool>,
+}
+
+/// Ends the profile that the session began with, and reads from it on which providers the nodes ran.
+fn profiled(session: &mut Session) -> Result<Vec<ort_profile::Share>, String> {
+    let path = session.end_profiling().map_err(|e| one_line(&e))?;
+    let text = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
+    ort_profile::shares(&text)
 }
 
 impl Segmenter for OrtSegmenter {
     fn input_size(&self) -> InputSize {
-        self.size
+        self.pool.facts.size
     }
 
     fn runs_on(&self) -> RunsOn {
-        self.runs_on.clone()
+        self.pool.facts.runs_on.clone()
     }
 
     fn threads(&self) -> usize {
-        self.threads
+        self.pool.facts.threads
     }
 
     fn run(&mut self, input: &TensorData, outputs: &mut Outputs) -> Result<()> {
+        let facts = &self.pool.facts;
+        self.pool
+            .with_session(|session| facts.run(session, input, outputs))
+    }
+}
+
+impl Facts {
+    /// Runs the network; see [`Segmenter::run`].
+    fn run(&self, session: &mut Session, input: &TensorData, outputs: &mut Outputs) -> Result<()> {
         let elements: usize = self.shape.iter().product();
         let fits = match (input, self.dtype) {
             (TensorData::F32(v), InputType::F32) => v.len() == elements,
@@ -397,11 +534,7 @@ impl Segmenter for OrtSegmenter {
             )));
         }
         let Self {
-            session,
-            file,
-            shape,
-            wanted,
-            ..
+            file, shape, wanted, ..
         } = self;
         let failed = |e: ort::Error| {
             Error::transient(format!("{file}: ONNX Runtime failed to run it")).caused_by(one_line(&e))

@@ -23,7 +23,8 @@ pub(super) struct Loaded {
 static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
 
 /// Loads the library at `explicit`, or at `$ORT_DYLIB_PATH`, or the first that loads of: beside the binary,
-/// `../lib/segd` from there, `.ort` in the working directory, the system's.
+/// `../lib/segd` from there, the system's. Nothing in the working directory is trusted: others may write there, and a
+/// library's code runs as it is loaded.
 ///
 /// # Errors
 /// Usage if a library that was named can't be loaded, or another one is loaded already; fatal if none is found.
@@ -79,7 +80,7 @@ fn search() -> Result<Loaded> {
         searched.join(", ")
     ))
     .hint(format!(
-        "`make run` installs it; or set {LIBRARY_VARIABLE} to libonnxruntime.so; or use --backend tract"
+        "`make run` fetches and names it; or set {LIBRARY_VARIABLE} to libonnxruntime.so; or use --backend tract"
     )))
 }
 
@@ -93,9 +94,6 @@ fn folders() -> Vec<PathBuf> {
         if let Some(prefix) = bin.parent() {
             folders.push(prefix.join("lib/segd"));
         }
-    }
-    if let Ok(here) = std::env::current_dir() {
-        folders.push(here.join(".ort"));
     }
     folders
 }

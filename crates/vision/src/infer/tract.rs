@@ -1,8 +1,9 @@
 //! The backend in pure Rust: [tract](https://github.com/sonos/tract), on the CPU.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tract_int8::{depthwise_op, int8};
@@ -18,13 +19,14 @@ use super::{
 use crate::answer::Reader;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::contract::{Contract, InputType, Layout, Precision};
+use crate::model::contract::{Contract, InputType, Layout, ModelFile, OutputContract, Precision};
 use crate::tensor::Elements;
 
 /// The version of tract that segd is built with.
 pub const VERSION: &str = "0.23";
 
-/// Runs networks through tract.
+/// Runs networks through tract. What is prepared for the same file and size is shared by all segmenters of a backend and of
+/// those made from it with other threads: the weights are held once.
 #[derive(Debug, Clone)]
 pub struct TractBackend {
     /// Only files of this precision. Otherwise the 8-bit one where the CPU has instructions for it
@@ -33,6 +35,7 @@ pub struct TractBackend {
     threads: usize,
     /// Threads that were started, by their number.
     pools: Arc<Mutex<BTreeMap<usize, Arc<ThreadPool>>>>,
+    networks: Arc<Networks>,
 }
 
 impl Default for TractBackend {
@@ -48,6 +51,7 @@ impl TractBackend {
             precision,
             threads: 1,
             pools: Arc::default(),
+            networks: Arc::default(),
         }
     }
 
@@ -92,66 +96,24 @@ impl Backend for TractBackend {
         let precision = self.precision.or_else(|| precisions(model).first().copied());
         let file = network_for(model, "tract", precision)?;
         let location = model.locate(&file.path);
-        let bytes = model.network(file)?;
         let contract = &model.contract;
         let fatal = |what: String| Error::fatal(format!("{location}: {what}"));
-
-        let mut onnx = tract_onnx::onnx();
-        let proto = onnx.proto_model_for_read(&mut &bytes[..]).map_err(|e| {
-            fatal("not an ONNX file, or a damaged one".into())
-                .caused_by(cause(&e))
-                .hint("export the network again")
-        })?;
-        drop(bytes);
-        onnx_check::check(&proto).map_err(|why| fatal(why).hint("export the network again"))?;
-        let opset = proto
-            .opset_import
-            .first()
-            .map_or(0, |operator_set| operator_set.version);
-        let is_int8 = int8::is_int8(&proto);
-        if is_int8 {
-            int8::register(&mut onnx);
-        }
-        let shape = input_shape(contract, size);
-        check_input(&proto, contract, &shape).map_err(|why| {
-            fatal(why).hint(
-                "the contract and the network don't belong together: correct contract.toml or export again",
-            )
-        })?;
-        let all_names = output_names(&proto);
-        let outputs = pick_outputs(&all_names, contract).map_err(&fatal)?;
-        let names: Vec<String> = outputs.iter().map(|&index| all_names[index].to_owned()).collect();
-
-        let prepared = catch_unwind(AssertUnwindSafe(|| {
-            prepare_plan(&onnx, &proto, &shape, contract.input.dtype, &outputs)
-        }))
-        .unwrap_or_else(|panic| {
-            let what = panic.downcast_ref::<String>().map(String::as_str);
-            let what = what.or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(TractError::msg(what.unwrap_or("a panic").to_owned()))
-        });
-        let plan = prepared.map_err(|e| {
-            fatal(format!(
-                "tract can't run it at {}x{} (operator set {opset})",
-                size.width, size.height
-            ))
-            .caused_by(cause(&e))
-            .hint("use --backend ort, or export with operators that tract has")
-        })?;
+        let key = NetworkKey::new(contract, file, size);
+        let network = self.networks.get(key, || load(model, file, size))?;
         let input = match contract.input.dtype {
-            InputType::F32 => Tensor::zero_dt(f32::datum_type(), &shape),
-            InputType::U8 => Tensor::zero_dt(u8::datum_type(), &shape),
+            InputType::F32 => Tensor::zero_dt(f32::datum_type(), &input_shape(contract, size)),
+            InputType::U8 => Tensor::zero_dt(u8::datum_type(), &input_shape(contract, size)),
         }
         .map_err(|e| fatal("no input tensor".into()).caused_by(cause(&e)))?;
-        let state =
-            TypedSimpleState::new(&plan).map_err(|e| fatal("no state".into()).caused_by(cause(&e)))?;
+        let state = TypedSimpleState::new(&network.plan)
+            .map_err(|e| fatal("no state".into()).caused_by(cause(&e)))?;
         let mut segmenter = TractSegmenter {
             state,
-            executor: self.executor(is_int8)?,
+            executor: self.executor(network.is_int8)?,
             threads: self.threads,
             input: Arc::new(input),
             size,
-            names,
+            network,
             precision: file.precision,
             file: location,
         };
@@ -167,6 +129,110 @@ impl Backend for TractBackend {
     }
 }
 
+/// A network made ready for one input size, which any number of segmenters run at a time.
+struct Network {
+    plan: Arc<TypedSimplePlan>,
+    is_int8: bool,
+    /// Of the outputs.
+    names: Vec<String>,
+}
+
+/// All that what is made ready depends on.
+#[derive(PartialEq)]
+struct NetworkKey {
+    sha256: String,
+    shape: [usize; 4],
+    dtype: InputType,
+    output: OutputContract,
+}
+
+impl NetworkKey {
+    fn new(contract: &Contract, file: &ModelFile, size: InputSize) -> Self {
+        Self {
+            sha256: file.sha256.clone(),
+            shape: input_shape(contract, size),
+            dtype: contract.input.dtype,
+            output: contract.output.clone(),
+        }
+    }
+}
+
+/// The networks that segmenters run now.
+#[derive(Default)]
+struct Networks(Mutex<Vec<(NetworkKey, Weak<Network>)>>);
+
+impl fmt::Debug for Networks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let networks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        write!(f, "Networks({})", networks.len())
+    }
+}
+
+impl Networks {
+    /// The network that runs already, or the one that `make` makes. Whoever wants the same meanwhile waits for it.
+    fn get(&self, key: NetworkKey, make: impl FnOnce() -> Result<Network>) -> Result<Arc<Network>> {
+        let mut networks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        networks.retain(|(_, network)| network.strong_count() > 0);
+        let known = networks.iter().find(|(known, _)| *known == key);
+        if let Some(network) = known.and_then(|(_, network)| network.upgrade()) {
+            return Ok(network);
+        }
+        let network = Arc::new(make()?);
+        networks.push((key, Arc::downgrade(&network)));
+        Ok(network)
+    }
+}
+
+/// Reads a model's file and makes it ready for `size`.
+fn load(model: &Model, file: &ModelFile, size: InputSize) -> Result<Network> {
+    let location = model.locate(&file.path);
+    let bytes = model.network(file)?;
+    let contract = &model.contract;
+    let fatal = |what: String| Error::fatal(format!("{location}: {what}"));
+    let mut onnx = tract_onnx::onnx();
+    let proto = onnx.proto_model_for_read(&mut &bytes[..]).map_err(|e| {
+        fatal("not an ONNX file, or a damaged one".into())
+            .caused_by(cause(&e))
+            .hint("export the network again")
+    })?;
+    drop(bytes);
+    onnx_check::check(&proto).map_err(|why| fatal(why).hint("export the network again"))?;
+    let opset = proto
+        .opset_import
+        .first()
+        .map_or(0, |operator_set| operator_set.version);
+    let is_int8 = int8::is_int8(&proto);
+    if is_int8 {
+        int8::register(&mut onnx);
+    }
+    let shape = input_shape(contract, size);
+    check_input(&proto, contract, &shape).map_err(|why| {
+        fatal(why)
+            .hint("the contract and the network don't belong together: correct contract.toml or export again")
+    })?;
+    let all_names = output_names(&proto);
+    let outputs = pick_outputs(&all_names, contract).map_err(&fatal)?;
+    let names: Vec<String> = outputs.iter().map(|&index| all_names[index].to_owned()).collect();
+
+    let prepared = catch_unwind(AssertUnwindSafe(|| {
+        prepare_plan(&onnx, &proto, &shape, contract.input.dtype, &outputs)
+    }))
+    .unwrap_or_else(|panic| {
+        let what = panic.downcast_ref::<String>().map(String::as_str);
+        let what = what.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(TractError::msg(what.unwrap_or("a panic").to_owned()))
+    });
+    let plan = prepared.map_err(|e| {
+        fatal(format!(
+            "tract can't run it at {}x{} (operator set {opset})",
+            size.width, size.height
+        ))
+        .caused_by(cause(&e))
+        .hint("use --backend ort, or export with operators that tract has")
+    })?;
+    Ok(Network { plan, is_int8, names })
+}
+
 /// Whether networks of 8 bits run faster here than the same in 32-bit float.
 pub fn is_int8_fast() -> bool {
     int8::is_fast()
@@ -179,7 +245,7 @@ pub fn precisions(model: &Model) -> Vec<Precision> {
     precisions
 }
 
-/// A network made ready for one input size.
+/// A network and the buffers of one thread that runs it.
 struct TractSegmenter {
     state: TypedSimpleState,
     executor: Executor,
@@ -187,8 +253,8 @@ struct TractSegmenter {
     /// Lent to tract for each run, and ours alone between runs.
     input: Arc<Tensor>,
     size: InputSize,
-    /// Of the outputs.
-    names: Vec<String>,
+    /// Kept where others find it.
+    network: Arc<Network>,
     precision: Precision,
     file: String,
 }
@@ -206,7 +272,7 @@ impl TractSegmenter {
             .state
             .run(tvec!(TValue::from_const(Arc::clone(&self.input))))
             .map_err(|e| failed(&self.file, &e))?;
-        for (index, name) in self.names.iter().enumerate() {
+        for (index, name) in self.network.names.iter().enumerate() {
             let tensor = found
                 .get(index)
                 .ok_or_else(|| Error::fatal(format!("{}: no output {name:?}", self.file)))?;
@@ -391,6 +457,28 @@ fn cause(error: &TractError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_prepared_is_shared_while_somebody_runs_it() {
+        let folder = format!("{}/../../models/voc21", env!("CARGO_MANIFEST_DIR"));
+        let model = Model::open(std::path::Path::new(&folder)).unwrap();
+        let backend = TractBackend::new(Some(Precision::Int8));
+        let threaded = backend.clone().threads(2);
+        let size = |width| InputSize { width, height: 64 };
+        let count = || {
+            let networks = backend.networks.0.lock().unwrap();
+            networks.iter().filter(|(_, n)| n.strong_count() > 0).count()
+        };
+        let first = backend.prepare(&model, size(96)).unwrap();
+        let second = threaded.prepare(&model, size(96)).unwrap();
+        assert_eq!(count(), 1);
+        let other = backend.prepare(&model, size(64)).unwrap();
+        assert_eq!(count(), 2);
+        drop((first, other));
+        assert_eq!(count(), 1);
+        drop(second);
+        assert_eq!(count(), 0);
+    }
 
     /// The names of the operators that a shipped model's int8 file runs as.
     fn operators(model: &str) -> Vec<String> {

@@ -34,8 +34,8 @@ pub struct Found {
 }
 
 impl Registry {
-    /// `$SEGD_MODELS`, `./models`, `share/segd/models` beside the binary's folder, `/usr/share/segd/models`, and
-    /// the model inside the binary.
+    /// `$SEGD_MODELS`, `share/segd/models` beside the binary's folder, `/usr/share/segd/models`, and the model inside the
+    /// binary. What lies in the working directory is only taken where it is named: others may write there.
     pub fn from_environment() -> Self {
         let mut folders: Vec<PathBuf> = std::env::var_os(MODELS_VARIABLE)
             .map(|list| {
@@ -44,7 +44,6 @@ impl Registry {
                     .collect()
             })
             .unwrap_or_default();
-        folders.push("models".into());
         if let Ok(exe) = std::env::current_exe()
             && let Some(prefix) = exe.parent().and_then(Path::parent)
         {
@@ -68,8 +67,8 @@ impl Registry {
         }
     }
 
-    /// The model called `name`, or the one in the folder `name`. Anything with a `/` is a folder; a plain name
-    /// is looked up first, and is then tried as a folder in the working directory.
+    /// The model called `name`, or the one in the folder `name`: anything with a `/` is a folder, and a plain name never
+    /// is one in the working directory.
     ///
     /// # Errors
     /// Usage if there is no such model, listing those that exist; or if its contract is not valid.
@@ -90,10 +89,6 @@ impl Registry {
                 && model.contract.name == name
             {
                 return Ok(model);
-            }
-            let folder = Path::new(name);
-            if folder.join(CONTRACT_FILE).is_file() {
-                return Model::open(folder);
             }
         }
         Err(self.unknown(name))
@@ -157,6 +152,11 @@ impl Registry {
             format!("; there are: {}", names.join(", "))
         });
         let searched: Vec<String> = self.folders.iter().map(|f| f.display().to_string()).collect();
+        if !name.is_empty() && Path::new(name).join(CONTRACT_FILE).is_file() {
+            return Error::usage(message).hint(format!(
+                "for the folder {name} of the working directory write ./{name}"
+            ));
+        }
         Error::usage(message).hint(format!(
             "name one of them or a folder with a contract.toml (searched {})",
             searched.join(", ")

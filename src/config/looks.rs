@@ -1,0 +1,119 @@
+//! The second step: what can only be checked against a model's contract.
+
+use std::time::Duration;
+
+use super::CameraSettings;
+use crate::pipeline::control::{Looks, Privacy};
+use vision::error::{Error, Result};
+use vision::model::contract::Contract;
+use vision::overlay::OverlayOptions;
+use vision::redact::{How, RedactOptions};
+use vision::scene::ModelInfo;
+
+/// How masks are drawn, before the classes of the model are known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drawing {
+    /// All but the classes.
+    pub(super) options: OverlayOptions,
+    /// Names of the classes to draw; all but the background if absent.
+    pub(super) classes: Option<Vec<String>>,
+}
+
+impl Drawing {
+    /// The options for a model's classes.
+    ///
+    /// # Errors
+    /// Usage for a class that the model doesn't have.
+    pub fn options(&self, contract: &Contract) -> Result<OverlayOptions> {
+        let mut options = self.options.clone();
+        if let Some(names) = &self.classes {
+            let labels = names.iter().map(|name| class_label(name, contract));
+            options.shown = Some(labels.collect::<Result<_>>()?);
+        }
+        Ok(options)
+    }
+}
+
+/// What is hidden, before the classes of the model are known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hiding {
+    /// Names of classes and how each is hidden; of a name that stands there twice the last one counts.
+    pub(super) classes: Vec<(How, String)>,
+    /// As a share of the picture's height, 0 to 1.
+    pub(super) margin: f32,
+    /// With an older mask the whole picture is hidden.
+    pub(super) max_mask_age: Duration,
+}
+
+impl Hiding {
+    /// Whether anything is.
+    pub fn is_on(&self) -> bool {
+        !self.classes.is_empty()
+    }
+
+    /// The options for a model's classes; `None` if nothing is hidden.
+    ///
+    /// # Errors
+    /// Usage for a class that the model doesn't have.
+    pub fn options(&self, contract: &Contract) -> Result<Option<Privacy>> {
+        let mut how = vec![None; contract.classes.len()];
+        for (this, name) in &self.classes {
+            how[usize::from(class_label(name, contract)?)] = Some(*this);
+        }
+        Ok(self.is_on().then_some(Privacy {
+            redact: RedactOptions {
+                how,
+                margin: self.margin,
+            },
+            max_mask_age: self.max_mask_age,
+        }))
+    }
+}
+
+impl CameraSettings {
+    /// How a model's masks are shown, and what is hidden. `generation` counts the models that the pipeline has run.
+    ///
+    /// # Errors
+    /// Usage for a class that the model doesn't have, with the classes that it has.
+    pub fn looks(&self, contract: &Contract, generation: u64) -> Result<Looks> {
+        Ok(Looks {
+            model: ModelInfo::of(contract, generation),
+            overlay: self.drawing.options(contract)?,
+            privacy: self.hiding.options(contract)?,
+        })
+    }
+}
+
+/// The label of the class `name`.
+///
+/// # Errors
+/// Usage, with the classes that there are, and the one that was probably meant.
+fn class_label(name: &str, contract: &Contract) -> Result<u8> {
+    let name = name.trim();
+    contract
+        .class_index(name)
+        .ok_or_else(|| unknown_class(name, contract))
+}
+
+fn unknown_class(name: &str, contract: &Contract) -> Error {
+    let names: Vec<&str> = contract.classes.iter().map(|c| c.name.as_str()).collect();
+    let nearest = names
+        .iter()
+        .map(|known| {
+            (
+                strsim::damerau_levenshtein(&known.to_lowercase(), &name.to_lowercase()),
+                *known,
+            )
+        })
+        .min()
+        .filter(|(distance, _)| *distance <= 3);
+    let error = Error::usage(format!(
+        "classes: model {} has no class {name:?}; it has {}",
+        contract.name,
+        names.join(", ")
+    ));
+    match nearest {
+        Some((_, known)) => error.hint(format!("did you mean {known:?}?")),
+        None => error,
+    }
+}

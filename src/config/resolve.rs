@@ -1,0 +1,363 @@
+//! From one section's keys to what one stage takes, checked.
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::{
+    AccessSection, CaptureSection, Drawing, Hiding, MasksSection, ModelSection, NumberOrAuto, OverlaySection,
+    PrivacySection, RunSection, StreamSection, check_range,
+};
+use crate::capture::{CaptureOptions, Pace, SourceSpec, parse_uri};
+use crate::choose::{ChoiceOptions, DeviceName, InputLength, Threads};
+use crate::output::access::{RtspAccess, TlsFiles, User};
+use crate::output::{OutputSpec, StreamOptions, parse_output};
+use crate::pipeline::{self, LostPicture, MaskPolicy, PipelineOptions};
+use crate::schedule::ScheduleOptions;
+use crate::supervise::OnTransient;
+use vision::error::{Error, Result};
+use vision::frame::{FrameFormat, PixelFormat};
+use vision::model::contract::MAX_SIDE;
+use vision::overlay::{OverlayOptions, Visualize};
+use vision::propagate::Smoothing;
+
+/// What all cameras of a run share.
+pub(super) struct Shared<'a> {
+    pub run: &'a RunSection,
+    pub access: &'a RtspAccess,
+    pub max_bitrate_kbps: u32,
+    /// How many cameras share the machine.
+    pub cameras: usize,
+    /// Whether the command line says how often masks are made.
+    pub arguments_say_how_often: bool,
+}
+
+/// The source that is named, or the first camera of the machine.
+pub(super) fn source(section: &CaptureSection) -> Result<SourceSpec> {
+    let input = section.input.as_ref().map(|inputs| inputs.0.as_slice());
+    match (section.camera.as_deref(), input) {
+        (Some(_), Some(_)) => {
+            Err(Error::usage("capture.camera and capture.input are both set").hint("keep one of them"))
+        }
+        (Some(camera), None) if camera.starts_with("csi://") => parse_uri(camera),
+        (Some(camera), None) => Ok(SourceSpec::Camera(camera.into())),
+        (None, Some(input)) => {
+            let items = input.iter().map(|text| parse_uri(text));
+            SourceSpec::playlist(items.collect::<Result<_>>()?)
+        }
+        (None, None) if Path::new("/dev/video0").exists() => Ok(SourceSpec::Camera("/dev/video0".into())),
+        (None, None) => Err(Error::usage(
+            "no source: there is no /dev/video0, and neither --camera nor --input was given",
+        )
+        .hint("try `segd --input VIDEO.mp4` or `segd --input test://`")),
+    }
+}
+
+/// How the source is read.
+pub(super) fn capture(section: &CaptureSection, run: &RunSection) -> Result<CaptureOptions> {
+    let mut options = CaptureOptions::default();
+    if let Some(width) = section.width {
+        check_range("capture.width", f64::from(width), 16.0..=16384.0)?;
+        options.width = width;
+    }
+    if let Some(height) = section.height {
+        check_range("capture.height", f64::from(height), 16.0..=16384.0)?;
+        options.height = height;
+    }
+    if let Some(fps) = section.fps {
+        options.fps = check_range("capture.fps", fps, 0.1..=1000.0)?;
+    }
+    options.pixel_format = section.pixel_format;
+    options.controls = section.controls.clone().unwrap_or_default().into_iter().collect();
+    options.looped = section.looped.unwrap_or(false);
+    options.pace = match run.no_pace {
+        Some(true) => Pace::AsFastAsPossible,
+        _ => Pace::Recorded,
+    };
+    Ok(options)
+}
+
+/// The model that is asked for, and where it runs. Without a word on threads: one.
+///
+/// # Errors
+/// Usage, naming the key.
+pub fn model(section: &ModelSection, run: &RunSection) -> Result<ChoiceOptions> {
+    let mut options = ChoiceOptions::default();
+    if let Some(name) = &section.name {
+        options.model.clone_from(name);
+    }
+    options.backend = named("model.backend", section.backend.as_deref())?.unwrap_or_default();
+    let device: DeviceName = named("model.device", section.device.as_deref())?.unwrap_or_default();
+    options.device = device.first();
+    options.accelerate = device == DeviceName::Auto;
+    options.precision = named("model.precision", section.precision.as_deref())?;
+    options.length = match section.size {
+        None => InputLength::Contract,
+        Some(NumberOrAuto::Auto) => InputLength::auto(),
+        Some(NumberOrAuto::Number(pixels)) => {
+            check_range("model.size", pixels as f64, 16.0..=MAX_SIDE as f64)?;
+            InputLength::Pixels(pixels)
+        }
+    };
+    options.threads = match section.threads {
+        None => Threads::default(),
+        Some(NumberOrAuto::Auto) => Threads::auto(1),
+        Some(NumberOrAuto::Number(threads)) => {
+            check_range("model.threads", threads as f64, 1.0..=256.0)?;
+            Threads::Count(threads)
+        }
+    };
+    options.ort_library.clone_from(&run.ort_library);
+    options.selftest = !run.no_selftest.unwrap_or(false);
+    Ok(options)
+}
+
+/// The same for one of `cameras` that share the machine, within a schedule's CPU budget.
+pub(super) fn within_share(
+    mut options: ChoiceOptions,
+    section: &ModelSection,
+    schedule: &ScheduleOptions,
+    cameras: usize,
+) -> ChoiceOptions {
+    options.length = options.length.within_budget(schedule);
+    if !matches!(section.threads, Some(NumberOrAuto::Number(_))) {
+        options.threads = Threads::auto(cameras).within_budget(schedule);
+    }
+    options
+}
+
+/// One of a kind's values by its name.
+fn named<T: ValueEnum>(key: &str, text: Option<&str>) -> Result<Option<T>> {
+    let Some(text) = text else {
+        return Ok(None);
+    };
+    T::from_str(text, false).map(Some).map_err(|_| {
+        let values = T::value_variants().iter().filter_map(|v| v.to_possible_value());
+        let names: Vec<String> = values.map(|v| v.get_name().to_owned()).collect();
+        Error::usage(format!("{key} = {text:?}, expected one of {}", names.join(", ")))
+    })
+}
+
+/// The least time between two inferences.
+pub(super) fn infer_interval(section: &ModelSection) -> Result<Duration> {
+    match section.max_inferences_per_second {
+        Some(rate) => {
+            let rate = check_range("model.max_inferences_per_second", rate, 0.01..=1000.0)?;
+            Ok(Duration::from_secs_f64(1.0 / rate))
+        }
+        None => Ok(Duration::ZERO),
+    }
+}
+
+/// Which frames are segmented. `hides`: masks hide something.
+pub(super) fn schedule(section: &MasksSection, hides: bool) -> Result<ScheduleOptions> {
+    let mut options = ScheduleOptions::default();
+    let ms = |key: &str, value: f64, least: f64| -> Result<Duration> {
+        Ok(Duration::from_secs_f64(
+            check_range(key, value, least..=60_000.0)? / 1e3,
+        ))
+    };
+    if let Some(every) = section.every {
+        options.every = Some(check_range("masks.every", f64::from(every), 1.0..=100_000.0)? as u32);
+    }
+    if let Some(cores) = section.cpu_budget {
+        options.cpu_budget = Some(check_range("masks.cpu_budget", cores, 0.01..=1024.0)?);
+    }
+    if let Some(age) = section.max_mask_age_ms {
+        options.max_mask_age = ms("masks.max_mask_age_ms", age, 1.0)?;
+        options.hide_after = options.max_mask_age;
+    }
+    if let Some(wait) = section.wait_ms {
+        options.wait = ms("masks.wait_ms", wait, 0.0)?;
+    }
+    options.propagate = section.propagate.unwrap_or(options.propagate);
+    if let Some(smooth) = section.smooth {
+        options.smooth = match check_range("masks.smooth", smooth, 0.0..=0.95)? {
+            0.0 => Smoothing::OFF,
+            strength => Smoothing {
+                strength: strength as f32,
+                ..options.smooth
+            },
+        };
+    }
+    if !options.propagate {
+        options.smooth = Smoothing::OFF;
+        // Nothing is known of the picture's motion then, so nothing else can decide.
+        let other =
+            options.cpu_budget.is_some() || options.max_mask_age != ScheduleOptions::default().max_mask_age;
+        if options.every.is_none() && !other {
+            options.every = Some(1);
+        }
+    }
+    // Few masks are enough to show things, not to hide them: then every frame is segmented that there is time for.
+    if hides && !section.says_how_often() {
+        options.every = Some(1);
+    }
+    Ok(options)
+}
+
+/// What a pipeline's options depend on.
+pub(super) struct PipelineParts<'a> {
+    pub source: &'a SourceSpec,
+    pub capture: &'a CaptureOptions,
+    pub stall_timeout_ms: Option<u64>,
+    pub schedule: ScheduleOptions,
+    pub mode: Visualize,
+    pub shared: &'a Shared<'a>,
+}
+
+/// How frames go through.
+pub(super) fn pipeline(parts: &PipelineParts<'_>) -> Result<PipelineOptions> {
+    /// Less would take every pause between two frames for a fault.
+    const SHORTEST_STALL: Duration = Duration::from_millis(500);
+    let run = parts.shared.run;
+    let is_live = parts.source.is_live();
+    let stall_ms = parts.stall_timeout_ms.unwrap_or(5_000);
+    check_range("capture.stall_timeout_ms", stall_ms as f64, 0.0..=86_400_000.0)?;
+    let no_pace = run.no_pace.unwrap_or(false);
+    let asked_lockstep = run.lockstep.unwrap_or(false);
+    if no_pace && is_live {
+        return Err(
+            Error::usage("--no-pace is for files; a camera or network stream has its own pace")
+                .hint("leave --no-pace away, or use --lockstep"),
+        );
+    }
+    // Every frame with its own mask, unless it is said which.
+    let lockstep = asked_lockstep || (no_pace && !parts.shared.arguments_say_how_often);
+    let live = !(no_pace || asked_lockstep);
+    Ok(PipelineOptions {
+        masks: if lockstep {
+            MaskPolicy::Lockstep
+        } else {
+            MaskPolicy::Newest
+        },
+        schedule: parts.schedule,
+        live,
+        on_source_error: if is_live {
+            pipeline::reconnect()
+        } else {
+            OnTransient::GiveUp
+        },
+        read_timeout: Duration::from_millis(500),
+        stall_timeout: Duration::from_millis(stall_ms).max(SHORTEST_STALL),
+        stamp: false,
+        max_frames: run.frames,
+        lost_picture: live.then(|| lost_picture(parts.capture, parts.mode)),
+    })
+}
+
+/// What clients see while a live source is away: twice a second is enough to see the seconds count.
+fn lost_picture(capture: &CaptureOptions, mode: Visualize) -> LostPicture {
+    let mut width = capture.width as usize;
+    if mode == Visualize::SideBySide {
+        width *= 2;
+    }
+    LostPicture {
+        after: Duration::from_secs(1),
+        period: Duration::from_millis(500),
+        format: FrameFormat::new(PixelFormat::I420, width, capture.height as usize),
+        frame_rate: Some(capture.fps),
+    }
+}
+
+/// How masks are drawn.
+///
+/// # Errors
+/// Usage, naming the key.
+pub fn drawing(section: &OverlaySection) -> Result<Drawing> {
+    let mut options = OverlayOptions::default();
+    if let Some(mode) = section.visualize {
+        options.mode = mode;
+    }
+    if let Some(alpha) = section.alpha {
+        check_range("overlay.alpha", f64::from(alpha), 0.0..=1.0)?;
+        options.alpha = alpha;
+    }
+    if let Some(legend) = section.legend {
+        options.legend = legend;
+    }
+    Ok(Drawing {
+        options,
+        classes: section.classes.clone(),
+    })
+}
+
+/// What is hidden.
+pub(super) fn hiding(section: &PrivacySection) -> Result<Hiding> {
+    let margin = section.margin.unwrap_or(0.04);
+    check_range("privacy.margin", f64::from(margin), 0.0..=1.0)?;
+    let max_age_ms = section.max_mask_age_ms.unwrap_or(500);
+    check_range("privacy.max_mask_age_ms", max_age_ms as f64, 1.0..=60_000.0)?;
+    Ok(Hiding {
+        classes: section
+            .hidden()
+            .map(|(how, name)| (how, name.to_owned()))
+            .collect(),
+        margin,
+        max_mask_age: Duration::from_millis(max_age_ms),
+    })
+}
+
+/// Who may watch.
+pub(super) fn access(section: &AccessSection) -> Result<RtspAccess> {
+    let users = section.users.iter().flatten().map(|entry| User::parse(entry));
+    let tls = match (&section.certificate, &section.key) {
+        (Some(certificate), Some(key)) => Some(TlsFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        }),
+        (None, None) => None,
+        _ => {
+            return Err(Error::usage(
+                "access.certificate and access.key: one stands without the other",
+            ));
+        }
+    };
+    let access = RtspAccess {
+        users: users.collect::<Result<_>>()?,
+        insecure: section.insecure.unwrap_or(false),
+        tls,
+        max_clients: section
+            .max_clients
+            .unwrap_or_else(|| RtspAccess::default().max_clients),
+    };
+    access.validate()?;
+    Ok(access)
+}
+
+/// The most that an RTSP stream is encoded with, kbit/s.
+pub(super) fn max_bitrate_kbps(section: &AccessSection) -> Result<u32> {
+    let kbps = section
+        .max_bitrate_kbps
+        .unwrap_or_else(|| StreamOptions::default().max_bitrate_kbps);
+    check_range("access.max_bitrate_kbps", f64::from(kbps), 50.0..=1_000_000.0)?;
+    Ok(kbps)
+}
+
+/// How the video is encoded.
+pub(super) fn stream(section: &StreamSection, shared: &Shared<'_>) -> Result<StreamOptions> {
+    let defaults = StreamOptions::default();
+    let options = StreamOptions {
+        codec: section.codec.unwrap_or_default(),
+        bitrate_kbps: section.bitrate_kbps,
+        keyframe_interval_s: section
+            .keyframe_interval_s
+            .unwrap_or(defaults.keyframe_interval_s),
+        encoder: section.encoder.clone(),
+        max_bitrate_kbps: shared.max_bitrate_kbps,
+        access: shared.access.clone(),
+    };
+    options.validate()?;
+    #[cfg(feature = "gstreamer")]
+    crate::output::check_encoder(&options)?;
+    Ok(options)
+}
+
+/// One output, of which it is seen that it may be opened like this.
+pub(super) fn output(text: &str, options: &StreamOptions) -> Result<OutputSpec> {
+    let spec = parse_output(text)?;
+    // Making an opener opens nothing.
+    spec.opener(options)?;
+    Ok(spec)
+}

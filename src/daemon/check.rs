@@ -1,0 +1,52 @@
+//! Whether outputs could be opened here, without opening them.
+
+use std::path::Path;
+
+use crate::config::CameraSettings;
+use crate::output::{OutputSpec, StreamOptions};
+use vision::error::{Error, Result};
+
+/// Checks a camera's outputs: the certificate in a handshake, and folders by a file that is made and removed again.
+///
+/// # Errors
+/// Usage, naming the output and what is wrong.
+pub fn check_outputs(camera: &CameraSettings) -> Result<()> {
+    camera
+        .outputs
+        .iter()
+        .try_for_each(|output| check_output(output, &camera.stream))
+}
+
+fn check_output(output: &OutputSpec, options: &StreamOptions) -> Result<()> {
+    match output {
+        #[cfg(feature = "gstreamer")]
+        OutputSpec::Rtsp(address) if address.tls => match &options.access.tls {
+            Some(files) => crate::output::rtsp_auth::check_tls(files),
+            None => Ok(()),
+        },
+        OutputSpec::Mp4(path) | OutputSpec::Mkv(path) => {
+            check_folder(path.parent().unwrap_or(Path::new("")), output)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A folder that files can be made in.
+fn check_folder(folder: &Path, output: &OutputSpec) -> Result<()> {
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
+    tempfile::Builder::new()
+        .prefix(".segd-")
+        .tempfile_in(folder)
+        .map(|_| ())
+        .map_err(|e| {
+            Error::usage(format!(
+                "output {output}: no file can be made in {}",
+                folder.display()
+            ))
+            .caused_by(e)
+        })
+}

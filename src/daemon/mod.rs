@@ -1,0 +1,117 @@
+//! The daemon: pipelines side by side, their health, and changes of the configuration while they run.
+//!
+//! `build.rs` puts pipelines together from [`Settings`], `reload.rs` changes those that run, `hint.rs` says how to watch
+//! them, and `status.rs` how they do.
+
+mod build;
+mod check;
+mod hint;
+pub mod reload;
+pub mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::info;
+
+use crate::choose::Chooser;
+use crate::config::{HealthSettings, Origin, Settings};
+use crate::health::{Health, Limits, Watched, http, notify};
+use crate::pipeline;
+use crate::supervise::{Background, Job, run_all, signals};
+use crate::turns::Turns;
+use vision::error::Result;
+use vision::infer::Device;
+
+pub use build::{Built, build, build_camera};
+pub use check::check_outputs;
+use reload::Fleet;
+
+/// How long after the start nothing but a missing camera counts as unwell.
+const WARM_UP: Duration = Duration::from_secs(20);
+
+/// Runs until the sources have ended or a signal comes.
+///
+/// # Errors
+/// Usage for wrong arguments or configuration; otherwise what ended a pipeline.
+pub fn run(origin: Origin) -> Result<()> {
+    let settings = origin.settings()?;
+    let chooser = Arc::new(Chooser::default());
+    let builds_engines = |device| device == Device::TensorRt;
+    let preparing = match settings.cameras.iter().any(|c| builds_engines(c.model.device)) {
+        true => Some(notify::preparing()?),
+        false => None,
+    };
+    let built = build(&settings, &chooser)?;
+    drop(preparing);
+    hint::say(&settings);
+    if built.len() > 1 {
+        let turns = Turns::new(std::thread::available_parallelism().map_or(1, usize::from));
+        built.iter().for_each(|b| b.parts.control.share(turns.clone()));
+    }
+    let live = built.iter().all(|b| b.options.live);
+    let health = Health::new(watched(&settings, &built));
+    let signals = signals(notify::stopping)?;
+    let _http = if live {
+        serve_health(&settings.health, &health)?
+    } else {
+        None
+    };
+    let _status = status::log_status(health.clone())?;
+    let _progress = match (live, built.as_slice()) {
+        (false, [only]) => status::show_progress(only.parts.metrics.clone(), only.options.max_frames)?,
+        _ => None,
+    };
+    let mut fleet = Fleet::new(settings, &built, chooser);
+    fleet.upgrade()?;
+    let jobs = fleet.settings().cameras.iter().zip(built);
+    let jobs = jobs.map(|(camera, built)| {
+        let metrics = built.parts.metrics.clone();
+        Job {
+            name: camera.name.clone(),
+            run: Box::new(move |stop| {
+                pipeline::run(built.parts, built.options, stop)
+                    .inspect_err(|e| metrics.vitals.set_failed(e.to_string()))
+            }),
+        }
+    });
+    let jobs = jobs.collect();
+    let _notify = notify::start(health.clone())?;
+    let _reload = reload::on_signal(signals.reload, origin, fleet, health)?;
+    run_all(jobs, &signals.stop)?;
+    Ok(())
+}
+
+fn watched(settings: &Settings, built: &[Built]) -> Vec<Watched> {
+    let cameras = settings.cameras.iter().zip(built);
+    cameras
+        .map(|(camera, built)| Watched {
+            name: camera.name.clone(),
+            metrics: built.parts.metrics.clone(),
+            clock: built.parts.clock.clone(),
+            control: built.parts.control.clone(),
+            limits: Limits {
+                silence: built.options.stall_timeout,
+                mask_age: settings.health.max_mask_age,
+                warm_up: WARM_UP,
+            },
+            began_ns: built.parts.clock.now_ns(),
+        })
+        .collect()
+}
+
+/// Starts HTTP. A port that was asked for must be had; the default one may be another segd's.
+fn serve_health(settings: &HealthSettings, health: &Health) -> Result<Option<Background>> {
+    let bound = match settings.listen.as_deref() {
+        Some("") => return Ok(None),
+        Some(listen) => http::bind(listen, settings.insecure)?,
+        None => match http::bind(http::DEFAULT_LISTEN, settings.insecure) {
+            Ok(bound) => bound,
+            Err(e) => {
+                info!("no health over HTTP: {e}");
+                return Ok(None);
+            }
+        },
+    };
+    bound.serve(health.clone()).map(Some)
+}

@@ -1,0 +1,294 @@
+//! A changed configuration for pipelines that run: everything is read, checked and prepared before anything changes.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
+
+use crossbeam_channel::{Receiver, select_biased};
+use tracing::{error, info, warn};
+
+use super::build::{Built, engine};
+use super::check::check_outputs;
+use crate::choose::{Choice, Chooser};
+use crate::clock::{SharedClock, Stop};
+use crate::config::{CameraSettings, Origin, Settings};
+use crate::health::{Health, notify};
+use crate::metrics::Metrics;
+use crate::pipeline::control::{Control, Looks, NextModel};
+use crate::supervise::Background;
+use crate::upgrade::{self, Upgrade};
+use vision::error::Result;
+use vision::segment::Engine;
+
+/// A pipeline that runs.
+struct Running {
+    choice: Choice,
+    control: Arc<Control>,
+    metrics: Arc<Metrics>,
+    clock: SharedClock,
+    /// Of the model that was chosen last.
+    generation: u64,
+    /// Moves the network to faster devices.
+    upgrade: Option<Background>,
+}
+
+/// The pipelines that run, and the settings that they run with.
+pub struct Fleet {
+    /// What is in force. Its cameras are those that run, in the same order.
+    settings: Settings,
+    running: Vec<Running>,
+    chooser: Arc<Chooser>,
+}
+
+/// All that new settings need, ready to be put in force.
+pub struct Prepared {
+    new: Settings,
+    /// For each pipeline that runs what it changes to; `None` for one that goes on as it is.
+    changes: Vec<Option<Change>>,
+    /// What takes effect at the next start, in words for a log.
+    restart: Vec<String>,
+}
+
+/// What one pipeline will be changed to.
+struct Change {
+    settings: CameraSettings,
+    looks: Looks,
+    next: Option<(Engine, Choice)>,
+}
+
+impl Running {
+    /// Begins to move the network to the faster devices of its choice.
+    fn upgrade(&mut self, chooser: &Arc<Chooser>) -> Result<()> {
+        // One that is still at work for the model before ends by itself.
+        self.upgrade = None;
+        if self.choice.faster.is_empty() {
+            return Ok(());
+        }
+        let steps = self.choice.faster.iter().map(|options| {
+            let (options, metrics, chooser) = (options.clone(), self.metrics.clone(), chooser.clone());
+            let model = self.choice.model.clone();
+            upgrade::Step {
+                name: options.device.provider().to_owned(),
+                make: Box::new(move || {
+                    let choice = chooser.choose_for(&options, (*model).clone())?;
+                    Ok(engine(&choice, metrics))
+                }),
+            }
+        });
+        let upgrade = Upgrade {
+            control: self.control.clone(),
+            metrics: self.metrics.clone(),
+            clock: self.clock.clone(),
+            steps: steps.collect(),
+        };
+        self.upgrade = Some(Background::spawn("upgrade", move |stop| upgrade.run(stop))?);
+        Ok(())
+    }
+}
+
+impl Fleet {
+    /// The pipelines that `built` will run, one for each camera of the settings.
+    pub fn new(settings: Settings, built: &[Built], chooser: Arc<Chooser>) -> Self {
+        let running = built.iter().map(|built| Running {
+            choice: built.choice.clone(),
+            control: built.parts.control.clone(),
+            metrics: built.parts.metrics.clone(),
+            clock: built.parts.clock.clone(),
+            generation: 0,
+            upgrade: None,
+        });
+        Self {
+            settings,
+            running: running.collect(),
+            chooser,
+        }
+    }
+
+    /// What is in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Begins to move networks to faster devices, where that was asked for.
+    ///
+    /// # Errors
+    /// Fatal if a thread can't be started.
+    pub fn upgrade(&mut self) -> Result<()> {
+        let chooser = &self.chooser;
+        self.running.iter_mut().try_for_each(|r| r.upgrade(chooser))
+    }
+
+    /// Prepares all that new settings need and changes nothing: a new model is loaded, tested and prepared beside the old
+    /// one.
+    ///
+    /// # Errors
+    /// As [`build`](super::build): what a start would refuse as well.
+    pub fn prepare(&self, new: Settings) -> Result<Prepared> {
+        let mut diff = Settings::diff(&self.settings, &new);
+        let mut restart = Vec::new();
+        let mut changes = Vec::new();
+        for (old, running) in self.settings.cameras.iter().zip(&self.running) {
+            let Some(camera) = new.camera(&old.name) else {
+                restart.push(format!("[[camera]] {}", old.name));
+                changes.push(None);
+                continue;
+            };
+            if running.metrics.vitals.failed().is_some() {
+                restart.push(format!(
+                    "{}: the camera has failed, and what is said of it",
+                    camera.name
+                ));
+                changes.push(None);
+                continue;
+            }
+            let differs = diff.cameras.iter_mut().find(|(name, _)| *name == camera.name);
+            let differs = differs
+                .map(|(_, differs)| std::mem::take(differs))
+                .unwrap_or_default();
+            let checked = match differs.outputs {
+                true => check_outputs(camera),
+                false => Ok(()),
+            };
+            let change = checked.and_then(|()| self.change(camera, running, differs.model));
+            changes.push(Some(change.map_err(|e| match self.running.len() {
+                1 => e,
+                _ => e.in_camera(&camera.name),
+            })?));
+            restart.extend(differs.restart);
+        }
+        for camera in new.cameras.iter().filter(|c| diff.added.contains(&c.name)) {
+            self.try_added(camera).map_err(|e| e.in_camera(&camera.name))?;
+            restart.push(format!("[[camera]] {}", camera.name));
+        }
+        restart.append(&mut diff.restart);
+        Ok(Prepared {
+            new,
+            changes,
+            restart,
+        })
+    }
+
+    /// Tries a camera that begins at the next start, which must not fail for it.
+    fn try_added(&self, camera: &CameraSettings) -> Result<()> {
+        check_outputs(camera)?;
+        let model = camera.model.find()?;
+        camera.looks(&model.contract, 0)?;
+        self.chooser.choose_for(&camera.model, model).map(drop)
+    }
+
+    /// What one pipeline changes to.
+    fn change(&self, camera: &CameraSettings, running: &Running, other_model: bool) -> Result<Change> {
+        let model = camera.model.find()?;
+        // A model of the same name may have new files.
+        if !other_model && model.contract == running.choice.model.contract {
+            return Ok(Change {
+                settings: camera.clone(),
+                looks: camera.looks(&model.contract, running.generation)?,
+                next: None,
+            });
+        }
+        // Classes that don't exist are told before a backend is tried.
+        let looks = camera.looks(&model.contract, running.generation + 1)?;
+        let choice = self.chooser.choose_for(&camera.model, model)?;
+        let mut engine = engine(&choice, running.metrics.clone());
+        if let Some(format) = running.control.format() {
+            engine.prepare(format)?;
+        }
+        info!(
+            camera = camera.name,
+            model = choice.model.contract.name,
+            backend = choice.backend.name(),
+            "the new model is ready"
+        );
+        Ok(Change {
+            settings: camera.clone(),
+            looks,
+            next: Some((engine, choice)),
+        })
+    }
+
+    /// Puts what was prepared in force, and gives the keys that need a restart.
+    ///
+    /// # Errors
+    /// If the addresses that are served don't take the new users, before anything has changed; fatal if a thread can't be
+    /// started.
+    pub fn apply(&mut self, prepared: Prepared) -> Result<Vec<String>> {
+        apply_access(&prepared.new.access)?;
+        self.settings.access = prepared.new.access;
+        self.settings.health = prepared.new.health;
+        let cameras = self.settings.cameras.iter_mut().zip(&mut self.running);
+        for ((settings, running), change) in cameras.zip(prepared.changes) {
+            let Some(change) = change else {
+                continue;
+            };
+            *settings = change.settings;
+            running.control.set_infer_interval(settings.infer_interval);
+            match change.next {
+                None => running.control.set_looks(change.looks),
+                Some((engine, choice)) => {
+                    running.generation = change.looks.model.generation;
+                    running.choice = choice;
+                    running.control.swap_model(NextModel {
+                        engine,
+                        looks: Arc::new(change.looks),
+                    });
+                    running.upgrade(&self.chooser)?;
+                }
+            }
+        }
+        Ok(prepared.restart)
+    }
+}
+
+#[cfg(feature = "gstreamer")]
+fn apply_access(access: &crate::output::access::RtspAccess) -> Result<()> {
+    crate::output::rtsp_server::set_access(access)
+}
+
+#[cfg(not(feature = "gstreamer"))]
+fn apply_access(_access: &crate::output::access::RtspAccess) -> Result<()> {
+    Ok(())
+}
+
+/// Reads the configuration again whenever `asked` fires.
+pub(super) fn on_signal(
+    asked: Receiver<()>,
+    origin: Origin,
+    fleet: Fleet,
+    health: Health,
+) -> Result<Background> {
+    let fleet = Mutex::new(fleet);
+    Background::spawn("reload", move |stop: &Stop| {
+        loop {
+            select_biased! {
+                recv(stop.channel()) -> _ => return,
+                recv(asked) -> fired => if fired.is_err() { return },
+            }
+            let mut fleet = fleet.lock().unwrap_or_else(|e| e.into_inner());
+            notify::reloading();
+            if origin.file().is_none() {
+                warn!(
+                    "SIGHUP: there is no configuration file to read again (--config FILE, or /etc/segd/segd.toml); nothing \
+                     was changed"
+                );
+                notify::reloaded("no configuration file to reload");
+                continue;
+            }
+            let prepared = origin.settings().and_then(|new| fleet.prepare(new));
+            match prepared.and_then(|prepared| fleet.apply(prepared)) {
+                Ok(restart) => {
+                    info!("the configuration was read again and is in force");
+                    for key in &restart {
+                        warn!("{key} has changed: that takes effect at the next start");
+                    }
+                    health.reloads.taken.fetch_add(1, Relaxed);
+                    notify::reloaded("configuration reloaded");
+                }
+                Err(e) => {
+                    error!("the new configuration is refused, nothing was changed: {e}");
+                    health.reloads.refused.fetch_add(1, Relaxed);
+                    notify::reloaded(&format!("new configuration refused: {e}"));
+                }
+            }
+        }
+    })
+}
