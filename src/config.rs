@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use crate::capture::CameraFormat;
+use crate::capture::{CameraFormat, ControlValue};
 use crate::stream::Codec;
 use vision::error::{Error, Result};
 use vision::overlay::Visualize;
@@ -87,16 +87,6 @@ section! {
         /// Controls of the camera, by the names that `segd probe` lists.
         controls: BTreeMap<String, ControlValue>,
     }
-}
-
-/// What a camera's control is set to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
-pub enum ControlValue {
-    /// On or off.
-    Switch(bool),
-    /// A number, or the number of a menu's entry.
-    Number(i64),
 }
 
 /// A number, or `"auto"`: one that suits the machine.

@@ -8,7 +8,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use segd::Error;
-use segd::capture::test_pattern::read_stamp;
+use segd::capture::test::read_stamp;
 use segd::capture::{Capture, CaptureOptions, FrameSource, Pace, RtspTransport, parse_uri};
 use segd::clock::RealClock;
 use vision::frame::{Frame, PixelFormat};

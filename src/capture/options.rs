@@ -4,9 +4,16 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::config::ControlValue;
-
-use super::Pace;
+/// How the frames of a recording are timed. Cameras and network streams have their own time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pace {
+    /// At the times the recording says, as a camera would deliver them.
+    #[default]
+    Recorded,
+    /// As fast as the pipeline takes them, each exactly once.
+    AsFastAsPossible,
+}
 
 /// How an RTSP stream's packets travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -35,6 +42,16 @@ pub enum CameraFormat {
     Uyvy,
     /// JPEG.
     Mjpg,
+}
+
+/// What a camera's control is set to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum ControlValue {
+    /// On or off.
+    Switch(bool),
+    /// A number, or the number of a menu's entry.
+    Number(i64),
 }
 
 /// What the user wants of a source. Keys that don't concern the source at hand are ignored.

@@ -16,7 +16,8 @@ use vision::error::Result;
 use vision::frame::{Frame, FrameFormat};
 use vision::pool::FramePool;
 
-use super::{Capture, FrameSource, Pace, SourceCounters};
+use super::options::Pace;
+use super::source::{Capture, FrameSource, SourceCounters};
 
 /// A step between presentation times beyond which the recording's clock is taken to have jumped.
 const LONGEST_STEP_NS: u64 = 2_000_000_000;

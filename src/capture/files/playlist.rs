@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use vision::error::Result;
 
-use super::{FrameSource, SourceOpener};
+use crate::capture::source::{FrameSource, SourceOpener};
 
 /// Opens the recordings of a list in their order, each when the one before has ended.
 pub struct PlaylistOpener {

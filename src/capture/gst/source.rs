@@ -22,50 +22,13 @@ use vision::error::{Error, Result};
 use vision::frame::{Colorimetry, Frame, FrameFormat, ImageRef, Matrix, PixelFormat, Plane, Range};
 use vision::pool::FramePool;
 
-use super::gst_stream::{BUS_POLL, Item, Stream, start};
-use super::paced::Paced;
-use super::{Capture, CaptureOptions, FrameSource, SourceCounters, SourceOpener, SourceSpec};
+use super::stream::{BUS_POLL, Item, Stream, start};
+use crate::capture::options::CaptureOptions;
+use crate::capture::source::{Capture, FrameSource, SourceCounters, take_buffer};
+use crate::capture::spec::SourceSpec;
 
 /// How long a damaged recording's last frames may take to leave the decoder.
 const DRAIN: Duration = Duration::from_secs(1);
-
-/// Opens files, RTSP streams and launch lines.
-#[derive(Debug)]
-pub struct GstOpener {
-    spec: SourceSpec,
-    options: CaptureOptions,
-    clock: SharedClock,
-}
-
-impl GstOpener {
-    /// An opener of `spec`, which is a file, an RTSP address or a launch line.
-    pub fn new(spec: &SourceSpec, options: &CaptureOptions, clock: SharedClock) -> Self {
-        Self {
-            spec: spec.clone(),
-            options: options.clone(),
-            clock,
-        }
-    }
-}
-
-impl SourceOpener for GstOpener {
-    fn name(&self) -> String {
-        self.spec.name()
-    }
-
-    fn open(&self) -> Result<Box<dyn FrameSource>> {
-        let source = GstSource::open(&self.spec, &self.options, self.clock.clone())?;
-        if source.stream.live {
-            Ok(Box::new(source))
-        } else {
-            Ok(Box::new(Paced::new(
-                source,
-                self.options.pace,
-                self.clock.clone(),
-            )))
-        }
-    }
-}
 
 /// One read of the stream.
 enum Read {
@@ -77,7 +40,7 @@ enum Read {
 
 /// An opened file, RTSP stream or launch line.
 #[derive(Debug)]
-struct GstSource {
+pub(super) struct GstSource {
     spec: SourceSpec,
     options: CaptureOptions,
     clock: SharedClock,
@@ -105,7 +68,7 @@ struct GstSource {
 }
 
 impl GstSource {
-    fn open(spec: &SourceSpec, options: &CaptureOptions, clock: SharedClock) -> Result<Self> {
+    pub(super) fn open(spec: &SourceSpec, options: &CaptureOptions, clock: SharedClock) -> Result<Self> {
         let name = spec.name();
         let (mut stream, sample) = start(spec, &name, options)?;
         let may_be_live = matches!(spec, SourceSpec::Launch(_) | SourceSpec::Csi(_));
@@ -261,7 +224,7 @@ impl GstSource {
             _ => 0,
         };
         let pts_ns = self.pts(running_time);
-        let Some(mut data) = super::take_buffer(pool, &self.format)? else {
+        let Some(mut data) = take_buffer(pool, &self.format)? else {
             return Ok(Capture::Dropped);
         };
         self.copy(buffer, &mut data)?;

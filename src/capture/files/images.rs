@@ -16,12 +16,13 @@ use tracing::warn;
 use crate::clock::SharedClock;
 use vision::error::{Error, Result};
 use vision::frame::{Frame, FrameFormat, ImageRef, PixelFormat, Plane};
+use vision::picture::is_picture;
 use vision::pool::FramePool;
 
-use super::paced::Paced;
 use super::rgb::{RGB_TO_I420_COLOR, rgb_to_i420};
-use super::uri::is_image;
-use super::{Capture, CaptureOptions, FrameSource, SourceCounters, SourceOpener};
+use crate::capture::options::CaptureOptions;
+use crate::capture::paced::Paced;
+use crate::capture::source::{Capture, FrameSource, SourceCounters, SourceOpener, take_buffer};
 
 /// A picture in memory: R G B, row by row without padding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,7 +156,7 @@ pub fn list_images(path: &Path) -> Result<Vec<PathBuf>> {
         let hidden = file
             .file_name()
             .is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
-        if !hidden && is_image(&file) && file.is_file() {
+        if !hidden && is_picture(&file) && file.is_file() {
             files.push(file);
         }
     }
@@ -340,7 +341,7 @@ impl FrameSource for ImagesSource {
         };
         let sequence = self.sequence;
         self.sequence += 1;
-        let Some(mut data) = super::take_buffer(pool, &self.format)? else {
+        let Some(mut data) = take_buffer(pool, &self.format)? else {
             return Ok(Capture::Dropped);
         };
         rgb_to_i420(picture.width, picture.height, &picture.pixels, &mut data);

@@ -16,8 +16,8 @@ use gstreamer_app::AppSink;
 use vision::error::{Error, Result};
 
 use super::decoders;
-use super::uri::mask_credentials;
-use super::{CaptureOptions, RtspTransport};
+use crate::capture::credentials::mask_credentials;
+use crate::capture::options::{CaptureOptions, RtspTransport};
 
 /// A pipeline that was built and not started.
 #[derive(Debug)]

@@ -13,9 +13,12 @@ use tracing::{debug, warn};
 
 use vision::error::{Error, Result};
 
-use super::gst_pipeline::{self, Built, Decoding};
-use super::uri::meant;
-use super::{CaptureOptions, SourceSpec, csi};
+use super::build::{self, Built, Decoding};
+use super::csi;
+use crate::capture::credentials::mask_credentials;
+use crate::capture::meant::meant;
+use crate::capture::options::CaptureOptions;
+use crate::capture::spec::SourceSpec;
 
 /// Samples between GStreamer's thread and the reader.
 const QUEUED: usize = 2;
@@ -124,12 +127,12 @@ impl Stream {
         let bus = self.built.pipeline.bus()?;
         while let Some(message) = bus.pop() {
             match message.view() {
-                gst::MessageView::Error(error) => return Some(gst_pipeline::error_text(error)),
+                gst::MessageView::Error(error) => return Some(build::error_text(error)),
                 gst::MessageView::Warning(warning) => {
-                    debug!("{}", super::mask_credentials(&warning.error().to_string()));
+                    debug!("{}", mask_credentials(&warning.error().to_string()));
                 }
                 gst::MessageView::Element(element) => {
-                    self.missing = gst_pipeline::missing_plugin(element).or(self.missing.take());
+                    self.missing = build::missing_plugin(element).or(self.missing.take());
                 }
                 _ => {}
             }
@@ -177,7 +180,7 @@ pub(super) fn start(spec: &SourceSpec, name: &str, options: &CaptureOptions) -> 
             return start_decoding(timeout, spec, name, options)?.ok_or_else(|| silence(spec, name, timeout));
         }
     };
-    gst_pipeline::init()?;
+    build::init()?;
     let has = |name: &str| gst::ElementFactory::find(name).is_some();
     let mut failed = None;
     // An element that is installed may still find no camera of its kind.
@@ -236,9 +239,9 @@ fn start_within(
 ) -> Result<Option<Started>> {
     let network = matches!(spec, SourceSpec::Rtsp(_));
     let built = match spec {
-        SourceSpec::File(path) => gst_pipeline::from_uri(&file_uri(path)?, options, decoding)?,
-        SourceSpec::Rtsp(uri) => gst_pipeline::from_uri(uri, options, decoding)?,
-        SourceSpec::Launch(line) => gst_pipeline::from_launch(line, options)?,
+        SourceSpec::File(path) => build::from_uri(&file_uri(path)?, options, decoding)?,
+        SourceSpec::Rtsp(uri) => build::from_uri(uri, options, decoding)?,
+        SourceSpec::Launch(line) => build::from_launch(line, options)?,
         SourceSpec::Camera(_)
         | SourceSpec::Csi(_)
         | SourceSpec::Images(_)
@@ -326,7 +329,7 @@ fn file_uri(path: &Path) -> Result<String> {
         .map_err(|e| Error::usage(format!("{}: can't be read", path.display())).caused_by(e))?;
     let absolute = std::path::absolute(path)
         .map_err(|e| Error::usage(format!("{}: can't be made absolute", path.display())).caused_by(e))?;
-    gst_pipeline::init()?;
+    build::init()?;
     gst::glib::filename_to_uri(&absolute, None)
         .map(Into::into)
         .map_err(|e| Error::usage(format!("{}: no usable file name", path.display())).caused_by(e))

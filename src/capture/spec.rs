@@ -4,14 +4,12 @@ use std::fmt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use crate::clock::SharedClock;
 use vision::error::{Error, Result};
 use vision::frame::PixelFormat;
+use vision::picture::is_picture;
 
-use super::images::ImagesOpener;
-use super::playlist::PlaylistOpener;
-use super::test_pattern::{TestPattern, TestPatternOpener};
-use super::{CaptureOptions, SourceOpener};
+use super::credentials::mask_credentials;
+use super::meant::meant;
 
 /// A source, as named by the user.
 #[derive(Clone, PartialEq)]
@@ -60,13 +58,31 @@ const SCHEMES: [&str; 9] = [
     "file", "rtsp", "rtsps", "rtspt", "rtspu", "test", "gst", "v4l2", "csi",
 ];
 
-const IMAGE_EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "bmp", "webp"];
+/// What a test pattern looks like. Fields that are `None` come from [`CaptureOptions`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TestPattern {
+    /// Pixels a row, 64 to 8192.
+    pub width: Option<u32>,
+    /// Rows, 48 to 8192.
+    pub height: Option<u32>,
+    /// Frames per second, above 0, at most 1000.
+    pub fps: Option<f64>,
+    /// Frames until the end; endless if `None`.
+    pub frames: Option<u64>,
+    /// I420, NV12 or YUYV.
+    pub pixel: PixelFormat,
+}
 
-/// Whether the path's extension is that of an image.
-pub(crate) fn is_image(path: &Path) -> bool {
-    path.extension()
-        .and_then(|e| e.to_str())
-        .is_some_and(|e| IMAGE_EXTENSIONS.contains(&e.to_ascii_lowercase().as_str()))
+impl Default for TestPattern {
+    fn default() -> Self {
+        Self {
+            width: None,
+            height: None,
+            fps: None,
+            frames: None,
+            pixel: PixelFormat::I420,
+        }
+    }
 }
 
 /// Reads a source's name.
@@ -157,21 +173,11 @@ fn parse_scheme(scheme: &str, rest: &str, text: &str) -> Result<SourceSpec> {
     }
 }
 
-/// The candidate that `text` was probably meant to be.
-pub(crate) fn meant<'a>(text: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    candidates
-        .iter()
-        .map(|c| (strsim::damerau_levenshtein(text, c), *c))
-        .filter(|(distance, c)| *distance <= 1 + c.len() / 4)
-        .min()
-        .map(|(_, c)| c)
-}
-
 fn path_source(path: PathBuf) -> SourceSpec {
     let kind = std::fs::metadata(&path).map(|m| m.file_type());
     if path.starts_with("/dev") || kind.as_ref().is_ok_and(FileTypeExt::is_char_device) {
         SourceSpec::Camera(path)
-    } else if kind.is_ok_and(|k| k.is_dir()) || is_image(&path) {
+    } else if kind.is_ok_and(|k| k.is_dir()) || is_picture(&path) {
         SourceSpec::Images(path)
     } else {
         SourceSpec::File(path)
@@ -253,111 +259,11 @@ impl SourceSpec {
     pub fn is_live(&self) -> bool {
         matches!(self, Self::Camera(_) | Self::Csi(_) | Self::Rtsp(_))
     }
-
-    /// The opener of this source.
-    ///
-    /// # Errors
-    /// Usage, if the build lacks what the source needs, or an option is out of bounds.
-    pub fn opener(&self, options: &CaptureOptions, clock: SharedClock) -> Result<Box<dyn SourceOpener>> {
-        if !(options.fps > 0.0 && options.fps <= 1000.0) {
-            return Err(Error::usage(format!(
-                "fps = {}; it must be above 0 and at most 1000",
-                options.fps
-            )));
-        }
-        match self {
-            Self::Test(pattern) => Ok(Box::new(TestPatternOpener::new(*pattern, options, clock)?)),
-            #[cfg(feature = "gstreamer")]
-            Self::File(_) | Self::Csi(_) | Self::Rtsp(_) | Self::Launch(_) => {
-                Ok(Box::new(super::gst::GstOpener::new(self, options, clock)))
-            }
-            #[cfg(not(feature = "gstreamer"))]
-            Self::File(_) | Self::Csi(_) | Self::Rtsp(_) | Self::Launch(_) => {
-                Err(left_out(&self.name(), "gstreamer"))
-            }
-            Self::Images(path) => Ok(Box::new(ImagesOpener::new(path, options, clock))),
-            Self::Playlist(items) => {
-                let once = CaptureOptions {
-                    looped: false,
-                    ..options.clone()
-                };
-                let items = items.iter().map(|item| item.opener(&once, clock.clone()));
-                Ok(Box::new(PlaylistOpener::new(
-                    items.collect::<Result<_>>()?,
-                    options.looped,
-                )))
-            }
-            #[cfg(feature = "camera")]
-            Self::Camera(path) => Ok(Box::new(super::v4l2::CameraOpener::new(path, options, clock))),
-            #[cfg(not(feature = "camera"))]
-            Self::Camera(_) => Err(left_out(&self.name(), "camera")),
-        }
-    }
-}
-
-/// The error for a source whose feature was left out of the build.
-#[allow(dead_code)] // All features on: nothing is left out.
-fn left_out(name: &str, feature: &str) -> Error {
-    Error::usage(format!("{name}: this build of segd was made without it"))
-        .hint(format!("build with --features {feature}"))
-}
-
-/// `text` without passwords: what stands before the `@` of an address, and the values of the
-/// properties `user-pw`, `user-id`, `password` and `passphrase` of a launch line.
-pub fn mask_credentials(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("://") {
-        let (head, tail) = rest.split_at(at + 3);
-        out.push_str(head);
-        // An unescaped slash, question mark or at-sign inside a password is against RFC 3986 but is
-        // written all the same: everything up to the last @ before a blank or quote is masked.
-        let end = tail
-            .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\''))
-            .unwrap_or(tail.len());
-        match tail[..end]
-            .find("://")
-            .map_or(&tail[..end], |next| &tail[..next])
-            .rfind('@')
-        {
-            Some(sign) => {
-                out.push_str("***");
-                rest = &tail[sign..];
-            }
-            None => rest = tail,
-        }
-    }
-    out.push_str(rest);
-    for key in ["user-pw=", "user-id=", "password=", "passphrase="] {
-        out = mask_value(&out, key);
-    }
-    out
-}
-
-/// Masks the value that follows `key`, quoted or not.
-fn mask_value(text: &str, key: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find(key) {
-        let (head, tail) = rest.split_at(at + key.len());
-        out.push_str(head);
-        out.push_str("***");
-        let end = match tail.chars().next() {
-            Some(quote @ ('"' | '\'')) => tail[1..].find(quote).map_or(tail.len(), |e| e + 2),
-            _ => tail
-                .find(|c: char| c.is_whitespace() || matches!(c, '&' | '!'))
-                .unwrap_or(tail.len()),
-        };
-        rest = &tail[end..];
-    }
-    out.push_str(rest);
-    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::RealClock;
 
     fn error(text: &str) -> String {
         let e = parse_uri(text).unwrap_err();
@@ -453,46 +359,9 @@ mod tests {
     }
 
     #[test]
-    fn passwords_are_masked() {
-        for (text, masked) in [
-            ("rtsp://cam/1", "rtsp://cam/1"),
-            ("rtsp://bob:secret@cam:554/1?x=2", "rtsp://***@cam:554/1?x=2"),
-            ("rtsp://bob:se/cr@et@cam/1", "rtsp://***@cam/1"),
-            (
-                "rtspsrc location=rtsp://bob:secret@cam/1 ! decodebin ! appsink",
-                "rtspsrc location=rtsp://***@cam/1 ! decodebin ! appsink",
-            ),
-            (
-                "rtspsrc location=rtsp://cam user-id=bob user-pw=\"my secret\" ! appsink",
-                "rtspsrc location=rtsp://cam user-id=*** user-pw=*** ! appsink",
-            ),
-            (
-                "srtsrc uri=srt://host?passphrase=secret&mode=x ! appsink",
-                "srtsrc uri=srt://host?passphrase=***&mode=x ! appsink",
-            ),
-            (
-                "a rtsp://u:p@h b rtsp://v:q@i c",
-                "a rtsp://***@h b rtsp://***@i c",
-            ),
-        ] {
-            assert_eq!(mask_credentials(text), masked);
-        }
+    fn names_show_no_password() {
         let spec = parse_uri("rtsp://bob:secret@cam/1").unwrap();
         assert_eq!(spec.name(), "rtsp://***@cam/1");
         assert_eq!(format!("{spec:?}"), "Rtsp(rtsp://***@cam/1)");
-    }
-
-    #[test]
-    fn a_bad_rate_is_refused() {
-        let options = CaptureOptions {
-            fps: -1.0,
-            ..CaptureOptions::default()
-        };
-        let e = parse_uri("test://")
-            .unwrap()
-            .opener(&options, RealClock::shared())
-            .err()
-            .unwrap();
-        assert!(e.to_string().contains("fps = -1"), "{e}");
     }
 }
