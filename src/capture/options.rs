@@ -1,5 +1,6 @@
 //! What the user wants of a source.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -87,6 +88,14 @@ pub struct CaptureOptions {
     pub pixel_format: Option<CameraFormat>,
     /// What a camera's controls are set to, by name.
     pub controls: Vec<(String, ControlValue)>,
+    /// Frames per second of recordings that tell no times: streams of H.264 and the like without a file around them. What
+    /// GStreamer guesses (25) if `None`.
+    pub untimed_fps: Option<f64>,
+    /// SHA-256 of the certificate that an `rtsps://` source has to show, in hexadecimal digits, with colons or without;
+    /// no other one is trusted then.
+    pub tls_fingerprint: Option<String>,
+    /// A PEM file of the certificates that are trusted to sign an `rtsps://` source's; the system's if `None`.
+    pub tls_ca: Option<PathBuf>,
 }
 
 impl Default for CaptureOptions {
@@ -105,6 +114,9 @@ impl Default for CaptureOptions {
             max_image_pixels: 100_000_000,
             pixel_format: None,
             controls: Vec::new(),
+            untimed_fps: None,
+            tls_fingerprint: None,
+            tls_ca: None,
         }
     }
 }

@@ -205,6 +205,7 @@ mod tests {
                 captured_at_ns: 0,
                 pts_ns: pts * MS,
                 format: format(),
+                damaged: false,
                 data,
             }))
         }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::clock::Stop;
 use vision::error::{Error, Result};
 use vision::frame::{Frame, FrameFormat};
 use vision::pool::{FramePool, PooledBuffer};
@@ -10,7 +11,8 @@ use vision::pool::{FramePool, PooledBuffer};
 /// What a source lost or changed on the way, since it was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SourceCounters {
-    /// Frames that came broken and were dropped: JPEGs cut short, images that don't decode.
+    /// Frames that came broken: dropped, as JPEGs cut short and images that don't decode, or passed on as
+    /// [damaged](Frame::damaged).
     pub corrupt: u64,
     /// Frames the device or the network took and we never saw, as far as sequence numbers tell.
     pub lost: u64,
@@ -27,6 +29,8 @@ pub enum Capture {
     Frame(Frame),
     /// The pool was empty: a frame of the source was read and dropped (to be counted).
     Dropped,
+    /// Frames have another format from here on ([`FrameSource::format`]); the first of them is read next.
+    NewFormat,
     /// Nothing came within the timeout; the source may still be well.
     Timeout,
     /// The source has ended; there is nothing more.
@@ -35,7 +39,7 @@ pub enum Capture {
 
 /// An opened source. Used from one thread.
 pub trait FrameSource {
-    /// The format of all frames until the source is opened again.
+    /// The format of all frames until [`Capture::NewFormat`], or until the source is opened again.
     fn format(&self) -> FrameFormat;
 
     /// Nominal frames per second, if known.
@@ -77,6 +81,14 @@ pub trait SourceOpener: Send {
     /// # Errors
     /// Transient where trying again may help (a camera that is busy or gone), fatal or usage where not.
     fn open(&self) -> Result<Box<dyn FrameSource>>;
+
+    /// As [`open`](Self::open), for sources whose opening takes its time: it ends soon after `stop`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); transient after a stop.
+    fn open_until(&self, _stop: &Stop) -> Result<Box<dyn FrameSource>> {
+        self.open()
+    }
 
     /// Called when what was opened has ended: moves on to what follows it, to be opened next; false if nothing does.
     fn advance(&self) -> bool {

@@ -151,6 +151,7 @@ impl FrameSource for PatternSource {
             captured_at_ns: self.clock.now_ns(),
             pts_ns: (sequence as f64 * 1e9 / self.fps).round() as u64,
             format: self.format,
+            damaged: false,
             data,
         }))
     }

@@ -172,9 +172,12 @@ pub fn source_from(args: &SourceArgs, file: &config::CaptureFile) -> Result<(Sou
     }
     if let Some(fps) = args.fps.or(file.fps) {
         options.fps = check_range("fps", fps, 0.1..=1000.0)?;
+        options.untimed_fps = Some(options.fps);
     }
     options.pixel_format = file.pixel_format;
     options.controls = file.controls.clone().unwrap_or_default().into_iter().collect();
+    options.tls_fingerprint.clone_from(&file.tls_fingerprint);
+    options.tls_ca.clone_from(&file.tls_ca);
     options.looped = args.looped || file.looped.unwrap_or(false);
     options.pace = if args.no_pace {
         Pace::AsFastAsPossible

@@ -210,6 +210,7 @@ impl Outputs {
                 captured_at_ns: painted.captured_at_ns,
                 pts_ns: painted.pts_ns,
                 format: painted.format,
+                damaged: painted.damaged,
                 data: copy,
             };
             self.push_to(index, copy, openers)?;

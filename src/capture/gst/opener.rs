@@ -7,7 +7,7 @@ use crate::capture::options::CaptureOptions;
 use crate::capture::paced::Paced;
 use crate::capture::source::{FrameSource, SourceOpener};
 use crate::capture::spec::SourceSpec;
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, Stop, stop_pair};
 
 /// Opens files, RTSP streams and launch lines.
 #[derive(Debug)]
@@ -34,7 +34,12 @@ impl SourceOpener for GstOpener {
     }
 
     fn open(&self) -> Result<Box<dyn FrameSource>> {
-        let source = GstSource::open(&self.spec, &self.options, self.clock.clone())?;
+        let (_never, stop) = stop_pair();
+        self.open_until(&stop)
+    }
+
+    fn open_until(&self, stop: &Stop) -> Result<Box<dyn FrameSource>> {
+        let source = GstSource::open(&self.spec, &self.options, self.clock.clone(), stop)?;
         if source.is_live() {
             Ok(Box::new(source))
         } else {

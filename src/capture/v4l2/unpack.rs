@@ -164,6 +164,7 @@ impl Unpacker {
                 captured_at_ns,
                 pts_ns: captured_at_ns,
                 format: self.format,
+                damaged: false,
                 data,
             }))),
             Err(why) => {
