@@ -65,6 +65,7 @@ fn run(folder: &Path, recordings: usize) -> f64 {
             captured_at_ns: 0,
             pts_ns: sequence * 33_333_333,
             format,
+            damaged: false,
             data,
         });
     }

@@ -1,9 +1,11 @@
 //! What segd takes on each board, by the elements that are installed there. docs/boards.md shows the same table.
 #![cfg(all(feature = "gstreamer", feature = "camera"))]
 
-use segd::capture::camera_mode::{Choice, Encoding, Interval};
-use segd::capture::decoders::{self, Compression};
-use segd::capture::{CaptureOptions, converted, csi};
+use segd::capture::CaptureOptions;
+use segd::capture::gst::csi;
+use segd::capture::gst::decoders::{self, Compression};
+use segd::capture::v4l2::converted;
+use segd::capture::v4l2::mode::{Choice, Encoding, Interval};
 use segd::encode::plan::{self as encoder, EncoderPlan, EncoderSettings, Step};
 use segd::output::Codec;
 

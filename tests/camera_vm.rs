@@ -8,9 +8,10 @@ mod common {
 
 use std::time::{Duration, Instant};
 
-use segd::capture::{CameraFormat, Capture, CaptureOptions, FrameSource, list_cameras, parse_uri};
+use segd::capture::{
+    CameraFormat, Capture, CaptureOptions, ControlValue, FrameSource, list_cameras, parse_uri,
+};
 use segd::clock::RealClock;
-use segd::config::ControlValue;
 use vision::error::{Error, Result};
 use vision::frame::PixelFormat;
 use vision::pool::FramePool;

@@ -8,7 +8,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use segd::Error;
-use segd::capture::test_pattern::read_stamp;
+use segd::capture::test::read_stamp;
 use segd::capture::{Capture, CaptureOptions, FrameSource, Pace, RtspTransport, parse_uri};
 use segd::clock::RealClock;
 use vision::frame::{Frame, PixelFormat};
@@ -284,23 +284,215 @@ fn a_live_source_that_is_not_read_keeps_the_newest() {
     assert!(source.counters().lost >= after - before - 1 - 3);
 }
 
+/// Reads to the end: for each frame its width, height and whether it is damaged.
+fn read_all(source: &mut dyn FrameSource) -> Vec<(usize, usize, bool)> {
+    let mut pool = FramePool::new(2, source.format().packed_bytes());
+    let mut seen = Vec::new();
+    loop {
+        match source.next_frame(&pool, Duration::from_secs(10)).unwrap() {
+            Capture::Frame(frame) => seen.push((frame.format.width, frame.format.height, frame.damaged)),
+            Capture::NewFormat => pool = FramePool::new(2, source.format().packed_bytes()),
+            Capture::End => return seen,
+            other => panic!("{other:?} after {} frames", seen.len()),
+        }
+    }
+}
+
 #[test]
-fn a_format_that_changes_is_a_transient_error() {
+fn a_format_that_changes_goes_on_as_another_one() {
     let mut source = open(
         "gst:concat name=c ! appsink \
          videotestsrc num-buffers=3 ! video/x-raw,format=I420,width=64,height=64,framerate=25/1 ! c. \
-         videotestsrc num-buffers=3 ! video/x-raw,format=I420,width=96,height=64,framerate=25/1 ! c.",
+         videotestsrc num-buffers=2 ! video/x-raw,format=NV12,width=96,height=64,framerate=25/1 ! c.",
         &unpaced(),
     )
     .unwrap();
-    assert_eq!(read(source.as_mut(), 3, |_| {}), 3);
-    let pool = FramePool::new(2, source.format().packed_bytes());
-    let error = source.next_frame(&pool, Duration::from_secs(5)).unwrap_err();
-    assert!(error.is_transient());
-    assert!(
-        error.to_string().contains("64x64") && error.to_string().contains("96x64"),
-        "{error}"
+    let seen = read_all(source.as_mut());
+    let expected = [[(64, 64, false); 3].as_slice(), &[(96, 64, false); 2]].concat();
+    assert_eq!(seen, expected);
+    assert_eq!(source.format().pixel, PixelFormat::Nv12);
+}
+
+#[test]
+fn pixels_that_are_not_square_become_square() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d1.mkv");
+    launch(&format!(
+        "videotestsrc num-buffers=3 ! video/x-raw,format=I420,width=352,height=576,framerate=25/1,pixel-aspect-ratio=24/11 \
+         ! x264enc speed-preset=ultrafast ! matroskamux ! filesink location=\"{}\"",
+        path.display()
+    ));
+    let mut source = open(path.to_str().unwrap(), &unpaced()).unwrap();
+    assert_eq!(read_all(source.as_mut()), [(768, 576, false); 3]);
+    let line = "gst:videotestsrc num-buffers=3 ! video/x-raw,format=YUY2,width=64,height=96,pixel-aspect-ratio=3/1 ! appsink";
+    let mut source = open(line, &unpaced()).unwrap();
+    assert_eq!(read_all(source.as_mut()), [(192, 96, false); 3]);
+}
+
+#[test]
+fn a_streams_own_color_tags_win_over_its_files() {
+    use vision::frame::{Colorimetry, Matrix, Range};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("full.mp4");
+    launch(&format!(
+        "videotestsrc num-buffers=3 ! video/x-raw,format=I420,width=64,height=64,framerate=25/1,colorimetry=(string)1:3:5:1 \
+         ! x264enc speed-preset=ultrafast ! mp4mux ! filesink location=\"{}\"",
+        path.display()
+    ));
+    // The file says BT.601 in limited range: primaries, transfer, matrix of 16 bits each, and one for full range.
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes
+        .windows(8)
+        .position(|w| w == b"colrnclx")
+        .expect("a tag of the file")
+        + 8;
+    bytes[at..at + 7].copy_from_slice(&[0, 6, 0, 6, 0, 6, 0]);
+    std::fs::write(&path, bytes).unwrap();
+    let source = open(path.to_str().unwrap(), &unpaced()).unwrap();
+    assert_eq!(
+        source.format().color,
+        Colorimetry {
+            matrix: Matrix::Bt709,
+            range: Range::Full
+        }
     );
+}
+
+#[test]
+fn transparent_parts_of_a_video_are_white() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("clear.avi");
+    // Red that can't be seen.
+    let make = "videotestsrc num-buffers=2 pattern=solid-color foreground-color=0x00ff0000";
+    launch(&format!(
+        "{make} ! video/x-raw,format=RGBA,width=64,height=64,framerate=25/1 ! pngenc ! avimux ! filesink location=\"{}\"",
+        path.display()
+    ));
+    let line = format!("gst:{make} ! video/x-raw,format=A420,width=64,height=64,framerate=25/1 ! appsink");
+    for uri in [path.to_str().unwrap(), &line] {
+        let mut source = open(uri, &unpaced()).unwrap();
+        let count = read(source.as_mut(), 10, |frame| {
+            let image = frame.image();
+            assert!(image.plane(0).row(20, 64).iter().all(|&y| y == 235), "{uri}");
+            assert!(image.plane(1).row(10, 32).iter().all(|&u| u == 128), "{uri}");
+        });
+        assert_eq!(count, 2, "{uri}");
+    }
+}
+
+/// A video of 60 pictures, a keyframe every 20, of which the first 10 are missing.
+fn begins_between_keyframes(dir: &Path, encoder: &str) -> PathBuf {
+    gst::init().unwrap();
+    let path = dir.join("late.mkv");
+    let pipeline = gst::parse::launch(&format!(
+        "videotestsrc num-buffers=60 pattern=ball ! video/x-raw,format=I420,width=160,height=120,framerate=25/1 \
+         ! {encoder} ! identity name=cut ! matroskamux ! filesink location=\"{}\"",
+        path.display()
+    ))
+    .unwrap()
+    .downcast::<gst::Pipeline>()
+    .unwrap();
+    let pad = pipeline.by_name("cut").unwrap().static_pad("sink").unwrap();
+    let passed = std::sync::atomic::AtomicU32::new(0);
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        match passed.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            0..10 => gst::PadProbeReturn::Drop,
+            _ => gst::PadProbeReturn::Ok,
+        }
+    });
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let message = pipeline.bus().unwrap().timed_pop_filtered(
+        gst::ClockTime::from_seconds(30),
+        &[gst::MessageType::Eos, gst::MessageType::Error],
+    );
+    pipeline.set_state(gst::State::Null).unwrap();
+    assert!(matches!(
+        message.expect("made within 30 s").view(),
+        gst::MessageView::Eos(_)
+    ));
+    path
+}
+
+#[test]
+fn nothing_goes_out_before_the_first_whole_picture() {
+    let encoders = [
+        "x264enc speed-preset=ultrafast tune=zerolatency key-int-max=20 option-string=scenecut=0",
+        "x265enc speed-preset=ultrafast tune=zerolatency key-int-max=20 option-string=scenecut=0:min-keyint=20",
+    ];
+    for encoder in encoders {
+        let dir = tempfile::tempdir().unwrap();
+        let path = begins_between_keyframes(dir.path(), encoder);
+        let mut source = open(path.to_str().unwrap(), &unpaced()).unwrap();
+        assert_eq!(read_all(source.as_mut()), [(160, 120, false); 40], "{encoder}");
+        assert_eq!(source.counters().corrupt, 10, "{encoder}");
+    }
+}
+
+#[test]
+fn a_pipe_is_a_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = video(dir.path(), "whole.mkv", (160, 120), 25, "matroskamux");
+    let bytes = std::fs::read(whole).unwrap();
+    let pipe = dir.path().join("pipe.mkv");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    let target = pipe.clone();
+    let writer = std::thread::spawn(move || std::fs::write(target, bytes).unwrap());
+    let mut source = open(pipe.to_str().unwrap(), &unpaced()).unwrap();
+    assert_eq!(read(source.as_mut(), 100, |_| {}), 25);
+    writer.join().unwrap();
+}
+
+#[test]
+fn the_rate_of_a_stream_without_times_can_be_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("raw.h264");
+    launch(&format!(
+        "videotestsrc num-buffers=10 ! video/x-raw,format=I420,width=64,height=64,framerate=25/1 \
+         ! x264enc speed-preset=ultrafast ! h264parse ! video/x-h264,stream-format=byte-stream \
+         ! filesink location=\"{}\"",
+        path.display()
+    ));
+    let options = CaptureOptions {
+        untimed_fps: Some(8.0),
+        ..unpaced()
+    };
+    let mut source = open(path.to_str().unwrap(), &options).unwrap();
+    assert_eq!(source.frame_rate(), Some(8.0));
+    let mut times = Vec::new();
+    assert_eq!(read(source.as_mut(), 100, |frame| times.push(frame.pts_ns)), 10);
+    assert_eq!((times[0], times[1], times[9]), (0, 125_000_000, 1_125_000_000));
+    // A file that tells its times keeps them.
+    let timed = video(dir.path(), "timed.mp4", (64, 64), 5, "mp4mux");
+    assert_eq!(
+        open(timed.to_str().unwrap(), &options).unwrap().frame_rate(),
+        Some(25.0)
+    );
+}
+
+#[test]
+fn a_cut_is_seen_in_what_muxers_write() {
+    use segd::capture::files::cut_short;
+    let dir = tempfile::tempdir().unwrap();
+    for mux in [
+        "mp4mux",
+        "mp4mux fragment-duration=200",
+        "matroskamux",
+        "avimux",
+        "mpegtsmux",
+    ] {
+        let path = video(dir.path(), "whole", (64, 64), 50, mux);
+        assert_eq!(cut_short(&path), None, "{mux}");
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() * 55 / 100 - 1]).unwrap();
+        assert!(cut_short(&path).is_some(), "{mux}");
+    }
 }
 
 #[test]
@@ -371,6 +563,14 @@ fn a_reader_that_stops_in_the_middle_ends_the_pipeline() {
     }
 }
 
+/// What a camera does besides serving pictures.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Camera {
+    Plain,
+    /// Loses a packet now and then.
+    Lossy,
+}
+
 /// An RTSP server on this machine with one H.264 camera; stopped when dropped.
 struct Server {
     port: i32,
@@ -380,7 +580,7 @@ struct Server {
 }
 
 impl Server {
-    fn start() -> Self {
+    fn start(camera: Camera) -> Self {
         use gstreamer_rtsp_server::prelude::*;
         gst::init().unwrap();
         let context = gst::glib::MainContext::new();
@@ -396,6 +596,20 @@ impl Server {
                 "( videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=240,framerate=25/1 \
                  ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=5 ! rtph264pay name=pay0 )",
             );
+            if camera == Camera::Lossy {
+                factory.connect_media_configure(|_, media| {
+                    let bin = media.element().downcast::<gst::Bin>().unwrap();
+                    let pad = bin.by_name("pay0").unwrap().static_pad("src").unwrap();
+                    let passed = std::sync::atomic::AtomicU32::new(0);
+                    pad.add_probe(
+                        gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST,
+                        move |_, _| match passed.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 23 {
+                            22 => gst::PadProbeReturn::Drop,
+                            _ => gst::PadProbeReturn::Ok,
+                        },
+                    );
+                });
+            }
             server.mount_points().unwrap().add_factory("/cam", factory);
             let id = server.attach(Some(&thread_context)).unwrap();
             port_tx.send(server.bound_port()).unwrap();
@@ -431,7 +645,7 @@ impl Drop for Server {
 #[test]
 fn an_rtsp_stream_is_read_live_and_its_end_is_transient() {
     for transport in [RtspTransport::Auto, RtspTransport::Tcp] {
-        let server = Server::start();
+        let server = Server::start(Camera::Plain);
         let clock = RealClock::shared();
         let uri = format!("rtsp://someone:secret@127.0.0.1:{}/cam", server.port);
         let options = CaptureOptions {
@@ -475,4 +689,31 @@ fn an_rtsp_stream_is_read_live_and_its_end_is_transient() {
         assert!(error.is_transient(), "{error}");
         assert!(!error.to_string().contains("secret"), "{error}");
     }
+}
+
+#[test]
+fn pictures_after_a_loss_are_damaged_until_the_next_keyframe() {
+    let server = Server::start(Camera::Lossy);
+    let options = CaptureOptions {
+        rtsp_transport: RtspTransport::Tcp,
+        open_timeout_ms: 30_000,
+        ..CaptureOptions::default()
+    };
+    let uri = format!("rtsp://127.0.0.1:{}/cam", server.port);
+    let mut source = open(&uri, &options).unwrap();
+    let pool = FramePool::new(2, source.format().packed_bytes());
+    let mut seen = Vec::new();
+    while seen.len() < 120 {
+        match source.next_frame(&pool, Duration::from_secs(20)).unwrap() {
+            Capture::Frame(frame) => seen.push(frame.damaged),
+            other => panic!("{other:?} after {} frames", seen.len()),
+        }
+    }
+    let damaged = seen.iter().filter(|damaged| **damaged).count();
+    // About every 23rd packet is lost; a keyframe comes with every fifth picture.
+    assert!((1..80).contains(&damaged), "{damaged} of {}", seen.len());
+    assert!(!seen[0], "a whole picture comes first");
+    let longest = seen.split(|damaged| !damaged).map(<[bool]>::len).max().unwrap();
+    assert!(longest <= 20, "a keyframe ends it: {longest} in a row");
+    assert!(source.counters().corrupt >= damaged as u64);
 }

@@ -174,6 +174,7 @@ fn packets_say_when_their_picture_was_taken() {
                     captured_at_ns,
                     pts_ns: captured_at_ns,
                     format,
+                    damaged: false,
                     data: PooledBuffer::unpooled(data),
                 });
                 std::thread::sleep(Duration::from_millis(33));

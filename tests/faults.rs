@@ -7,8 +7,9 @@ use std::time::Duration;
 use segd::clock::RealClock;
 use segd::mailbox::Received;
 use segd::observe::Seen;
+use segd::pipeline::MaskPolicy;
 use segd::pipeline::control::NextModel;
-use segd::supervise::Ended;
+use segd::supervise::{Ended, OnTransient};
 use vision::error::Error;
 use vision::frame::{FrameFormat, PixelFormat};
 use vision::redact::How;
@@ -174,6 +175,59 @@ fn who_asks_is_told_what_is_seen_and_when_nothing_is_known() {
     drop(reader);
     rig.wait("nobody reads", |r| !r.control.scenes.is_wanted());
     rig.stop().unwrap();
+}
+
+#[test]
+fn privacy_covers_damaged_pictures() {
+    let faults = Faults {
+        privacy: Some(How::Fill),
+        ..Faults::default()
+    };
+    let damaged = faults.damaged.clone();
+    let rig = faults.start();
+    // Background everywhere: nothing is to be hidden.
+    rig.wait("clear pictures", |r| {
+        r.pictures().last().is_some_and(|p| shows_secret(p))
+    });
+    damaged.store(true, Relaxed);
+    rig.wait("hidden pictures", |r| {
+        r.pictures().last().is_some_and(|p| !shows_secret(p))
+    });
+    let at = rig.pictures().len();
+    rig.wait("more of them", |r| r.pictures().len() >= at + 20);
+    assert!(rig.pictures()[at..].iter().all(|p| !shows_secret(p)));
+    damaged.store(false, Relaxed);
+    rig.wait("clear pictures again", |r| {
+        r.pictures().last().is_some_and(|p| shows_secret(p))
+    });
+    rig.stop().unwrap();
+
+    // Without privacy they are shown.
+    let faults = Faults::default();
+    faults.damaged.store(true, Relaxed);
+    let rig = faults.start();
+    rig.wait("pictures", |r| r.pictures().iter().any(|p| shows_secret(p)));
+    rig.stop().unwrap();
+}
+
+#[test]
+fn what_was_read_goes_out_before_the_error_of_a_recording_ends_the_run() {
+    for masks in [MaskPolicy::Newest, MaskPolicy::Lockstep] {
+        let faults = Faults {
+            next: Box::new(|n| match n {
+                0..7 => Ok(Some(n * 40_000_000)),
+                _ => Err(Error::fatal("the file is damaged")),
+            }),
+            on_source_error: OnTransient::GiveUp,
+            masks,
+            ..Faults::default()
+        };
+        let rig = faults.start();
+        let seen = rig.seen.clone();
+        let error = rig.thread.join().unwrap().unwrap_err();
+        assert_eq!(error.to_string(), "the file is damaged");
+        assert_eq!(seen.pictures.lock().unwrap().len(), 7, "{masks:?}");
+    }
 }
 
 #[test]

@@ -67,6 +67,7 @@ fn frame(format: FrameFormat, number: u64, mut data: PooledBuffer) -> Frame {
         captured_at_ns: RealClock::now(),
         pts_ns: number * FRAME_TIME_NS,
         format,
+        damaged: false,
         data,
     }
 }

@@ -127,6 +127,7 @@ impl FrameSource for Opened {
                     captured_at_ns: sequence * 33_000_000,
                     pts_ns: sequence * 33_000_000,
                     format: format(),
+                    damaged: false,
                     data,
                 }))
             }

@@ -54,6 +54,8 @@ const KEYS: &[(&str, &[&str])] = &[
         "capture.stall_timeout_ms",
         &["0", "900", "86400000", "86400001", "9223372036854775807"],
     ),
+    ("capture.tls_fingerprint", &["\"00\"", "\"\""]),
+    ("capture.tls_ca", &["\"/nonexistent.pem\"", "\"\""]),
     ("capture.pixel_format", &["\"yuyv\"", "\"mjpg\""]),
     ("capture.controls", &["{ brightness = 3, auto = true }", "{}"]),
     (

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use segd::capture::unpack;
+use segd::capture::v4l2::unpack;
 
 fuzz_target!(|told: (u8, u8, u8, u16, u32, u32, &[u8])| {
     let (encoding, width, height, stride, bytes_used, flags, bytes) = told;

@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use segd::capture::mjpeg::MjpegDecoder;
+use segd::capture::v4l2::mjpeg::MjpegDecoder;
 use vision::frame::PixelFormat;
 
 const WIDTH: usize = 64;

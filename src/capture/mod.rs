@@ -1,161 +1,27 @@
-//! Sources of frames. Opening is apart from reading: a source just fails, and the supervisor opens it again.
+//! Sources of frames.
+//!
+//! [`spec`] says what a source's name means and knows no source; [`open`] makes the opener for it; each kind of source
+//! has a folder. What is common to them is in [`source`] and [`options`].
 
-use std::time::Duration;
-
-use serde::Deserialize;
-
-use vision::error::{Error, Result};
-use vision::frame::{Frame, FrameFormat};
-use vision::pool::{FramePool, PooledBuffer};
-
-pub mod uri;
+pub mod open;
 pub mod options;
-pub mod paced;
-pub mod playlist;
-pub mod test_pattern;
-pub mod rgb;
-pub mod images;
-#[cfg(feature = "gstreamer")]
-pub mod csi;
-#[cfg(feature = "gstreamer")]
-pub mod decoders;
+pub mod source;
+pub mod spec;
+
+mod credentials;
+mod meant;
+mod paced;
+
+pub mod files;
 #[cfg(feature = "gstreamer")]
 pub mod gst;
-#[cfg(feature = "gstreamer")]
-pub mod gst_pipeline;
-#[cfg(feature = "gstreamer")]
-mod gst_stream;
-
-#[cfg(feature = "camera")]
-pub mod camera_id;
-#[cfg(feature = "camera")]
-mod camera_controls;
-#[cfg(feature = "camera")]
-pub mod camera_mode;
-#[cfg(feature = "camera")]
-pub mod camera_list;
-#[cfg(all(feature = "camera", feature = "gstreamer"))]
-pub mod converted;
-#[cfg(feature = "camera")]
-pub mod mjpeg;
+pub mod test;
 #[cfg(feature = "camera")]
 pub mod v4l2;
+
+pub use credentials::mask_credentials;
+pub use options::{CameraFormat, CaptureOptions, ControlValue, Pace, RtspTransport};
+pub use source::{Capture, FrameSource, SourceCounters, SourceOpener};
+pub use spec::{SourceSpec, TestPattern, parse_uri};
 #[cfg(feature = "camera")]
-mod v4l2_error;
-#[cfg(feature = "camera")]
-mod v4l2_unpack;
-
-#[cfg(feature = "camera")]
-pub use camera_list::{CameraInfo, list_cameras};
-pub use images::{RgbPicture, load_rgb};
-pub use options::{CameraFormat, CaptureOptions, ControlValue, RtspTransport};
-pub use uri::{SourceSpec, mask_credentials, parse_uri};
-#[cfg(all(fuzzing, feature = "camera"))]
-pub use v4l2_unpack::fuzz_unpack as unpack;
-
-/// What a source lost or changed on the way, since it was opened.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SourceCounters {
-    /// Frames that came broken and were dropped: JPEGs cut short, images that don't decode.
-    pub corrupt: u64,
-    /// Frames the device or the network took and we never saw, as far as sequence numbers tell.
-    pub lost: u64,
-    /// Nanoseconds by which a recording's timeline slipped because its frames came late.
-    pub slipped_ns: u64,
-    /// Times a looped recording began again.
-    pub loops: u64,
-}
-
-/// What a read gave.
-#[derive(Debug)]
-pub enum Capture {
-    /// A frame, its pixels copied once into a pooled buffer.
-    Frame(Frame),
-    /// The pool was empty: a frame of the source was read and dropped (to be counted).
-    Dropped,
-    /// Nothing came within the timeout; the source may still be well.
-    Timeout,
-    /// The source has ended; there is nothing more.
-    End,
-}
-
-/// An opened source. Used from one thread.
-pub trait FrameSource {
-    /// The format of all frames until the source is opened again.
-    fn format(&self) -> FrameFormat;
-
-    /// Nominal frames per second, if known.
-    fn frame_rate(&self) -> Option<f64>;
-
-    /// Frames in all, if known (files); an estimate from duration and rate for videos.
-    fn frame_count(&self) -> Option<u64> {
-        None
-    }
-
-    /// What was opened, for logs: device, mode, decoder.
-    fn describe(&self) -> String;
-
-    /// Whether the source has its own time and never ends by itself: when it fails, it is worth waiting for.
-    fn is_live(&self) -> bool {
-        false
-    }
-
-    /// What was lost or changed on the way so far.
-    fn counters(&self) -> SourceCounters {
-        SourceCounters::default()
-    }
-
-    /// The next frame, waited for at most `timeout`. Frames whose pool is empty are read and dropped,
-    /// so that a slow reader gets fresh pictures.
-    ///
-    /// # Errors
-    /// Transient where opening again may help; the source is not used after an error.
-    fn next_frame(&mut self, pool: &FramePool, timeout: Duration) -> Result<Capture>;
-}
-
-/// Knows how to open a source, again and again.
-pub trait SourceOpener: Send {
-    /// What will be opened, for logs and errors.
-    fn name(&self) -> String;
-
-    /// Opens the source.
-    ///
-    /// # Errors
-    /// Transient where trying again may help (a camera that is busy or gone), fatal or usage where not.
-    fn open(&self) -> Result<Box<dyn FrameSource>>;
-
-    /// Called when what was opened has ended: moves on to what follows it, to be opened next; false if nothing does.
-    fn advance(&self) -> bool {
-        false
-    }
-}
-
-/// How the frames of a recording are timed. Cameras and network streams have their own time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Pace {
-    /// At the times the recording says, as a camera would deliver them.
-    #[default]
-    Recorded,
-    /// As fast as the pipeline takes them, each exactly once.
-    AsFastAsPossible,
-}
-
-/// A buffer for a frame of `format`; `None` if the pool is empty.
-///
-/// # Errors
-/// Transient, if the pool's buffers are too small: the source's format has changed since the pool was made.
-pub(crate) fn take_buffer(pool: &FramePool, format: &FrameFormat) -> Result<Option<PooledBuffer>> {
-    if pool.buffer_bytes() < format.packed_bytes() {
-        return Err(Error::transient(format!(
-            "frames of {:?} {}x{} need {} bytes, the buffers made for them have {}",
-            format.pixel,
-            format.width,
-            format.height,
-            format.packed_bytes(),
-            pool.buffer_bytes()
-        ))
-        .hint("the source's format has changed; it is opened again"));
-    }
-    Ok(pool.take())
-}
+pub use v4l2::{CameraInfo, list_cameras};

@@ -1,10 +1,20 @@
 //! What the user wants of a source.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::Pace;
+/// How the frames of a recording are timed. Cameras and network streams have their own time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pace {
+    /// At the times the recording says, as a camera would deliver them.
+    #[default]
+    Recorded,
+    /// As fast as the pipeline takes them, each exactly once.
+    AsFastAsPossible,
+}
 
 /// What a camera's control is set to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -78,6 +88,14 @@ pub struct CaptureOptions {
     pub pixel_format: Option<CameraFormat>,
     /// What a camera's controls are set to, by name.
     pub controls: Vec<(String, ControlValue)>,
+    /// Frames per second of recordings that tell no times: streams of H.264 and the like without a file around them. What
+    /// GStreamer guesses (25) if `None`.
+    pub untimed_fps: Option<f64>,
+    /// SHA-256 of the certificate that an `rtsps://` source has to show, in hexadecimal digits, with colons or without;
+    /// no other one is trusted then.
+    pub tls_fingerprint: Option<String>,
+    /// A PEM file of the certificates that are trusted to sign an `rtsps://` source's; the system's if `None`.
+    pub tls_ca: Option<PathBuf>,
 }
 
 impl Default for CaptureOptions {
@@ -96,6 +114,9 @@ impl Default for CaptureOptions {
             max_image_pixels: 100_000_000,
             pixel_format: None,
             controls: Vec::new(),
+            untimed_fps: None,
+            tls_fingerprint: None,
+            tls_ca: None,
         }
     }
 }

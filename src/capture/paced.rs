@@ -16,7 +16,8 @@ use vision::error::Result;
 use vision::frame::{Frame, FrameFormat};
 use vision::pool::FramePool;
 
-use super::{Capture, FrameSource, Pace, SourceCounters};
+use super::options::Pace;
+use super::source::{Capture, FrameSource, SourceCounters};
 
 /// A step between presentation times beyond which the recording's clock is taken to have jumped.
 const LONGEST_STEP_NS: u64 = 2_000_000_000;
@@ -204,6 +205,7 @@ mod tests {
                 captured_at_ns: 0,
                 pts_ns: pts * MS,
                 format: format(),
+                damaged: false,
                 data,
             }))
         }
@@ -240,7 +242,7 @@ mod tests {
                 }
                 Capture::End => return at,
                 Capture::Timeout => {}
-                Capture::Dropped => panic!("dropped"),
+                Capture::Dropped | Capture::NewFormat => panic!("neither is scripted"),
             }
         }
     }

@@ -205,8 +205,9 @@ fn cameras() {
 /// Prints encoders, decoders and what reads CSI cameras: what would be used, and what stands behind it.
 #[cfg(feature = "gstreamer")]
 fn video() {
-    use crate::capture::decoders::{self, Compression};
-    use crate::capture::{CaptureOptions, csi};
+    use crate::capture::CaptureOptions;
+    use crate::capture::gst::csi;
+    use crate::capture::gst::decoders::{self, Compression};
     use crate::encode::{Codec, chosen_encoder, plan};
     use crate::output::StreamOptions;
     use vision::frame::{FrameFormat, PixelFormat};

@@ -501,7 +501,7 @@ fn on_clip(path: &Path, engine: &mut Engine, ways: &[Way], limit: Option<usize>)
                 });
             }
             Capture::Dropped => {}
-            Capture::Timeout | Capture::End => break,
+            Capture::NewFormat | Capture::Timeout | Capture::End => break,
         }
     }
     let luma = |frame: &Inferred| -> Result<Vec<u8>> {

@@ -67,9 +67,12 @@ pub(super) fn capture(section: &CaptureSection, run: &RunSection) -> Result<Capt
     }
     if let Some(fps) = section.fps {
         options.fps = check_range("capture.fps", fps, 0.1..=1000.0)?;
+        options.untimed_fps = Some(options.fps);
     }
     options.pixel_format = section.pixel_format;
     options.controls = section.controls.clone().unwrap_or_default().into_iter().collect();
+    options.tls_fingerprint.clone_from(&section.tls_fingerprint);
+    options.tls_ca.clone_from(&section.tls_ca);
     options.looped = section.looped.unwrap_or(false);
     options.pace = match run.no_pace {
         Some(true) => Pace::AsFastAsPossible,

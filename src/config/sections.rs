@@ -135,6 +135,10 @@ section! {
         pixel_format: CameraFormat,
         /// Controls of the camera, by the names that `segd probe` lists.
         controls: BTreeMap<String, ControlValue>,
+        /// SHA-256 fingerprint of the certificate that an `rtsps://` source has to show.
+        tls_fingerprint: String,
+        /// PEM file of the certificates that are trusted to sign an `rtsps://` source's.
+        tls_ca: PathBuf,
     }
     alternatives { camera, input }
 }

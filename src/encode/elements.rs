@@ -194,6 +194,11 @@ fn colorimetry(color: Colorimetry) -> gst_video::VideoColorimetry {
             VideoTransferFunction::Bt709,
             VideoColorPrimaries::Bt709,
         ),
+        (Matrix::Bt2020, _) => (
+            VideoColorMatrix::Bt2020,
+            VideoTransferFunction::Bt202010,
+            VideoColorPrimaries::Bt2020,
+        ),
     };
     VideoColorimetry::new(range, matrix, transfer, primaries)
 }

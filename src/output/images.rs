@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use crate::output::names::rename_new;
 use crate::output::{FrameOutput, Output, OutputOpener, Video};
 use vision::error::{Error, Result};
-use vision::frame::{Colorimetry, Frame, FrameFormat, ImageRef, Matrix, PixelFormat, Range};
+use vision::frame::{Colorimetry, Frame, FrameFormat, ImageRef, PixelFormat, Range};
 
 /// Opens an image folder.
 #[derive(Debug, Clone)]
@@ -193,10 +193,7 @@ impl Factors {
     /// The inverse of the matrices of ITU-R BT.601 (<https://www.itu.int/rec/R-REC-BT.601>) and BT.709
     /// (<https://www.itu.int/rec/R-REC-BT.709>).
     fn new(color: Colorimetry) -> Self {
-        let (kr, kb) = match color.matrix {
-            Matrix::Bt601 => (0.299, 0.114),
-            Matrix::Bt709 => (0.2126, 0.0722),
-        };
+        let (kr, kb) = color.matrix.weights();
         let (y_offset, y_scale, c_scale) = match color.range {
             Range::Limited => (16, 255.0 / 219.0, 255.0 / 224.0),
             Range::Full => (0, 1.0, 1.0),
@@ -252,6 +249,7 @@ pub fn i420_to_rgb(image: &ImageRef<'_>, rgb: &mut [u8]) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use vision::frame::Matrix;
     use vision::pool::PooledBuffer;
 
     const COLORS: [Colorimetry; 4] = [
@@ -275,10 +273,7 @@ mod tests {
 
     /// RGB to YUV by the standards' formulas, rounded.
     fn forward(color: Colorimetry, rgb: [u8; 3]) -> [u8; 3] {
-        let (kr, kb) = match color.matrix {
-            Matrix::Bt601 => (0.299, 0.114),
-            Matrix::Bt709 => (0.2126, 0.0722),
-        };
+        let (kr, kb) = color.matrix.weights();
         let [r, g, b] = rgb.map(|x| f64::from(x) / 255.0);
         let y = kr * r + (1.0 - kr - kb) * g + kb * b;
         let (u, v) = ((b - y) / (2.0 - 2.0 * kb), (r - y) / (2.0 - 2.0 * kr));
@@ -379,6 +374,7 @@ mod tests {
                 captured_at_ns: 0,
                 pts_ns: 0,
                 format,
+                damaged: false,
                 data: PooledBuffer::unpooled(data),
             };
             output.push(frame).unwrap();

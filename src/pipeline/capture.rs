@@ -13,11 +13,14 @@ use crate::mailbox::{MailboxSender, Sent};
 use crate::metrics::{Metrics, Stage};
 use crate::supervise::{Backoff, OnTransient, open_with_retry};
 use vision::error::{Error, Result};
-use vision::frame::SharedFrame;
+use vision::frame::{FrameFormat, SharedFrame};
 use vision::pool::FramePool;
 
 /// A source that gave frames for so long has recovered: its next failure counts as the first.
 const RECOVERED: Duration = Duration::from_secs(1);
+
+/// How long frames that are on their way may take to go out after a source has failed for good.
+const LAST_FRAMES: Duration = Duration::from_secs(5);
 
 /// Who gets the frames.
 pub(super) enum CaptureTo {
@@ -47,6 +50,17 @@ enum Read {
 
 impl CaptureStage {
     pub(super) fn run(self) -> Result<()> {
+        let result = self.read_all();
+        let Self { to, stop, .. } = self;
+        if result.is_err() {
+            // An error stops the other threads; what was read before it goes out first.
+            drop(to);
+            stop.wait(LAST_FRAMES);
+        }
+        result
+    }
+
+    fn read_all(&self) -> Result<()> {
         let mut name = self.source.name();
         let vitals = &self.metrics.vitals;
         let mut policy = self.options.on_source_error;
@@ -57,11 +71,15 @@ impl CaptureStage {
             let open = || {
                 vitals.capture_steps.fetch_add(1, Relaxed);
                 self.source
-                    .open()
+                    .open_until(&self.stop)
                     .inspect_err(|e| vitals.set_source_lost(e.to_string()))
             };
-            let Some(mut source) = open_with_retry(&name, policy, &*self.clock, &self.stop, open)? else {
-                return Ok(());
+            let opened = open_with_retry(&name, policy, &*self.clock, &self.stop, open);
+            let mut source = match opened {
+                Ok(Some(source)) => source,
+                Ok(None) => return Ok(()),
+                Err(_) if self.stop.is_stopped() => return Ok(()),
+                Err(error) => return Err(error),
             };
             if opened_before {
                 self.metrics.reconnects.fetch_add(1, Relaxed);
@@ -73,14 +91,8 @@ impl CaptureStage {
                 policy = OnTransient::Retry(Backoff::default());
                 vitals.source_is_live.store(true, Relaxed);
             }
-            // A source that comes back in the same format keeps its buffers.
-            let bytes = source.format().packed_bytes();
-            let pool = match &pool {
-                Some(pool) if pool.buffer_bytes() == bytes => pool.clone(),
-                _ => pool.insert(FramePool::new(CAPTURE_BUFFERS, bytes)).clone(),
-            };
             let opened_ns = self.clock.now_ns();
-            match self.read(&mut *source, &pool) {
+            match self.read(&mut *source, &mut pool) {
                 Ok(Read::End) if self.source.advance() => {
                     name = self.source.name();
                     opened_before = false;
@@ -107,8 +119,9 @@ impl CaptureStage {
     }
 
     /// Reads until the end, a stop, or an error.
-    fn read(&self, source: &mut dyn FrameSource, pool: &FramePool) -> Result<Read> {
-        let frame_rate = source.frame_rate();
+    fn read(&self, source: &mut dyn FrameSource, kept: &mut Option<FramePool>) -> Result<Read> {
+        let mut frame_rate = source.frame_rate();
+        let mut pool = pool_for(source.format(), kept);
         let mut last_frame_ns = self.clock.now_ns();
         let mut frames = 0u64;
         let mut counted = SourceCounters::default();
@@ -122,7 +135,7 @@ impl CaptureStage {
             let timeout = self.options.read_timeout;
             let read = self
                 .metrics
-                .time(Stage::Capture, || source.next_frame(pool, timeout));
+                .time(Stage::Capture, || source.next_frame(&pool, timeout));
             vitals.capture_steps.fetch_add(1, Relaxed);
             let counters = source.counters();
             vitals.add_counters(counted, counters);
@@ -140,6 +153,10 @@ impl CaptureStage {
                 Capture::Dropped => {
                     last_frame_ns = self.clock.now_ns();
                     self.metrics.dropped_capture.fetch_add(1, Relaxed);
+                }
+                Capture::NewFormat => {
+                    frame_rate = source.frame_rate();
+                    pool = pool_for(source.format(), kept);
                 }
                 Capture::Timeout => {
                     let silent_ns = self.clock.now_ns().saturating_sub(last_frame_ns);
@@ -175,5 +192,14 @@ impl CaptureStage {
             }),
         };
         sent != Sent::Closed
+    }
+}
+
+/// Buffers for frames of `format`; those that were made last, if they have its size.
+fn pool_for(format: FrameFormat, kept: &mut Option<FramePool>) -> FramePool {
+    let bytes = format.packed_bytes();
+    match kept {
+        Some(pool) if pool.buffer_bytes() == bytes => pool.clone(),
+        _ => kept.insert(FramePool::new(CAPTURE_BUFFERS, bytes)).clone(),
     }
 }

@@ -192,6 +192,7 @@ impl ComposeStage {
             captured_at_ns: frame.captured_at_ns,
             pts_ns,
             format: outputs.format(),
+            damaged: frame.damaged,
             data: buffer,
         };
         state.last_sequence = frame.sequence;
@@ -258,6 +259,7 @@ impl ComposeStage {
             captured_at_ns: now,
             pts_ns: now,
             format,
+            damaged: false,
             data: buffer,
         };
         self.metrics.vitals.notices.fetch_add(1, Relaxed);

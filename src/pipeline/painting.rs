@@ -15,6 +15,8 @@ use vision::redact::Redactor;
 
 /// What a picture that is hidden as a whole says.
 const HIDDEN: [&str; 2] = ["picture hidden", "no current mask"];
+/// The same where the picture itself can't be trusted: nobody is found in remains of a picture.
+const HIDDEN_DAMAGED: [&str; 2] = ["picture hidden", "damaged on the way"];
 
 /// The other modes show no pixel of the picture: their values are what programs read.
 fn shows_picture(mode: Visualize) -> bool {
@@ -78,8 +80,9 @@ impl Painting {
         if let (Some(privacy), Some(_)) = (&self.looks.privacy, &self.redactor) {
             let max_ns = u64::try_from(privacy.max_mask_age.as_nanos()).unwrap_or(u64::MAX);
             let current = mask.is_some_and(|m| frame.captured_at_ns.abs_diff(m.captured_at_ns) <= max_ns);
-            if !current {
-                notice(self.out, &HIDDEN, out);
+            if frame.damaged || !current {
+                let why = if frame.damaged { &HIDDEN_DAMAGED } else { &HIDDEN };
+                notice(self.out, why, out);
                 return true;
             }
         }

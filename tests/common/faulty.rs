@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use segd::output::{FrameOutput, Output, OutputOpener, Video};
 use segd::pipeline::control::{Control, Looks, Privacy};
 use segd::pipeline::{LostPicture, MaskPolicy, Parts, PipelineOptions, reconnect, run};
 use segd::schedule::ScheduleOptions;
-use segd::supervise::Ended;
+use segd::supervise::{Ended, OnTransient};
 use vision::error::{Error, Result};
 use vision::frame::{Frame, FrameFormat, PixelFormat};
 use vision::model::Model;
@@ -41,11 +41,14 @@ pub type Step = Box<dyn FnMut(u64) -> Result<Option<u64>> + Send>;
 pub struct Source {
     pub opened: Arc<AtomicUsize>,
     pub next: Arc<Mutex<Step>>,
+    /// Whether what is read from now on is damaged.
+    pub damaged: Arc<AtomicBool>,
 }
 
 pub struct Opened {
     pub next: Arc<Mutex<Step>>,
     pub sequence: u64,
+    pub damaged: Arc<AtomicBool>,
 }
 
 impl SourceOpener for Source {
@@ -58,6 +61,7 @@ impl SourceOpener for Source {
         Ok(Box::new(Opened {
             next: self.next.clone(),
             sequence: 0,
+            damaged: self.damaged.clone(),
         }))
     }
 }
@@ -92,6 +96,7 @@ impl FrameSource for Opened {
             captured_at_ns: at,
             pts_ns: at,
             format: format(),
+            damaged: self.damaged.load(Relaxed),
             data,
         }))
     }
@@ -216,6 +221,10 @@ pub struct Faults {
     /// What takes over where the network fails.
     pub fallbacks: Vec<Fallback>,
     pub masks: MaskPolicy,
+    /// Whether what is read from now on is damaged.
+    pub damaged: Arc<AtomicBool>,
+    /// What an error of the source leads to.
+    pub on_source_error: OnTransient,
 }
 
 impl Default for Faults {
@@ -233,6 +242,8 @@ impl Default for Faults {
             clock,
             fallbacks: Vec::new(),
             masks: MaskPolicy::Newest,
+            damaged: Arc::default(),
+            on_source_error: reconnect(),
         }
     }
 }
@@ -251,6 +262,7 @@ impl Faults {
             source: Box::new(Source {
                 opened: opened.clone(),
                 next: Arc::new(Mutex::new(self.next)),
+                damaged: self.damaged,
             }),
             outputs: self.beside,
             engine: engine(self.answer, &metrics).with_fallbacks(self.fallbacks),
@@ -262,8 +274,8 @@ impl Faults {
             masks: self.masks,
             schedule: ScheduleOptions::hold(),
             stamp: false,
-            live: true,
-            on_source_error: reconnect(),
+            live: matches!(self.on_source_error, OnTransient::Retry(_)),
+            on_source_error: self.on_source_error,
             read_timeout: Duration::from_millis(50),
             stall_timeout: Duration::from_secs(1),
             max_frames: None,

@@ -2,7 +2,7 @@
 //!
 //! For sources that come back with another size while the stream keeps the one it began with.
 
-use crate::frame::{Colorimetry, FrameFormat, ImageRef, Matrix, PixelFormat, Range};
+use crate::frame::{Colorimetry, FrameFormat, ImageRef, PixelFormat, Range};
 
 /// From which samples an output sample is made: the first one's index, and the second one's weight in 256ths.
 #[derive(Debug, Clone, Copy)]
@@ -169,18 +169,10 @@ fn byte(base: i32, value: i32) -> u8 {
     (base + ((value + 32_768) >> 16)).clamp(0, 255) as u8
 }
 
-/// The weights of red and blue in luma (ITU-R BT.601, BT.709).
-fn weights(matrix: Matrix) -> (f64, f64) {
-    match matrix {
-        Matrix::Bt601 => (0.299, 0.114),
-        Matrix::Bt709 => (0.2126, 0.0722),
-    }
-}
-
 impl Recolor {
     fn new(from: Colorimetry, to: Colorimetry) -> Self {
-        let (kr, kb) = weights(from.matrix);
-        let (tr, tb) = weights(to.matrix);
+        let (kr, kb) = from.matrix.weights();
+        let (tr, tb) = to.matrix.weights();
         let scale = |range: Range| match range {
             Range::Limited => (16, 219.0, 224.0),
             Range::Full => (0, 255.0, 255.0),
@@ -211,6 +203,7 @@ impl Recolor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::Matrix;
     use proptest::prelude::*;
 
     fn i420(width: usize, height: usize) -> FrameFormat {
@@ -271,8 +264,10 @@ mod tests {
             (Matrix::Bt709, Range::Limited) => [63, 102, 240],
             (Matrix::Bt601, Range::Full) => [76, 85, 255],
             (Matrix::Bt709, Range::Full) => [54, 99, 255],
+            (Matrix::Bt2020, Range::Limited) => [74, 97, 240],
+            (Matrix::Bt2020, Range::Full) => [67, 92, 255],
         };
-        let all = [Matrix::Bt601, Matrix::Bt709]
+        let all = Matrix::ALL
             .into_iter()
             .flat_map(|matrix| [Range::Limited, Range::Full].map(|range| Colorimetry { matrix, range }));
         for a in all.clone() {

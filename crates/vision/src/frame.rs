@@ -67,7 +67,7 @@ impl PixelFormat {
     }
 }
 
-/// The YUV matrix (ITU-R BT.601, BT.709).
+/// The YUV matrix (ITU-R BT.601, BT.709, BT.2020).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Matrix {
     /// Standard definition and JPEG.
@@ -75,6 +75,22 @@ pub enum Matrix {
     Bt601,
     /// High definition.
     Bt709,
+    /// Ultra-high definition, with constant coefficients ("non-constant luminance").
+    Bt2020,
+}
+
+impl Matrix {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Bt601, Self::Bt709, Self::Bt2020];
+
+    /// The weights of red and of blue in luma; green has what they leave of 1.
+    pub fn weights(self) -> (f64, f64) {
+        match self {
+            Self::Bt601 => (0.299, 0.114),
+            Self::Bt709 => (0.2126, 0.0722),
+            Self::Bt2020 => (0.2627, 0.0593),
+        }
+    }
 }
 
 /// The range of the samples.
@@ -275,6 +291,8 @@ pub struct Frame {
     pub pts_ns: u64,
     /// Pixel layout, size, colorimetry.
     pub format: FrameFormat,
+    /// Whether parts of the picture are missing or wrong: packets were lost, or the decoder says so.
+    pub damaged: bool,
     /// The planes, one after the other, without padding.
     pub data: PooledBuffer,
 }

@@ -3,14 +3,19 @@
 use std::io::{BufWriter, Cursor, Write};
 use std::path::Path;
 
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
+use image::codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
+use image::{AnimationDecoder, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use tracing::warn;
 
 use crate::error::{Error, Result};
 use crate::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
 use crate::model::contract::Class;
 
 /// Extensions of picture files that are read, in lower case.
-pub const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp", "bmp"];
+pub const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp", "bmp", "gif"];
+
+/// What stands behind transparent pixels: white, as paper and most viewers have it.
+pub const BACKGROUND: [u8; 3] = [255; 3];
 
 /// Largest side in pixels of a picture that is read.
 pub const MAX_SIDE: u32 = 16_384;
@@ -23,10 +28,11 @@ pub fn is_picture(path: &Path) -> bool {
         .any(|known| known.eq_ignore_ascii_case(extension))
 }
 
-/// Reads a picture, turned as its EXIF orientation says.
+/// Reads a picture, turned as its EXIF orientation says, transparent pixels laid onto [`BACKGROUND`]. Of an animation
+/// the first picture is taken, and a warning says so.
 ///
 /// # Errors
-/// Fatal, naming the file: unreadable, not a picture, damaged, or a side longer than [`MAX_SIDE`].
+/// Fatal, naming the file: unreadable, not a picture, damaged, cut short, or a side longer than [`MAX_SIDE`].
 pub fn read_rgb(path: &Path) -> Result<RgbImage> {
     decode_rgb(&read(path)?, &path.display().to_string())
 }
@@ -51,6 +57,66 @@ pub fn decode_rgb(bytes: &[u8], name: &str) -> Result<RgbImage> {
     decode(bytes, name, true)
 }
 
+/// The colours of a picture, transparent pixels laid onto [`BACKGROUND`]: what lies hidden under them is no part of it.
+pub fn opaque(picture: DynamicImage) -> RgbImage {
+    if !picture.color().has_alpha() {
+        return picture.into_rgb8();
+    }
+    let picture = picture.into_rgba8();
+    let mut out = RgbImage::new(picture.width(), picture.height());
+    for (to, from) in out.pixels_mut().zip(picture.pixels()) {
+        let [red, green, blue, alpha] = from.0;
+        for ((to, color), behind) in to.0.iter_mut().zip([red, green, blue]).zip(BACKGROUND) {
+            *to = over(color, behind, alpha);
+        }
+    }
+    out
+}
+
+/// A sample of `alpha` 255ths before one behind it.
+#[inline]
+pub fn over(sample: u8, behind: u8, alpha: u8) -> u8 {
+    let alpha = u32::from(alpha);
+    ((u32::from(sample) * alpha + u32::from(behind) * (255 - alpha) + 127) / 255) as u8
+}
+
+/// Whether a JPEG reaches its end marker (ITU-T T.81, B.1.1): decoders fill what is missing with grey, without a word.
+pub fn jpeg_is_whole(jpeg: &[u8]) -> bool {
+    let mut at = 2;
+    loop {
+        let (Some(&byte), Some(&marker)) = (jpeg.get(at), jpeg.get(at + 1)) else {
+            return false;
+        };
+        at += match (byte, marker) {
+            (0xff, 0xd9) => return true,
+            // Fill bytes may stand before a marker.
+            (0xff, 0xff) => 1,
+            // Within a scan: a byte 0xff of the data, a restart.
+            (0xff, 0x00 | 0x01 | 0xd0..=0xd8) => 2,
+            // A segment, which states its length.
+            (0xff, _) => match (jpeg.get(at + 2), jpeg.get(at + 3)) {
+                (Some(&high), Some(&low)) => 2 + usize::from(u16::from_be_bytes([high, low])),
+                _ => return false,
+            },
+            _ => 1,
+        };
+    }
+}
+
+/// Whether a file holds several pictures that follow each other: an animated GIF, WebP or PNG.
+pub fn is_animation(bytes: &[u8]) -> bool {
+    let input = Cursor::new(bytes);
+    match image::guess_format(bytes) {
+        Ok(ImageFormat::Gif) => GifDecoder::new(input)
+            .is_ok_and(|decoder| decoder.into_frames().take(2).filter(Result::is_ok).count() > 1),
+        Ok(ImageFormat::WebP) => WebPDecoder::new(input).is_ok_and(|decoder| decoder.has_animation()),
+        Ok(ImageFormat::Png) => {
+            PngDecoder::new(input).is_ok_and(|decoder| decoder.is_apng().unwrap_or(false))
+        }
+        _ => false,
+    }
+}
+
 fn decode(bytes: &[u8], name: &str, turn: bool) -> Result<RgbImage> {
     let decode = || -> image::ImageResult<RgbImage> {
         let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
@@ -64,9 +130,20 @@ fn decode(bytes: &[u8], name: &str, turn: bool) -> Result<RgbImage> {
         if turn {
             picture.apply_orientation(orientation);
         }
-        Ok(picture.into_rgb8())
+        Ok(opaque(picture))
     };
-    decode().map_err(|e| Error::fatal(format!("{name}: not a picture that can be read")).caused_by(e))
+    let picture =
+        decode().map_err(|e| Error::fatal(format!("{name}: not a picture that can be read")).caused_by(e))?;
+    if bytes.starts_with(b"\xff\xd8") && !jpeg_is_whole(bytes) {
+        return Err(
+            Error::fatal(format!("{name}: the picture is cut short: the JPEG has no end"))
+                .hint("copy it again from where it came"),
+        );
+    }
+    if is_animation(bytes) {
+        warn!("{name}: an animation; its first picture is taken");
+    }
+    Ok(picture)
 }
 
 /// The picture as the stages take it.
@@ -207,6 +284,58 @@ mod tests {
             let error = read_rgb(&path).unwrap_err();
             assert!(error.to_string().contains("x.jpg"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_jpeg_without_its_end_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("photo.jpg");
+        let photo = RgbImage::from_fn(64, 48, |x, y| {
+            image::Rgb([4 * x as u8, 5 * y as u8, ((x * y) % 251) as u8])
+        });
+        photo.save(&path).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        assert!(jpeg_is_whole(&whole));
+        // What follows the end is no part of the picture.
+        assert!(jpeg_is_whole(&[&whole[..], b"\xff\xd8trailer"].concat()));
+        for end in [whole.len() - 2, whole.len() * 3 / 4, whole.len() / 2] {
+            assert!(!jpeg_is_whole(&whole[..end]), "{end} of {}", whole.len());
+            assert!(decode_rgb(&whole[..end], "photo.jpg").is_err());
+        }
+        let error = decode_rgb(&whole[..whole.len() - 40], "photo.jpg").unwrap_err();
+        assert!(
+            error.to_string().contains("photo.jpg: the picture is cut short"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_end_marker_inside_a_segment_is_none() {
+        // A thumbnail in APP1 has an end of its own.
+        let mut jpeg = b"\xff\xd8\xff\xe1\0\x08\xff\xd8\xff\xd9..".to_vec();
+        assert!(!jpeg_is_whole(&jpeg));
+        jpeg.extend(b"\xff\xda\0\x02\x12\xff\0\xff\xd3\x34");
+        assert!(!jpeg_is_whole(&jpeg));
+        jpeg.extend(b"\xff\xff\xd9");
+        assert!(jpeg_is_whole(&jpeg));
+        for length in 0..jpeg.len() {
+            assert!(!jpeg_is_whole(&jpeg[..length]), "{length}");
+        }
+    }
+
+    #[test]
+    fn transparent_pixels_show_the_background() {
+        use image::{ImageBuffer, LumaA, Rgba};
+        let rgba = |pixel| DynamicImage::from(ImageBuffer::from_pixel(1, 1, Rgba::<u8>(pixel)));
+        let shown = |picture| opaque(picture).get_pixel(0, 0).0;
+        assert_eq!(shown(rgba([10, 20, 30, 255])), [10, 20, 30]);
+        assert_eq!(shown(rgba([10, 20, 30, 0])), BACKGROUND);
+        assert_eq!(shown(rgba([255, 0, 100, 0])), BACKGROUND);
+        assert_eq!(shown(rgba([0, 100, 200, 51])), [204, 224, 244]);
+        let grey = ImageBuffer::from_pixel(1, 1, LumaA::<u8>([0, 51]));
+        assert_eq!(shown(DynamicImage::from(grey)), [204; 3]);
+        let deep = ImageBuffer::from_pixel(1, 1, Rgba::<u16>([0, 0, 0, 0]));
+        assert_eq!(shown(DynamicImage::from(deep)), BACKGROUND);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Colours as they are blended: in the samples of the output, Y, U, V or R, G, B.
 
-use crate::frame::{FrameFormat, Matrix, PixelFormat, Range};
+use crate::frame::{FrameFormat, PixelFormat, Range};
 
 /// How a class changes a sample: `(sample * keep + add + 128) / 256`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,10 +44,7 @@ pub fn code(format: FrameFormat, rgb: [u8; 3]) -> [u8; 3] {
     if format.pixel == PixelFormat::Rgb24 {
         return rgb;
     }
-    let (kr, kb) = match format.color.matrix {
-        Matrix::Bt601 => (0.299, 0.114),
-        Matrix::Bt709 => (0.2126, 0.0722),
-    };
+    let (kr, kb) = format.color.matrix.weights();
     let (black, luma, chroma) = match format.color.range {
         Range::Limited => (16.0, 219.0 / 255.0, 224.0 / 255.0),
         Range::Full => (0.0, 1.0, 1.0),
@@ -63,7 +60,7 @@ pub fn code(format: FrameFormat, rgb: [u8; 3]) -> [u8; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::Colorimetry;
+    use crate::frame::{Colorimetry, Matrix};
 
     #[test]
     fn colour_bars() {

@@ -159,7 +159,7 @@ fn any_format() -> impl Strategy<Value = FrameFormat> {
         Just(PixelFormat::Rgb24)
     ];
     let color = (
-        prop_oneof![Just(Matrix::Bt601), Just(Matrix::Bt709)],
+        prop_oneof![Just(Matrix::Bt601), Just(Matrix::Bt709), Just(Matrix::Bt2020)],
         prop_oneof![Just(Range::Limited), Just(Range::Full)],
     );
     (pixel, 1..40_usize, 1..40_usize, color)

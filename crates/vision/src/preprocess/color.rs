@@ -1,6 +1,6 @@
 //! YUV to RGB in fixed point.
 
-use crate::frame::{Colorimetry, Matrix, Range};
+use crate::frame::{Colorimetry, Range};
 
 /// Fraction bits of the samples that [`YuvToRgb`] takes.
 pub const SAMPLE_BITS: u32 = 6;
@@ -23,10 +23,7 @@ pub struct YuvToRgb {
 impl YuvToRgb {
     /// The matrix of `color`.
     pub fn new(color: Colorimetry) -> Self {
-        let (kr, kb) = match color.matrix {
-            Matrix::Bt601 => (0.299, 0.114),
-            Matrix::Bt709 => (0.2126, 0.0722),
-        };
+        let (kr, kb) = color.matrix.weights();
         let kg = 1.0 - kr - kb;
         let (black, luma, chroma) = match color.range {
             Range::Limited => (16, 255.0 / 219.0, 255.0 / 224.0),
@@ -60,6 +57,7 @@ impl YuvToRgb {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::Matrix;
 
     fn rgb(matrix: Matrix, range: Range, y: i16, u: i16, v: i16) -> [u8; 3] {
         let s = |x: i16| x << SAMPLE_BITS;
@@ -75,7 +73,7 @@ mod tests {
         assert_eq!(rgb(Matrix::Bt709, Range::Limited, 63, 102, 240), [255, 1, 0]);
         assert_eq!(rgb(Matrix::Bt601, Range::Full, 76, 85, 255), [254, 0, 0]);
         assert_eq!(rgb(Matrix::Bt709, Range::Full, 54, 99, 255), [254, 0, 0]);
-        for matrix in [Matrix::Bt601, Matrix::Bt709] {
+        for matrix in Matrix::ALL {
             assert_eq!(rgb(matrix, Range::Limited, 16, 128, 128), [0, 0, 0]);
             assert_eq!(rgb(matrix, Range::Limited, 235, 128, 128), [255, 255, 255]);
             assert_eq!(rgb(matrix, Range::Full, 0, 128, 128), [0, 0, 0]);
@@ -85,11 +83,11 @@ mod tests {
 
     #[test]
     fn within_one_of_the_real_matrix() {
-        for matrix in [Matrix::Bt601, Matrix::Bt709] {
-            let (kr, kb) = if matrix == Matrix::Bt601 {
-                (0.299, 0.114)
-            } else {
-                (0.2126, 0.0722)
+        for matrix in Matrix::ALL {
+            let (kr, kb) = match matrix {
+                Matrix::Bt601 => (0.299, 0.114),
+                Matrix::Bt709 => (0.2126, 0.0722),
+                Matrix::Bt2020 => (0.2627, 0.0593),
             };
             let kg = 1.0 - kr - kb;
             for y in (0..256).step_by(5) {

@@ -148,7 +148,7 @@ fn slow(input: &Input, image: &ImageRef<'_>, size: InputSize) -> Vec<f32> {
 
 fn any_color() -> impl Strategy<Value = Colorimetry> {
     (
-        prop_oneof![Just(Matrix::Bt601), Just(Matrix::Bt709)],
+        prop_oneof![Just(Matrix::Bt601), Just(Matrix::Bt709), Just(Matrix::Bt2020)],
         prop_oneof![Just(Range::Limited), Just(Range::Full)],
     )
         .prop_map(|(matrix, range)| Colorimetry { matrix, range })

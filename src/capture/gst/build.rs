@@ -1,9 +1,10 @@
 //! Builds the GStreamer pipelines that end in an appsink: decoding an address, or a launch line.
 //!
-//! What an appsink takes is I420, NV12 or YUY2. `videoconvert` stands before it and passes buffers
-//! through where the decoder gives one of these, which nearly all do; `videoflip` turns a picture that
-//! is tagged as rotated. Decoders get as many threads as the options say: their default, one thread a
-//! core with frame threading, adds a frame of delay and a stack of pictures for each.
+//! What an appsink takes is I420, NV12 or YUY2 with square pixels; A420 where a decoder gives transparency. `videoconvert`
+//! stands before it and passes buffers through where the decoder gives one of these, which nearly all do; `videoflip` turns
+//! a picture that is tagged as rotated, and `videoscale` gives it the shape that it is to be shown in. Decoders get as many
+//! threads as the options say: their default, one thread a core with frame threading, adds a frame of delay and a stack of
+//! pictures for each.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,12 +13,17 @@ use gstreamer as gst;
 use gstreamer::glib;
 use gstreamer::prelude::*;
 use gstreamer_app::AppSink;
+use gstreamer_video as gst_video;
+use tracing::info;
 
 use vision::error::{Error, Result};
 
+use super::color;
 use super::decoders;
-use super::uri::mask_credentials;
-use super::{CaptureOptions, RtspTransport};
+use super::gate::Gate;
+use super::trust::Trust;
+use crate::capture::credentials::mask_credentials;
+use crate::capture::options::{CaptureOptions, RtspTransport};
 
 /// A pipeline that was built and not started.
 #[derive(Debug)]
@@ -28,6 +34,8 @@ pub(super) struct Built {
     pub no_video: Arc<AtomicBool>,
     /// The hardware decoder that was plugged in first, if one was.
     pub hardware: Arc<OnceLock<String>>,
+    /// Tells whole pictures from damaged ones.
+    pub gate: Arc<Gate>,
 }
 
 /// What may decode.
@@ -47,12 +55,20 @@ pub fn init() -> Result<()> {
     gst::init().map_err(|e| Error::fatal("GStreamer can't be initialised").caused_by(e))
 }
 
-/// The formats that an appsink takes.
-fn wanted_caps() -> gst::Caps {
+/// The formats that an appsink takes, with square pixels.
+fn wanted_caps(formats: &[&str]) -> gst::Caps {
     gst::Caps::builder("video/x-raw")
-        .field("format", gst::List::new(["I420", "NV12", "YUY2"]))
+        .field("format", gst::List::new(formats))
+        .field("pixel-aspect-ratio", gst::Fraction::new(1, 1))
         .build()
 }
+
+/// Without transparency.
+const OPAQUE: [&str; 3] = ["I420", "NV12", "YUY2"];
+/// With transparency, which is blended as pictures are copied.
+const TRANSPARENT: [&str; 1] = ["A420"];
+/// What a launch line may end in.
+const ALL: [&str; 4] = ["I420", "NV12", "YUY2", "A420"];
 
 fn element(factory: &str) -> Result<gst::Element> {
     gst::ElementFactory::make(factory).build().map_err(|e| {
@@ -71,11 +87,17 @@ fn configure(appsink: &AppSink) {
     appsink.set_property("qos", false);
 }
 
-/// A pipeline that decodes the video of `uri`.
+/// A pipeline that decodes the video of `uri`, which the log calls `name`.
 ///
 /// # Errors
 /// Fatal, if GStreamer lacks a basic element.
-pub(super) fn from_uri(uri: &str, options: &CaptureOptions, decoding: Decoding) -> Result<Built> {
+pub(super) fn from_uri(
+    uri: &str,
+    name: &str,
+    options: &CaptureOptions,
+    decoding: Decoding,
+    trust: Option<&Arc<Trust>>,
+) -> Result<Built> {
     init()?;
     decoders::prefer_hardware();
     let decode = element("uridecodebin")?;
@@ -84,11 +106,16 @@ pub(super) fn from_uri(uri: &str, options: &CaptureOptions, decoding: Decoding) 
     let convert = element("videoconvert")?;
     let flip = element("videoflip")?;
     flip.set_property_from_str("video-direction", "auto");
-    let appsink = AppSink::builder().caps(&wanted_caps()).build();
+    let shape = element("videoscale")?;
+    // A picture is scaled as a whole; bars would be seen by the network.
+    shape.set_property("add-borders", false);
+    let appsink = AppSink::builder().caps(&wanted_caps(&OPAQUE)).build();
     configure(&appsink);
 
     let pipeline = gst::Pipeline::new();
     limit_threads(&pipeline, options.decoder_threads);
+    let gate = Arc::new(Gate::new(name));
+    watch(&pipeline, &gate);
     let hardware = Arc::new(OnceLock::new());
     let plugged = hardware.clone();
     pipeline.connect_deep_element_added(move |_, _, element| {
@@ -97,30 +124,40 @@ pub(super) fn from_uri(uri: &str, options: &CaptureOptions, decoding: Decoding) 
         }
     });
     pipeline
-        .add_many([&decode, &convert, &flip, appsink.upcast_ref()])
-        .and_then(|()| gst::Element::link_many([&convert, &flip, appsink.upcast_ref()]))
+        .add_many([&decode, &convert, &flip, &shape, appsink.upcast_ref()])
+        .and_then(|()| gst::Element::link_many([&convert, &flip, &shape, appsink.upcast_ref()]))
         .map_err(|e| Error::fatal("GStreamer's elements don't link").caused_by(e))?;
 
     // Only raw pictures are needed: other streams stay encoded, and are not linked.
+    let (silent, shown) = (AtomicBool::new(false), name.to_owned());
     decode.connect_closure(
         "autoplug-continue",
         false,
-        glib::closure!(|_: &gst::Element, _: &gst::Pad, caps: &gst::Caps| -> bool {
-            !caps.structure(0).is_some_and(|s| {
-                s.name().starts_with("audio/")
-                    || s.name().starts_with("text/")
-                    || s.name().starts_with("subpicture/")
-            })
+        glib::closure!(move |_: &gst::Element, _: &gst::Pad, caps: &gst::Caps| -> bool {
+            let is = |kind: &str| caps.structure(0).is_some_and(|s| s.name().starts_with(kind));
+            if is("audio/") && !silent.swap(true, Ordering::Relaxed) {
+                info!("{shown}: its sound is left out");
+            }
+            !(is("audio/") || is("text/") || is("subpicture/"))
         }),
     );
     let entry = convert.static_pad("sink");
     let linked = entry.clone();
-    let weak = pipeline.downgrade();
+    let (weak, sink) = (pipeline.downgrade(), appsink.downgrade());
     decode.connect_pad_added(move |_, pad| {
-        if let (Some(pipeline), Some(entry)) = (weak.upgrade(), &entry)
-            && !entry.is_linked()
-            && let Err(why) = link_video(&pipeline, pad, entry)
-        {
+        let (Some(pipeline), Some(sink), Some(entry)) = (weak.upgrade(), sink.upgrade(), &entry) else {
+            return;
+        };
+        if entry.is_linked() {
+            return;
+        }
+        let linked = if has_alpha(pad) {
+            sink.set_caps(Some(&wanted_caps(&TRANSPARENT)));
+            keep_alpha(&pipeline, &flip, &shape).and_then(|()| link_video(&pipeline, pad, entry))
+        } else {
+            link_video(&pipeline, pad, entry)
+        };
+        if let Err(why) = linked {
             gst::element_error!(pipeline, gst::CoreError::Negotiation, ["{}", why]);
         }
     });
@@ -131,13 +168,22 @@ pub(super) fn from_uri(uri: &str, options: &CaptureOptions, decoding: Decoding) 
             flag.store(true, Ordering::Release);
         }
     });
-    let (latency, transport) = (options.rtsp_latency_ms, options.rtsp_transport);
+    let (latency, trust) = (options.rtsp_latency_ms, trust.cloned());
+    let transport = if uri.starts_with("rtsps:") {
+        // Only the connection itself is encrypted: packets over UDP would cross the network in clear.
+        RtspTransport::Tcp
+    } else {
+        options.rtsp_transport
+    };
     decode.connect_closure(
         "source-setup",
         false,
         glib::closure!(move |_: &gst::Element, source: &gst::Element| {
             if source.factory().is_some_and(|f| f.name() == "rtspsrc") {
                 configure_rtsp(source, latency, transport);
+                if let Some(trust) = &trust {
+                    trust.apply(source);
+                }
             }
         }),
     );
@@ -146,7 +192,38 @@ pub(super) fn from_uri(uri: &str, options: &CaptureOptions, decoding: Decoding) 
         appsink,
         no_video,
         hardware,
+        gate,
     })
+}
+
+/// Has `gate` watch the decoders of a pipeline, those that are there and those that are plugged in, and lets the tags of
+/// streams win over those of files.
+fn watch(pipeline: &gst::Pipeline, gate: &Arc<Gate>) {
+    for element in pipeline.iterate_recurse().into_iter().flatten() {
+        gate.watch(&element);
+        color::prefer_the_streams_own(&element);
+    }
+    let gate = gate.clone();
+    pipeline.connect_deep_element_added(move |_, _, element| {
+        gate.watch(element);
+        color::prefer_the_streams_own(element);
+    });
+}
+
+/// Puts a converter between `flip`, which doesn't take the format that transparent pictures end in, and `shape`.
+fn keep_alpha(pipeline: &gst::Pipeline, flip: &gst::Element, shape: &gst::Element) -> Result<(), String> {
+    let text = |e: glib::BoolError| e.to_string();
+    let convert = gst::ElementFactory::make("videoconvert").build().map_err(text)?;
+    pipeline.add(&convert).map_err(text)?;
+    flip.unlink(shape);
+    gst::Element::link_many([flip, &convert, shape]).map_err(text)?;
+    convert.sync_state_with_parent().map_err(text)
+}
+
+/// Whether a decoder's pictures have transparent parts.
+fn has_alpha(pad: &gst::Pad) -> bool {
+    let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
+    gst_video::VideoInfo::from_caps(&caps).is_ok_and(|info| info.has_alpha())
 }
 
 fn configure_rtsp(source: &gst::Element, latency_ms: u32, transport: RtspTransport) {
@@ -244,7 +321,7 @@ fn limit_threads(pipeline: &gst::Pipeline, threads: u32) {
 ///
 /// # Errors
 /// Usage, if the line doesn't parse, has no appsink, or its appsink takes none of our formats.
-pub(super) fn from_launch(line: &str, options: &CaptureOptions) -> Result<Built> {
+pub(super) fn from_launch(line: &str, name: &str, options: &CaptureOptions) -> Result<Built> {
     init()?;
     let shown = mask_credentials(line);
     let parsed = gst::parse::launch_full(line, None, gst::ParseFlags::FATAL_ERRORS).map_err(|e| {
@@ -271,9 +348,10 @@ pub(super) fn from_launch(line: &str, options: &CaptureOptions) -> Result<Built>
                 .hint("keep the one that gives the video"));
         }
     };
+    let wanted = wanted_caps(&ALL);
     let caps = match appsink.caps() {
-        None => wanted_caps(),
-        Some(caps) => wanted_caps().intersect(&caps),
+        None => wanted,
+        Some(caps) => wanted.intersect(&caps),
     };
     if caps.is_empty() {
         return Err(Error::usage(format!(
@@ -283,12 +361,49 @@ pub(super) fn from_launch(line: &str, options: &CaptureOptions) -> Result<Built>
     }
     appsink.set_caps(Some(&caps));
     configure(&appsink);
+    square_pixels(&appsink)?;
     limit_threads(&pipeline, options.decoder_threads);
+    let gate = Arc::new(Gate::new(name));
+    watch(&pipeline, &gate);
     Ok(Built {
         pipeline,
         appsink,
         no_video: Arc::default(),
         hardware: Arc::default(),
+        gate,
+    })
+}
+
+/// Puts a scaler before a launch line's appsink, which changes nothing where pixels are square. A line whose end is linked
+/// only as it runs keeps its own way.
+fn square_pixels(appsink: &AppSink) -> Result<()> {
+    let failed = |e: glib::BoolError| Error::fatal("GStreamer's elements don't link").caused_by(e);
+    let (Some(entry), Some(bin)) = (
+        appsink.static_pad("sink"),
+        appsink
+            .parent()
+            .and_then(|parent| parent.downcast::<gst::Bin>().ok()),
+    ) else {
+        return Ok(());
+    };
+    let Some(source) = entry.peer() else {
+        return Ok(());
+    };
+    let shape = element("videoscale")?;
+    shape.set_property("add-borders", false);
+    bin.add(&shape).map_err(failed)?;
+    source
+        .unlink(&entry)
+        .and_then(|()| shape.link(appsink))
+        .map_err(failed)?;
+    let Some(inlet) = shape.static_pad("sink") else {
+        return Ok(());
+    };
+    source.link(&inlet).map(drop).map_err(|e| {
+        Error::usage(format!(
+            "the launch line's end gives no video that can be read: {e}"
+        ))
+        .hint("put \"! videoconvert\" before the appsink: segd takes I420, NV12 or YUY2")
     })
 }
 
@@ -371,15 +486,16 @@ mod tests {
             ),
             ("videotestsrc ! ! appsink", "launch line"),
         ] {
-            let e = from_launch(line, &options).unwrap_err();
+            let e = from_launch(line, "line", &options).unwrap_err();
             assert_eq!(e.exit_code(), 2);
             assert!(e.to_string().contains(part), "{line}: {e}");
             assert!(!e.to_string().contains('\n'));
         }
-        let built = from_launch("videotestsrc ! appsink caps=video/x-raw,format=NV12", &options).unwrap();
+        let line = "videotestsrc ! appsink caps=video/x-raw,format=NV12";
+        let built = from_launch(line, "line", &options).unwrap();
         assert_eq!(
             built.appsink.caps().unwrap().to_string(),
-            "video/x-raw, format=(string)NV12"
+            "video/x-raw, format=(string)NV12, pixel-aspect-ratio=(fraction)1/1"
         );
     }
 }

@@ -1,12 +1,12 @@
 //! Images: a folder of them (or one) as a recording, and [`load_rgb`] for single pictures.
 //!
-//! A folder's files are taken in natural order (`2.png` before `10.png`) and delivered as I420. All must
-//! have the size of the first: a video has one size, so another one is an error that names the file.
-//! A file that doesn't decode is skipped with a warning, and counted.
+//! A folder's files are taken in natural order (`2.png` before `10.png`) and delivered as I420, each in its own size.
+//! A file that doesn't decode is skipped with a warning, and counted. One file that is an animation is played; of those in
+//! a folder the first picture is taken, with a warning.
 
 use std::cmp::Ordering;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,12 +16,14 @@ use tracing::warn;
 use crate::clock::SharedClock;
 use vision::error::{Error, Result};
 use vision::frame::{Frame, FrameFormat, ImageRef, PixelFormat, Plane};
+use vision::picture::{is_animation, is_picture, jpeg_is_whole, opaque};
 use vision::pool::FramePool;
 
-use super::paced::Paced;
+use super::animation::AnimationSource;
 use super::rgb::{RGB_TO_I420_COLOR, rgb_to_i420};
-use super::uri::is_image;
-use super::{Capture, CaptureOptions, FrameSource, SourceCounters, SourceOpener};
+use crate::capture::options::CaptureOptions;
+use crate::capture::paced::Paced;
+use crate::capture::source::{Capture, FrameSource, SourceCounters, SourceOpener, take_buffer};
 
 /// A picture in memory: R G B, row by row without padding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,26 +55,32 @@ impl RgbPicture {
     }
 }
 
-/// Reads a PNG, JPEG, BMP or WebP file as RGB, upright as its EXIF orientation says.
+/// Reads a PNG, JPEG, BMP, WebP or GIF file as RGB, upright as its EXIF orientation says.
 ///
 /// The format is known by the content, not by the name. Grey becomes R = G = B; 16 bits are scaled to 8;
-/// CMYK is converted; transparency is dropped and the colour beneath it kept. Colour profiles are ignored:
+/// CMYK is converted; transparent pixels are laid onto white. Colour profiles are ignored:
 /// colours are taken for sRGB. At most `max_pixels` pixels are decoded.
 ///
 /// # Errors
-/// Usage, naming the file: it can't be read, is no image, is too large.
+/// Usage, naming the file: it can't be read, is no image, is too large, is cut short.
 pub fn load_rgb(path: &Path, max_pixels: u64) -> Result<RgbPicture> {
     let bad = |what: &str| Error::usage(format!("{}: {what}", path.display()));
-    let file = File::open(path).map_err(|e| bad("can't be read").caused_by(e))?;
-    let is_file = file.metadata().is_ok_and(|m| m.is_file());
-    if !is_file {
+    // Asked before it is opened: opening a pipe waits for who writes into it.
+    let meta = std::fs::metadata(path).map_err(|e| bad("can't be read").caused_by(e))?;
+    if !meta.is_file() {
         return Err(bad("is not a file"));
     }
-    let reader = ImageReader::new(BufReader::new(file))
+    // No format needs more bytes than this for so many pixels.
+    let most = max_pixels.saturating_mul(16).saturating_add(64 << 20);
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(most).read_to_end(&mut bytes))
+        .map_err(|e| bad("can't be read").caused_by(e))?;
+    let reader = ImageReader::new(Cursor::new(&bytes))
         .with_guessed_format()
         .map_err(|e| bad("can't be read").caused_by(e))?;
     if reader.format().is_none() {
-        return Err(bad("is no image").hint("PNG, JPEG, BMP and WebP are read"));
+        return Err(bad("is no image").hint("PNG, JPEG, BMP, WebP and GIF are read"));
     }
     let mut decoder = reader
         .into_decoder()
@@ -96,7 +104,13 @@ pub fn load_rgb(path: &Path, max_pixels: u64) -> Result<RgbPicture> {
         .unwrap_or(image::metadata::Orientation::NoTransforms);
     let mut image = DynamicImage::from_decoder(decoder).map_err(|e| bad("is damaged").caused_by(e))?;
     image.apply_orientation(orientation);
-    let image = image.into_rgb8();
+    if bytes.starts_with(b"\xff\xd8") && !jpeg_is_whole(&bytes) {
+        return Err(bad("is cut short: the JPEG has no end").hint("copy it again from where it came"));
+    }
+    if is_animation(&bytes) {
+        warn!("{}: an animation; its first picture is taken", path.display());
+    }
+    let image = opaque(image);
     Ok(RgbPicture {
         width: image.width() as usize,
         height: image.height() as usize,
@@ -155,14 +169,14 @@ pub fn list_images(path: &Path) -> Result<Vec<PathBuf>> {
         let hidden = file
             .file_name()
             .is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
-        if !hidden && is_image(&file) && file.is_file() {
+        if !hidden && is_picture(&file) && file.is_file() {
             files.push(file);
         }
     }
     if files.is_empty() {
         return Err(
             Error::usage(format!("{}: there is no image in the folder", path.display()))
-                .hint("png, jpg, jpeg, bmp and webp files are taken; folders inside are not"),
+                .hint("png, jpg, jpeg, bmp, webp and gif files are taken; folders inside are not"),
         );
     }
     files.sort_by(|a, b| natural_order(&a.to_string_lossy(), &b.to_string_lossy()));
@@ -195,6 +209,20 @@ impl SourceOpener for ImagesOpener {
 
     fn open(&self) -> Result<Box<dyn FrameSource>> {
         let files = list_images(&self.path)?;
+        if let [file] = files.as_slice()
+            && let Some(animation) = AnimationSource::open(
+                file,
+                self.options.max_image_pixels,
+                self.options.looped,
+                self.clock.clone(),
+            )
+        {
+            return Ok(Box::new(Paced::new(
+                animation,
+                self.options.pace,
+                self.clock.clone(),
+            )));
+        }
         let mut source = ImagesSource {
             name: self.name(),
             files,
@@ -246,7 +274,7 @@ struct ImagesSource {
     next: usize,
     sequence: u64,
     good_in_run: u64,
-    /// The picture that told the size, until it is delivered.
+    /// The picture that told the format, until it is delivered.
     first: Option<RgbPicture>,
     format: FrameFormat,
     options: CaptureOptions,
@@ -264,18 +292,6 @@ impl ImagesSource {
             self.next += 1;
             match load_rgb(file, self.options.max_image_pixels) {
                 Ok(picture) => {
-                    let sized = self.format.width > 0;
-                    if sized && (picture.width, picture.height) != (self.format.width, self.format.height) {
-                        return Err(Error::fatal(format!(
-                            "{}: {}x{} pixels, the images before it have {}x{}",
-                            file.display(),
-                            picture.width,
-                            picture.height,
-                            self.format.width,
-                            self.format.height
-                        ))
-                        .hint("a video has one size; for pictures of many sizes there is `segd image`"));
-                    }
                     self.good_in_run += 1;
                     return Ok(Some(picture));
                 }
@@ -338,9 +354,14 @@ impl FrameSource for ImagesSource {
                 }
             }
         };
+        if (picture.width, picture.height) != (self.format.width, self.format.height) {
+            (self.format.width, self.format.height) = (picture.width, picture.height);
+            self.first = Some(picture);
+            return Ok(Capture::NewFormat);
+        }
         let sequence = self.sequence;
         self.sequence += 1;
-        let Some(mut data) = super::take_buffer(pool, &self.format)? else {
+        let Some(mut data) = take_buffer(pool, &self.format)? else {
             return Ok(Capture::Dropped);
         };
         rgb_to_i420(picture.width, picture.height, &picture.pixels, &mut data);
@@ -349,6 +370,7 @@ impl FrameSource for ImagesSource {
             captured_at_ns: self.clock.now_ns(),
             pts_ns: (sequence as f64 * 1e9 / self.options.fps).round() as u64,
             format: self.format,
+            damaged: false,
             data,
         }))
     }
@@ -429,18 +451,46 @@ mod tests {
     }
 
     #[test]
-    fn another_size_is_an_error_that_names_the_file() {
+    fn another_size_is_another_format() {
         let dir = tempfile::tempdir().unwrap();
-        flat(4, 4, [9; 3]).save(dir.path().join("1.png")).unwrap();
-        flat(4, 6, [9; 3]).save(dir.path().join("2.png")).unwrap();
+        flat(4, 4, [0; 3]).save(dir.path().join("1.png")).unwrap();
+        flat(6, 4, [255; 3]).save(dir.path().join("2.png")).unwrap();
+        flat(6, 4, [0; 3]).save(dir.path().join("3.png")).unwrap();
         let mut source = open(dir.path(), &options()).unwrap();
-        let pool = FramePool::new(1, source.format().packed_bytes());
-        assert!(matches!(
-            source.next_frame(&pool, Duration::ZERO).unwrap(),
-            Capture::Frame(_)
-        ));
-        let error = source.next_frame(&pool, Duration::ZERO).unwrap_err().to_string();
-        assert!(error.contains("2.png: 4x6") && error.contains("4x4"), "{error}");
+        let mut seen = Vec::new();
+        loop {
+            let pool = FramePool::new(1, source.format().packed_bytes());
+            match source.next_frame(&pool, Duration::ZERO).unwrap() {
+                Capture::Frame(frame) => seen.push((frame.sequence, frame.format.width, frame.data[0])),
+                Capture::NewFormat => seen.push((99, source.format().width, 0)),
+                Capture::End => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(seen, [(0, 4, 16), (99, 6, 0), (1, 6, 235), (2, 6, 16)]);
+    }
+
+    #[test]
+    fn a_folder_skips_what_is_cut_short_and_waits_for_no_pipe() {
+        let dir = tempfile::tempdir().unwrap();
+        flat(32, 32, [200; 3]).save(dir.path().join("1.jpg")).unwrap();
+        let whole = std::fs::read(dir.path().join("1.jpg")).unwrap();
+        std::fs::write(dir.path().join("2.jpg"), &whole[..whole.len() * 9 / 10]).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            dir.path().join("3.jpg"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        let mut source = open(dir.path(), &options()).unwrap();
+        assert_eq!(lumas(source.as_mut(), 10).len(), 1);
+        assert_eq!(source.counters().corrupt, 1);
+        let cut = load_rgb(&dir.path().join("2.jpg"), LIMIT).unwrap_err();
+        assert!(cut.to_string().contains("2.jpg: is cut short"), "{cut}");
+        let pipe = load_rgb(&dir.path().join("3.jpg"), LIMIT).unwrap_err();
+        assert!(pipe.to_string().contains("is not a file"), "{pipe}");
     }
 
     #[test]
@@ -482,7 +532,7 @@ mod tests {
         for (name, rgb) in [
             ("grey.png", [77, 77, 77]),
             ("deep.png", [255, 128, 0]),
-            ("clear.png", [10, 20, 30]),
+            ("clear.png", [255, 255, 255]),
             ("lies.jpg", [1, 2, 3]),
         ] {
             let picture = load_rgb(&path(name), LIMIT).unwrap();

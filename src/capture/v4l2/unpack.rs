@@ -10,9 +10,9 @@ use vision::error::Result;
 use vision::frame::{Colorimetry, Frame, FrameFormat, ImageRef, Matrix, PixelFormat, Plane, Range};
 use vision::pool::FramePool;
 
-use super::Capture;
-use super::camera_mode::Encoding;
 use super::mjpeg::MjpegDecoder;
+use super::mode::Encoding;
+use crate::capture::source::{Capture, take_buffer};
 
 /// An age that can only mean another clock.
 const ABSURD_NS: u64 = 10_000_000_000;
@@ -155,7 +155,7 @@ impl Unpacker {
     pub fn unpack(&mut self, bytes: &[u8], meta: &Metadata, pool: &FramePool) -> Result<Option<Capture>> {
         let sequence = self.numbering.next(meta.sequence);
         let captured_at_ns = self.clock.now_ns().saturating_sub(age_of(meta));
-        let Some(mut data) = super::take_buffer(pool, &self.format)? else {
+        let Some(mut data) = take_buffer(pool, &self.format)? else {
             return Ok(Some(Capture::Dropped));
         };
         match self.fill(bytes, meta, &mut data) {
@@ -164,6 +164,7 @@ impl Unpacker {
                 captured_at_ns,
                 pts_ns: captured_at_ns,
                 format: self.format,
+                damaged: false,
                 data,
             }))),
             Err(why) => {

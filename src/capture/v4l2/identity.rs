@@ -186,6 +186,12 @@ impl Nodes {
     }
 }
 
+/// What the kernel calls a node such as `video0`; the node's own name if it doesn't tell.
+pub(super) fn device_name(node: &str) -> String {
+    std::fs::read_to_string(format!("/sys/class/video4linux/{node}/name"))
+        .map_or_else(|_| node.to_owned(), |name| name.trim().to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

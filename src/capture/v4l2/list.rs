@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use nokhwa::utils::ApiBackend;
 use v4l::Device;
 
-use super::camera_controls::list_controls;
-use super::camera_id::Nodes;
-use super::camera_mode::Mode;
-use super::v4l2::modes_of;
+use super::controls::list_controls;
+use super::identity::{Nodes, device_name};
+use super::mode::Mode;
+use super::offered::modes_of;
 
 /// A video device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,12 +90,6 @@ fn numbered_nodes(dev: &Path) -> Vec<(u32, String)> {
         .filter_map(|entry| number(entry.file_name().into_string().ok()?))
         .map(|n| (n, device_name(&format!("video{n}"))))
         .collect()
-}
-
-/// What the kernel calls a node such as `video0`; the node's own name if it doesn't tell.
-pub(super) fn device_name(node: &str) -> String {
-    std::fs::read_to_string(format!("/sys/class/video4linux/{node}/name"))
-        .map_or_else(|_| node.to_owned(), |name| name.trim().to_owned())
 }
 
 /// The links of a folder and the devices that they lead to.

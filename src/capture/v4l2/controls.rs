@@ -6,9 +6,9 @@ use std::path::Path;
 use v4l::Device;
 use v4l::control::{Control, Description, Flags, Type, Value};
 
-use super::uri::meant;
-use super::v4l2_error::camera_error;
-use crate::capture::ControlValue;
+use super::error::camera_error;
+use crate::capture::meant::meant;
+use crate::capture::options::ControlValue;
 use vision::error::{Error, Result};
 
 /// A control's name as it is written in the configuration: lower case, everything but letters and digits an

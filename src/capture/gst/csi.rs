@@ -4,7 +4,7 @@
 
 use vision::error::{Error, Result};
 
-use super::CaptureOptions;
+use crate::capture::options::CaptureOptions;
 
 /// A launch line to try.
 #[derive(Debug, Clone, PartialEq, Eq)]

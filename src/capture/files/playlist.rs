@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use vision::error::Result;
 
-use super::{FrameSource, SourceOpener};
+use crate::capture::source::{FrameSource, SourceOpener};
+use crate::clock::Stop;
 
 /// Opens the recordings of a list in their order, each when the one before has ended.
 pub struct PlaylistOpener {
@@ -32,6 +33,10 @@ impl SourceOpener for PlaylistOpener {
 
     fn open(&self) -> Result<Box<dyn FrameSource>> {
         self.items[self.current.load(Relaxed)].open()
+    }
+
+    fn open_until(&self, stop: &Stop) -> Result<Box<dyn FrameSource>> {
+        self.items[self.current.load(Relaxed)].open_until(stop)
     }
 
     fn advance(&self) -> bool {

@@ -1,5 +1,8 @@
 //! A running pipeline: its samples in a bounded queue, its errors, and how it is started.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -13,20 +16,46 @@ use tracing::{debug, warn};
 
 use vision::error::{Error, Result};
 
-use super::gst_pipeline::{self, Built, Decoding};
-use super::uri::meant;
-use super::{CaptureOptions, SourceSpec, csi};
+use super::build::{self, Built, Decoding};
+use super::csi;
+use super::fifo;
+use super::gate::Look;
+use super::trust::{Refused, Trust};
+use crate::capture::credentials::mask_credentials;
+use crate::capture::meant::meant;
+use crate::capture::options::CaptureOptions;
+use crate::capture::spec::SourceSpec;
+use crate::clock::Stop;
 
 /// Samples between GStreamer's thread and the reader.
 const QUEUED: usize = 2;
 /// How often the bus is looked at while nothing comes.
 pub(super) const BUS_POLL: Duration = Duration::from_millis(20);
 
+/// A decoded picture.
+#[derive(Debug)]
+pub(super) struct Picture {
+    /// How many came before it.
+    pub number: u64,
+    pub sample: gst::Sample,
+    pub damaged: bool,
+}
+
 /// What GStreamer's thread hands over.
 pub(super) enum Item {
-    /// A picture, and how many came before it.
-    Sample(u64, gst::Sample),
+    Picture(Picture),
     End,
+}
+
+/// What is opened, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Opening<'a> {
+    pub spec: &'a SourceSpec,
+    /// For logs and errors.
+    pub name: &'a str,
+    pub options: &'a CaptureOptions,
+    /// Ends the opening.
+    pub stop: &'a Stop,
 }
 
 /// Shared with the appsink's callbacks.
@@ -45,6 +74,8 @@ pub(super) struct Stream {
     pub items: Receiver<Item>,
     pub handover: Arc<Handover>,
     pub live: bool,
+    /// The pipe that the video is read from, if it is one.
+    pub pipe: Option<File>,
     missing: Option<String>,
 }
 
@@ -87,13 +118,21 @@ impl Stream {
             }
         };
         let at_end = hand_over.clone();
-        let shared = handover.clone();
+        let (shared, gate) = (handover.clone(), built.gate.clone());
         built.appsink.set_callbacks(
             AppSinkCallbacks::builder()
                 .new_sample(move |sink| {
                     let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
-                    let number = shared.arrived.fetch_add(1, Ordering::Relaxed);
-                    if hand_over(Item::Sample(number, sample)) {
+                    let look = sample.buffer().map_or(Look::Whole, |buffer| gate.look_at(buffer));
+                    if look == Look::TooEarly {
+                        return Ok(gst::FlowSuccess::Ok);
+                    }
+                    let picture = Picture {
+                        number: shared.arrived.fetch_add(1, Ordering::Relaxed),
+                        sample,
+                        damaged: look == Look::Damaged,
+                    };
+                    if hand_over(Item::Picture(picture)) {
                         Ok(gst::FlowSuccess::Ok)
                     } else {
                         Err(gst::FlowError::Flushing)
@@ -109,6 +148,7 @@ impl Stream {
             items,
             handover,
             live,
+            pipe: None,
             missing: None,
         };
         match stream.built.pipeline.set_state(gst::State::Playing) {
@@ -124,12 +164,12 @@ impl Stream {
         let bus = self.built.pipeline.bus()?;
         while let Some(message) = bus.pop() {
             match message.view() {
-                gst::MessageView::Error(error) => return Some(gst_pipeline::error_text(error)),
+                gst::MessageView::Error(error) => return Some(build::error_text(error)),
                 gst::MessageView::Warning(warning) => {
-                    debug!("{}", super::mask_credentials(&warning.error().to_string()));
+                    debug!("{}", mask_credentials(&warning.error().to_string()));
                 }
                 gst::MessageView::Element(element) => {
-                    self.missing = gst_pipeline::missing_plugin(element).or(self.missing.take());
+                    self.missing = build::missing_plugin(element).or(self.missing.take());
                 }
                 _ => {}
             }
@@ -153,37 +193,50 @@ impl Stream {
     }
 }
 
-/// A running pipeline and its first picture with its number.
-type Started = (Stream, (u64, gst::Sample));
+/// A running pipeline and its first picture.
+type Started = (Stream, Picture);
 
-/// Starts the pipeline of `spec` and waits for its first picture.
-pub(super) fn start(spec: &SourceSpec, name: &str, options: &CaptureOptions) -> Result<Started> {
+/// Starts a pipeline and waits for its first picture.
+pub(super) fn start(opening: Opening<'_>) -> Result<Started> {
+    let Opening {
+        spec, name, options, ..
+    } = opening;
     let timeout = options.open_timeout();
     let sensor = match spec {
         SourceSpec::Csi(sensor) => sensor,
+        // What was read from a pipe can't be read again: there is one attempt.
+        SourceSpec::File(path) if fifo::is_pipe(path) => {
+            let pipe = fifo::wait_for_data(path, opening.stop)?;
+            let started = start_within(timeout, opening, Decoding::Any, &mut Arc::default(), Some(pipe))?;
+            return started.ok_or_else(|| silence(spec, name, timeout));
+        }
         // decodebin keeps back the errors of an element while it plugs it, and drops them where plugging
         // succeeds: a demuxer that gives up within that time (about one start in a hundred for a file
         // without its index) leaves a pipeline that waits for ever. So silence is tried a second time.
         // https://gitlab.freedesktop.org/gstreamer/gstreamer/-/blob/1.22/subprojects/gst-plugins-base/gst/playback/gstdecodebin2.c
         SourceSpec::File(_) => {
-            if let Some(started) = start_decoding(timeout / 4, spec, name, options)? {
+            if let Some(started) = start_decoding(timeout / 4, opening)? {
                 return Ok(started);
             }
             debug!("{name}: no frame and no error; started again");
-            return start_decoding(timeout - timeout / 4, spec, name, options)?
+            return start_decoding(timeout - timeout / 4, opening)?
                 .ok_or_else(|| silence(spec, name, timeout));
         }
         _ => {
-            return start_decoding(timeout, spec, name, options)?.ok_or_else(|| silence(spec, name, timeout));
+            return start_decoding(timeout, opening)?.ok_or_else(|| silence(spec, name, timeout));
         }
     };
-    gst_pipeline::init()?;
+    build::init()?;
     let has = |name: &str| gst::ElementFactory::find(name).is_some();
     let mut failed = None;
     // An element that is installed may still find no camera of its kind.
     for plan in csi::plans(*sensor, options, &has)? {
         let spec = SourceSpec::Launch(plan.line);
-        let why = match start_within(timeout, &spec, name, options, Decoding::Any, &mut Arc::default()) {
+        let opening = Opening {
+            spec: &spec,
+            ..opening
+        };
+        let why = match start_within(timeout, opening, Decoding::Any, &mut Arc::default(), None) {
             Ok(Some(started)) => return Ok(started),
             Ok(None) => silence(&spec, name, timeout),
             Err(why) => why,
@@ -204,60 +257,82 @@ fn silence(spec: &SourceSpec, name: &str, timeout: Duration) -> Error {
 }
 
 /// As [`start_within`]; where a hardware decoder gives no picture in time, a second time without any.
-fn start_decoding(
-    timeout: Duration,
-    spec: &SourceSpec,
-    name: &str,
-    options: &CaptureOptions,
-) -> Result<Option<Started>> {
+fn start_decoding(timeout: Duration, opening: Opening<'_>) -> Result<Option<Started>> {
     let mut hardware = Arc::default();
-    let started = start_within(timeout, spec, name, options, Decoding::Any, &mut hardware);
+    let started = start_within(timeout, opening, Decoding::Any, &mut hardware, None);
     let why = match (&started, hardware.get()) {
         (Ok(Some(_)), _) | (_, None) => return started,
+        _ if opening.stop.is_stopped() => return started,
         (Ok(None), Some(_)) => format!("no picture within {} s", timeout.as_secs_f64()),
         (Err(why), Some(_)) => why.to_string(),
     };
     warn!(
-        "{name}: the decoder {} is installed but does not work, the CPU decodes: {why}",
+        "{}: the decoder {} is installed but does not work, the CPU decodes: {why}",
+        opening.name,
         hardware.get().map_or("", String::as_str)
     );
-    start_within(timeout, spec, name, options, Decoding::OnCpu, &mut hardware)
+    start_within(timeout, opening, Decoding::OnCpu, &mut hardware, None)
 }
 
-/// Starts the pipeline of `spec`; none if neither a picture nor an error came in time. `hardware` gets the name of the
-/// hardware decoder that was plugged in, if one was.
+/// Starts a pipeline; none if neither a picture nor an error came in time. `hardware` gets the name of the hardware decoder
+/// that was plugged in, if one was. `pipe` is read in place of the file that the source names.
+///
+/// A stream that is there and has no whole picture yet is given its time.
 fn start_within(
     timeout: Duration,
-    spec: &SourceSpec,
-    name: &str,
-    options: &CaptureOptions,
+    opening: Opening<'_>,
     decoding: Decoding,
     hardware: &mut Arc<OnceLock<String>>,
+    pipe: Option<File>,
 ) -> Result<Option<Started>> {
+    let Opening {
+        spec,
+        name,
+        options,
+        stop,
+    } = opening;
     let network = matches!(spec, SourceSpec::Rtsp(_));
-    let built = match spec {
-        SourceSpec::File(path) => gst_pipeline::from_uri(&file_uri(path)?, options, decoding)?,
-        SourceSpec::Rtsp(uri) => gst_pipeline::from_uri(uri, options, decoding)?,
-        SourceSpec::Launch(line) => gst_pipeline::from_launch(line, options)?,
-        SourceSpec::Camera(_)
-        | SourceSpec::Csi(_)
-        | SourceSpec::Images(_)
-        | SourceSpec::Test(_)
-        | SourceSpec::Playlist(_) => {
+    let trust = network.then(|| Trust::new(options)).transpose()?;
+    let from_uri = |uri: &str| build::from_uri(uri, name, options, decoding, trust.as_ref());
+    let built = match (spec, &pipe) {
+        (SourceSpec::File(_), Some(pipe)) => from_uri(&format!("fd://{}", pipe.as_raw_fd()))?,
+        (SourceSpec::File(path), None) => from_uri(&file_uri(path)?)?,
+        (SourceSpec::Rtsp(uri), _) => from_uri(uri)?,
+        (SourceSpec::Launch(line), _) => build::from_launch(line, name, options)?,
+        (
+            SourceSpec::Camera(_)
+            | SourceSpec::Csi(_)
+            | SourceSpec::Images(_)
+            | SourceSpec::Test(_)
+            | SourceSpec::Playlist(_),
+            _,
+        ) => {
             return Err(Error::fatal(format!("{name} is not read through GStreamer")));
         }
     };
     *hardware = built.hardware.clone();
-    let mut stream = Stream::start(built, network).map_err(|e| open_error(spec, name, &e, None))?;
-    let deadline = Instant::now() + timeout;
+    let open_error = |why: &str, missing: Option<&str>| {
+        open_error(
+            spec,
+            name,
+            why,
+            missing,
+            trust.as_ref().and_then(|trust| trust.refused()),
+        )
+    };
+    let mut stream = Stream::start(built, network).map_err(|e| open_error(&e, None))?;
+    stream.pipe = pipe;
+    let mut deadline = Instant::now() + timeout;
+    let mut held = 0;
     loop {
         match stream.items.recv_timeout(BUS_POLL) {
-            Ok(Item::Sample(number, sample)) => return Ok(Some((stream, (number, sample)))),
+            Ok(Item::Picture(picture)) => return Ok(Some((stream, picture))),
             Ok(Item::End) => {
-                let why = stream
-                    .poll_bus()
-                    .unwrap_or_else(|| "it ended before the first frame".to_owned());
-                return Err(open_error(spec, name, &why, stream.missing.as_deref()));
+                let why = stream.poll_bus().unwrap_or_else(|| match stream.built.gate.corrupt() {
+                    0 => "it ended before the first frame".to_owned(),
+                    n => format!("it ended before the first whole picture; {n} depend on a keyframe that is not there"),
+                });
+                return Err(open_error(&why, stream.missing.as_deref()));
             }
             Err(_) => {
                 let why = stream.poll_bus();
@@ -268,18 +343,35 @@ fn start_within(
                     why
                 };
                 if let Some(why) = why {
-                    return Err(open_error(spec, name, &why, stream.missing.as_deref()));
+                    return Err(open_error(&why, stream.missing.as_deref()));
                 }
             }
         }
-        if Instant::now() >= deadline {
+        if stop.is_stopped() {
+            return Err(Error::transient(format!("{name}: stopped while it was opened")));
+        }
+        let now = Instant::now();
+        if stream.built.gate.held() > held {
+            held = stream.built.gate.held();
+            deadline = now + timeout;
+        }
+        if now >= deadline {
             return Ok(None);
         }
     }
 }
 
 /// The error of a source that did not open.
-fn open_error(spec: &SourceSpec, name: &str, why: &str, missing: Option<&str>) -> Error {
+fn open_error(
+    spec: &SourceSpec,
+    name: &str,
+    why: &str,
+    missing: Option<&str>,
+    refused: Option<Refused>,
+) -> Error {
+    if let Some(refused) = refused {
+        return Error::transient(format!("{name}: {}", refused.why)).hint(refused.hint);
+    }
     if let Some(missing) = missing {
         return Error::fatal(format!("{name}: GStreamer has no {missing}")).hint(
             "install the plugin that has it (Debian: gstreamer1.0-libav, gstreamer1.0-plugins-good, -bad or -ugly)",
@@ -318,6 +410,12 @@ fn file_uri(path: &Path) -> Result<String> {
             None => error,
         }
     })?;
+    if meta.file_type().is_socket() {
+        return Err(
+            Error::usage(format!("{}: a socket, which is no video", path.display()))
+                .hint("read what serves it: an rtsp:// address, or a gst: line that begins with its source"),
+        );
+    }
     if meta.is_file() && meta.len() == 0 {
         return Err(Error::usage(format!("{}: the file is empty", path.display())));
     }
@@ -326,7 +424,7 @@ fn file_uri(path: &Path) -> Result<String> {
         .map_err(|e| Error::usage(format!("{}: can't be read", path.display())).caused_by(e))?;
     let absolute = std::path::absolute(path)
         .map_err(|e| Error::usage(format!("{}: can't be made absolute", path.display())).caused_by(e))?;
-    gst_pipeline::init()?;
+    build::init()?;
     gst::glib::filename_to_uri(&absolute, None)
         .map(Into::into)
         .map_err(|e| Error::usage(format!("{}: no usable file name", path.display())).caused_by(e))

@@ -15,8 +15,6 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 use v4l::buffer::{Metadata, Type};
-use v4l::frameinterval::FrameIntervalEnum;
-use v4l::framesize::FrameSizeEnum;
 use v4l::io::mmap::Stream as MmapStream;
 use v4l::io::traits::{CaptureStream, Stream};
 use v4l::video::Capture as VideoCapture;
@@ -28,14 +26,15 @@ use vision::error::{Error, Result};
 use vision::frame::{FrameFormat, PixelFormat};
 use vision::pool::FramePool;
 
-use super::camera_controls::set_controls;
-use super::camera_id::{Identity, Nodes};
-use super::camera_list::device_name;
-use super::camera_mode::{Choice, Encoding, Interval, Mode, Rates, Sizes, Wanted, choose_mode};
+use super::controls::set_controls;
+use super::error::{EINVAL, ENODEV, camera_error};
+use super::identity::{Identity, Nodes, device_name};
 use super::mjpeg::MjpegDecoder;
-use super::v4l2_error::{EINVAL, ENODEV, camera_error};
-use super::v4l2_unpack::{Decode, Numbering, Unpacker, age_of, colorimetry};
-use super::{CameraFormat, Capture, CaptureOptions, FrameSource, SourceCounters, SourceOpener};
+use super::mode::{Choice, Encoding, Wanted, choose_mode};
+use super::offered::{interval, modes_of};
+use super::unpack::{Decode, Numbering, Unpacker, age_of, colorimetry};
+use crate::capture::options::{CameraFormat, CaptureOptions};
+use crate::capture::source::{Capture, FrameSource, SourceCounters, SourceOpener};
 
 /// Buffers of the driver: one is read from, the others fill.
 const BUFFERS: u32 = 4;
@@ -102,8 +101,10 @@ fn open_converted(
     options: &CaptureOptions,
     clock: &SharedClock,
 ) -> Option<Box<dyn FrameSource>> {
-    use super::{SourceSpec, converted, gst::GstOpener, gst_pipeline};
-    gst_pipeline::init().ok()?;
+    use super::converted;
+    use crate::capture::gst::{self, GstOpener};
+    use crate::capture::spec::SourceSpec;
+    gst::init().ok()?;
     let has = |name: &str| gstreamer::ElementFactory::find(name).is_some();
     for plan in converted::plans(path.to_str()?, choice, &has) {
         match GstOpener::new(&SourceSpec::Launch(plan.line), options, clock.clone()).open() {
@@ -121,106 +122,6 @@ fn open_converted(
 #[cfg(not(feature = "gstreamer"))]
 fn open_converted(_: &Path, _: &Choice, _: &CaptureOptions, _: &SharedClock) -> Option<Box<dyn FrameSource>> {
     None
-}
-
-fn interval(fraction: Fraction) -> Interval {
-    Interval {
-        numerator: fraction.numerator,
-        denominator: fraction.denominator,
-    }
-}
-
-/// The modes of a device that segd can read. Stepwise modes state their rates at the size nearest to
-/// `width` x `height`.
-///
-/// # Errors
-/// Why there are none.
-pub(super) fn modes_of(device: &Device, width: u32, height: u32) -> std::result::Result<Vec<Mode>, String> {
-    // Asking for the format tells devices that capture no pictures apart: an empty list doesn't.
-    device.format().map_err(|e| match e.raw_os_error() {
-        Some(EINVAL) => {
-            "it gives no pictures: a metadata node, an encoder, or a multi-planar device".to_owned()
-        }
-        _ => e.to_string(),
-    })?;
-    let formats = device.enum_formats().map_err(|e| e.to_string())?;
-    let mut modes = Vec::new();
-    for description in &formats {
-        let Some(encoding) = Encoding::from_fourcc(description.fourcc.repr) else {
-            continue;
-        };
-        let sizes = match device.enum_framesizes(description.fourcc) {
-            Ok(sizes) => sizes.into_iter().map(|s| s.size).map(sizes_of).collect(),
-            // Drivers that don't tell have the one size that they stand at.
-            Err(_) => device.format().map_or_else(
-                |_| Vec::new(),
-                |f| {
-                    vec![Sizes::Discrete {
-                        width: f.width,
-                        height: f.height,
-                    }]
-                },
-            ),
-        };
-        for sizes in sizes {
-            let (w, h) = sizes.nearest(width, height);
-            let rates = device
-                .enum_frameintervals(description.fourcc, w, h)
-                .map_or(Rates::Unknown, |intervals| {
-                    rates_of(intervals.into_iter().map(|i| i.interval))
-                });
-            modes.push(Mode {
-                encoding,
-                sizes,
-                rates,
-            });
-        }
-    }
-    if modes.is_empty() {
-        let offered: Vec<String> = formats.iter().map(|f| f.fourcc.to_string()).collect();
-        return Err(format!(
-            "it offers {}; segd reads YUYV, UYVY, NV12, YU12 and MJPG",
-            if offered.is_empty() {
-                "no format".to_owned()
-            } else {
-                offered.join(", ")
-            }
-        ));
-    }
-    Ok(modes)
-}
-
-fn sizes_of(size: FrameSizeEnum) -> Sizes {
-    match size {
-        FrameSizeEnum::Discrete(size) => Sizes::Discrete {
-            width: size.width,
-            height: size.height,
-        },
-        FrameSizeEnum::Stepwise(s) => Sizes::Stepwise {
-            width: (s.min_width, s.max_width, s.step_width),
-            height: (s.min_height, s.max_height, s.step_height),
-        },
-    }
-}
-
-fn rates_of(intervals: impl Iterator<Item = FrameIntervalEnum>) -> Rates {
-    let mut list = Vec::new();
-    for given in intervals {
-        match given {
-            FrameIntervalEnum::Discrete(fraction) => list.push(interval(fraction)),
-            FrameIntervalEnum::Stepwise(step) => {
-                return Rates::Range {
-                    min: interval(step.min),
-                    max: interval(step.max),
-                };
-            }
-        }
-    }
-    if list.is_empty() {
-        Rates::Unknown
-    } else {
-        Rates::Discrete(list)
-    }
 }
 
 /// An opened camera.
@@ -532,30 +433,5 @@ mod tests {
         }
         assert!(open("/dev/null").to_string().contains("not a video device"));
         assert_eq!(open("/dev/a\0b").exit_code(), 2);
-    }
-
-    #[test]
-    fn modes_are_read_from_what_the_driver_lists() {
-        let list = [(1, 30), (1001, 30000)].map(|(n, d)| FrameIntervalEnum::Discrete(Fraction::new(n, d)));
-        assert_eq!(
-            rates_of(list.into_iter()),
-            Rates::Discrete(vec![
-                Interval::of_rate(30.0),
-                interval(Fraction::new(1001, 30000))
-            ])
-        );
-        assert_eq!(rates_of(std::iter::empty()), Rates::Unknown);
-        let step = v4l::frameinterval::Stepwise {
-            min: Fraction::new(1, 60),
-            max: Fraction::new(1, 1),
-            step: Fraction::new(1, 1),
-        };
-        assert_eq!(
-            rates_of(std::iter::once(FrameIntervalEnum::Stepwise(step))),
-            Rates::Range {
-                min: Interval::of_rate(60.0),
-                max: Interval::of_rate(1.0)
-            }
-        );
     }
 }

@@ -1,17 +1,44 @@
-//! What a source's name says: which kind of source, and its own settings.
+//! What a source's name says: which kind of source, and its own settings. Nothing is opened; of a path no more is asked
+//! than what kind of file it is.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use crate::clock::SharedClock;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
 use vision::error::{Error, Result};
 use vision::frame::PixelFormat;
+use vision::picture::is_picture;
 
-use super::images::ImagesOpener;
-use super::playlist::PlaylistOpener;
-use super::test_pattern::{TestPattern, TestPatternOpener};
-use super::{CaptureOptions, SourceOpener};
+use super::credentials::mask_credentials;
+use super::meant::meant;
+
+/// What a path leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathKind {
+    /// Nothing, or nothing that can be looked at.
+    Missing,
+    /// A folder.
+    Folder,
+    /// A device that is read as it runs: a camera, a terminal.
+    Device,
+    /// Anything else: a file, a pipe.
+    File,
+}
+
+impl PathKind {
+    /// What the file system says.
+    pub fn of(path: &Path) -> Self {
+        match std::fs::metadata(path).map(|meta| meta.file_type()) {
+            Err(_) => Self::Missing,
+            Ok(kind) if kind.is_dir() => Self::Folder,
+            Ok(kind) if kind.is_char_device() => Self::Device,
+            Ok(_) => Self::File,
+        }
+    }
+}
 
 /// A source, as named by the user.
 #[derive(Clone, PartialEq)]
@@ -71,18 +98,36 @@ const SCHEMES: [&str; 9] = [
     "file", "rtsp", "rtsps", "rtspt", "rtspu", "test", "gst", "v4l2", "csi",
 ];
 
-const IMAGE_EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "bmp", "webp"];
+/// What a test pattern looks like. Fields that are `None` come from [`CaptureOptions`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TestPattern {
+    /// Pixels a row, 64 to 8192.
+    pub width: Option<u32>,
+    /// Rows, 48 to 8192.
+    pub height: Option<u32>,
+    /// Frames per second, above 0, at most 1000.
+    pub fps: Option<f64>,
+    /// Frames until the end; endless if `None`.
+    pub frames: Option<u64>,
+    /// I420, NV12 or YUYV.
+    pub pixel: PixelFormat,
+}
 
-/// Whether the path's extension is that of an image.
-pub(crate) fn is_image(path: &Path) -> bool {
-    path.extension()
-        .and_then(|e| e.to_str())
-        .is_some_and(|e| IMAGE_EXTENSIONS.contains(&e.to_ascii_lowercase().as_str()))
+impl Default for TestPattern {
+    fn default() -> Self {
+        Self {
+            width: None,
+            height: None,
+            fps: None,
+            frames: None,
+            pixel: PixelFormat::I420,
+        }
+    }
 }
 
 /// Reads a source's name.
 ///
-/// * `/dev/video0`, another device node, or the bare number `0`: a camera;
+/// * `/dev/video0`, another device, or the bare number `0`: a camera;
 /// * `csi://0`: a camera on the board's CSI connector, by the number of its sensor;
 /// * `file://` or a path: a video file, an image, or a folder of images;
 /// * `rtsp://`, `rtsps://` (TLS), `rtspt://` (TCP), `rtspu://` (UDP): a network stream;
@@ -92,6 +137,14 @@ pub(crate) fn is_image(path: &Path) -> bool {
 /// # Errors
 /// Usage, with what was probably meant. Whether a path exists is found out when it is opened.
 pub fn parse_uri(text: &str) -> Result<SourceSpec> {
+    parse(text, &PathKind::of)
+}
+
+/// As [`parse_uri`]; `kind` tells what a path leads to.
+///
+/// # Errors
+/// As [`parse_uri`].
+pub fn parse(text: &str, kind: &dyn Fn(&Path) -> PathKind) -> Result<SourceSpec> {
     let text = text.trim();
     if text.is_empty() {
         return Err(Error::usage("no source is named").hint(KINDS));
@@ -104,19 +157,27 @@ pub fn parse_uri(text: &str) -> Result<SourceSpec> {
         }
         return Ok(SourceSpec::Launch(line.to_owned()));
     }
-    if text.bytes().all(|b| b.is_ascii_digit()) && text.len() <= 3 && !Path::new(text).exists() {
+    if text.bytes().all(|b| b.is_ascii_digit())
+        && text.len() <= 3
+        && kind(Path::new(text)) == PathKind::Missing
+    {
         return Ok(SourceSpec::Camera(format!("/dev/video{text}").into()));
     }
     if let Some((scheme, rest)) = text.split_once("://") {
-        return parse_scheme(scheme, rest, text);
+        return parse_scheme(scheme, rest, text, kind);
     }
     if matches!(text, "test" | "test:") {
         return Err(Error::usage(format!("source {text:?}")).hint("did you mean \"test://\"?"));
     }
-    Ok(path_source(PathBuf::from(text)))
+    Ok(path_source(PathBuf::from(text), kind))
 }
 
-fn parse_scheme(scheme: &str, rest: &str, text: &str) -> Result<SourceSpec> {
+fn parse_scheme(
+    scheme: &str,
+    rest: &str,
+    text: &str,
+    kind: &dyn Fn(&Path) -> PathKind,
+) -> Result<SourceSpec> {
     match scheme.to_ascii_lowercase().as_str() {
         "file" => {
             // An authority (file://host/path) is empty or localhost for local files (RFC 8089).
@@ -127,7 +188,7 @@ fn parse_scheme(scheme: &str, rest: &str, text: &str) -> Result<SourceSpec> {
             }
             let decoded = percent_encoding::percent_decode_str(path).collect::<Vec<u8>>();
             let path = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&decoded);
-            Ok(path_source(PathBuf::from(path)))
+            Ok(path_source(PathBuf::from(path), kind))
         }
         "v4l2" => Ok(SourceSpec::Camera(PathBuf::from(rest))),
         "csi" => match rest {
@@ -137,14 +198,10 @@ fn parse_scheme(scheme: &str, rest: &str, text: &str) -> Result<SourceSpec> {
                     .hint("write csi://0 for the first camera on the board's connectors")
             }),
         },
-        scheme @ ("rtsp" | "rtsps" | "rtspt" | "rtspu") => {
-            let host = rest.split('/').next().unwrap_or_default();
-            if host.rsplit('@').next().is_none_or(str::is_empty) {
-                return Err(Error::usage(format!("source \"{scheme}://...\" names no host"))
-                    .hint("write rtsp://host/path"));
-            }
-            Ok(SourceSpec::Rtsp(format!("{scheme}://{rest}")))
-        }
+        scheme @ ("rtsp" | "rtsps" | "rtspt" | "rtspu") => Ok(SourceSpec::Rtsp(format!(
+            "{scheme}://{}",
+            network_address(scheme, rest)?
+        ))),
         "test" => parse_test(rest),
         "gst" => Err(Error::usage("source \"gst://\"").hint("write gst: and then the launch line")),
         other @ ("http" | "https" | "srt" | "udp" | "rtmp") => Err(Error::usage(format!(
@@ -168,24 +225,118 @@ fn parse_scheme(scheme: &str, rest: &str, text: &str) -> Result<SourceSpec> {
     }
 }
 
-/// The candidate that `text` was probably meant to be.
-pub(crate) fn meant<'a>(text: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    candidates
-        .iter()
-        .map(|c| (strsim::damerau_levenshtein(text, c), *c))
-        .filter(|(distance, c)| *distance <= 1 + c.len() / 4)
-        .min()
-        .map(|(_, c)| c)
+fn path_source(path: PathBuf, kind: &dyn Fn(&Path) -> PathKind) -> SourceSpec {
+    match kind(&path) {
+        PathKind::Device => SourceSpec::Camera(path),
+        PathKind::Folder => SourceSpec::Images(path),
+        // A camera that isn't plugged in. What programs put into memory lies below /dev as well.
+        PathKind::Missing if path.starts_with("/dev") && !path.starts_with("/dev/shm") => {
+            SourceSpec::Camera(path)
+        }
+        _ if is_picture(&path) => SourceSpec::Images(path),
+        _ => SourceSpec::File(path),
+    }
 }
 
-fn path_source(path: PathBuf) -> SourceSpec {
-    let kind = std::fs::metadata(&path).map(|m| m.file_type());
-    if path.starts_with("/dev") || kind.as_ref().is_ok_and(FileTypeExt::is_char_device) {
-        SourceSpec::Camera(path)
-    } else if kind.is_ok_and(|k| k.is_dir()) || is_image(&path) {
-        SourceSpec::Images(path)
-    } else {
-        SourceSpec::File(path)
+/// The characters of a user name or password that have another meaning in an address, and those that no address has.
+const NOT_IN_USER_INFO: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'/')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'@')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
+/// Finds the host in `user:password@host:port/path`, where the password may be written as it is, and writes user and
+/// password as an address has them.
+///
+/// # Errors
+/// Usage, if there is no host, or if it can't be told where the password ends.
+fn network_address(scheme: &str, rest: &str) -> Result<String> {
+    let host_of = |text: &str| text.split(['/', '?', '#']).next().unwrap_or_default().to_owned();
+    // As the standard reads it (RFC 3986, 3.2): the host ends before the first of / ? #.
+    let authority = host_of(rest);
+    let plain = match authority.rsplit_once('@') {
+        Some((user, host)) => is_host(host).then_some((Some(user.len()), host)),
+        None => is_host(&authority).then_some((None, authority.as_str())),
+    };
+    // As it was perhaps meant: the password holds one of these, and ends before the last @.
+    let raw = rest.rfind('@').filter(|at| *at > authority.len()).filter(|at| {
+        let (user, host) = (&rest[..*at], host_of(&rest[at + 1..]));
+        user.contains(':') && is_host(&host) && (plain.is_none() || is_plainly_a_host(&host))
+    });
+    let end = match (plain, raw) {
+        (None, None) => {
+            return Err(Error::usage(format!("source \"{scheme}://...\" names no host"))
+                .hint("write rtsp://host/path; in a user name or password write %40 for @, %2F for /, %3F for ?, %23 for #"));
+        }
+        (Some(_), Some(_)) => {
+            return Err(Error::usage(format!(
+                "source \"{scheme}://...\": it can't be told where the password ends and the host begins"
+            ))
+            .hint("in a user name or password write %40 for @, %2F for /, %3F for ?, %23 for #; in a path write %40 for @"));
+        }
+        (Some((end, _)), None) => end,
+        (None, Some(end)) => Some(end),
+    };
+    let Some(end) = end else {
+        return Ok(rest.to_owned());
+    };
+    let (user, host) = (&rest[..end], &rest[end + 1..]);
+    Ok(format!(
+        "{}@{host}",
+        utf8_percent_encode(&whole_escapes(user), NOT_IN_USER_INFO)
+    ))
+}
+
+/// `text` with each % that doesn't begin an escape written as one.
+fn whole_escapes(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for (at, c) in text.char_indices() {
+        out.push(c);
+        let escape = text.as_bytes().get(at + 1..at + 3);
+        if c == '%' && !escape.is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit)) {
+            out.push_str("25");
+        }
+    }
+    out
+}
+
+/// Whether this can be `host` or `host:port`.
+fn is_host(text: &str) -> bool {
+    let (name, port) = split_port(text);
+    let is_name = match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+        Some(address) => address
+            .split('%')
+            .next()
+            .is_some_and(|a| a.parse::<Ipv6Addr>().is_ok()),
+        None => {
+            !name.is_empty() && !name.contains(['@', ':', '[', ']']) && !name.contains(char::is_whitespace)
+        }
+    };
+    is_name && port.is_none_or(|port| port.is_empty() || port.parse::<u16>().is_ok())
+}
+
+/// Whether this can't well be anything but a host: it has a port or a dot, is an address, or is this machine.
+fn is_plainly_a_host(text: &str) -> bool {
+    let (name, port) = split_port(text);
+    port.is_some() || name.contains('.') || name.starts_with('[') || name == "localhost"
+}
+
+fn split_port(text: &str) -> (&str, Option<&str>) {
+    match text.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, Some(port)),
+        _ => (text, None),
     }
 }
 
@@ -264,111 +415,11 @@ impl SourceSpec {
     pub fn is_live(&self) -> bool {
         matches!(self, Self::Camera(_) | Self::Csi(_) | Self::Rtsp(_))
     }
-
-    /// The opener of this source.
-    ///
-    /// # Errors
-    /// Usage, if the build lacks what the source needs, or an option is out of bounds.
-    pub fn opener(&self, options: &CaptureOptions, clock: SharedClock) -> Result<Box<dyn SourceOpener>> {
-        if !(options.fps > 0.0 && options.fps <= 1000.0) {
-            return Err(Error::usage(format!(
-                "fps = {}; it must be above 0 and at most 1000",
-                options.fps
-            )));
-        }
-        match self {
-            Self::Test(pattern) => Ok(Box::new(TestPatternOpener::new(*pattern, options, clock)?)),
-            #[cfg(feature = "gstreamer")]
-            Self::File(_) | Self::Csi(_) | Self::Rtsp(_) | Self::Launch(_) => {
-                Ok(Box::new(super::gst::GstOpener::new(self, options, clock)))
-            }
-            #[cfg(not(feature = "gstreamer"))]
-            Self::File(_) | Self::Csi(_) | Self::Rtsp(_) | Self::Launch(_) => {
-                Err(left_out(&self.name(), "gstreamer"))
-            }
-            Self::Images(path) => Ok(Box::new(ImagesOpener::new(path, options, clock))),
-            Self::Playlist(items) => {
-                let once = CaptureOptions {
-                    looped: false,
-                    ..options.clone()
-                };
-                let items = items.iter().map(|item| item.opener(&once, clock.clone()));
-                Ok(Box::new(PlaylistOpener::new(
-                    items.collect::<Result<_>>()?,
-                    options.looped,
-                )))
-            }
-            #[cfg(feature = "camera")]
-            Self::Camera(path) => Ok(Box::new(super::v4l2::CameraOpener::new(path, options, clock))),
-            #[cfg(not(feature = "camera"))]
-            Self::Camera(_) => Err(left_out(&self.name(), "camera")),
-        }
-    }
-}
-
-/// The error for a source whose feature was left out of the build.
-#[allow(dead_code)] // All features on: nothing is left out.
-fn left_out(name: &str, feature: &str) -> Error {
-    Error::usage(format!("{name}: this build of segd was made without it"))
-        .hint(format!("build with --features {feature}"))
-}
-
-/// `text` without passwords: what stands before the `@` of an address, and the values of the
-/// properties `user-pw`, `user-id`, `password` and `passphrase` of a launch line.
-pub fn mask_credentials(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("://") {
-        let (head, tail) = rest.split_at(at + 3);
-        out.push_str(head);
-        // An unescaped slash, question mark or at-sign inside a password is against RFC 3986 but is
-        // written all the same: everything up to the last @ before a blank or quote is masked.
-        let end = tail
-            .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\''))
-            .unwrap_or(tail.len());
-        match tail[..end]
-            .find("://")
-            .map_or(&tail[..end], |next| &tail[..next])
-            .rfind('@')
-        {
-            Some(sign) => {
-                out.push_str("***");
-                rest = &tail[sign..];
-            }
-            None => rest = tail,
-        }
-    }
-    out.push_str(rest);
-    for key in ["user-pw=", "user-id=", "password=", "passphrase="] {
-        out = mask_value(&out, key);
-    }
-    out
-}
-
-/// Masks the value that follows `key`, quoted or not.
-fn mask_value(text: &str, key: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find(key) {
-        let (head, tail) = rest.split_at(at + key.len());
-        out.push_str(head);
-        out.push_str("***");
-        let end = match tail.chars().next() {
-            Some(quote @ ('"' | '\'')) => tail[1..].find(quote).map_or(tail.len(), |e| e + 2),
-            _ => tail
-                .find(|c: char| c.is_whitespace() || matches!(c, '&' | '!'))
-                .unwrap_or(tail.len()),
-        };
-        rest = &tail[end..];
-    }
-    out.push_str(rest);
-    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::RealClock;
 
     fn error(text: &str) -> String {
         let e = parse_uri(text).unwrap_err();
@@ -464,46 +515,106 @@ mod tests {
     }
 
     #[test]
-    fn passwords_are_masked() {
-        for (text, masked) in [
-            ("rtsp://cam/1", "rtsp://cam/1"),
-            ("rtsp://bob:secret@cam:554/1?x=2", "rtsp://***@cam:554/1?x=2"),
-            ("rtsp://bob:se/cr@et@cam/1", "rtsp://***@cam/1"),
+    fn a_password_may_be_written_as_it_is() {
+        for (text, expected) in [
+            ("ann:p@ss@127.0.0.1:554/live", "ann:p%40ss@127.0.0.1:554/live"),
+            ("ann:pa/ss@127.0.0.1:554/live", "ann:pa%2Fss@127.0.0.1:554/live"),
+            ("ann:pa?ss@cam/live?channel=1", "ann:pa%3Fss@cam/live?channel=1"),
+            ("ann:pa#ss@cam.lan/live", "ann:pa%23ss@cam.lan/live"),
+            ("ann:pa:ss@cam/live", "ann:pa:ss@cam/live"),
+            ("ann:100%@cam/live", "ann:100%25@cam/live"),
+            ("ann:pass word@cam/live", "ann:pass%20word@cam/live"),
             (
-                "rtspsrc location=rtsp://bob:secret@cam/1 ! decodebin ! appsink",
-                "rtspsrc location=rtsp://***@cam/1 ! decodebin ! appsink",
+                "ann:p@[x]@[fe80::1]:554/live",
+                "ann:p%40%5Bx%5D@[fe80::1]:554/live",
             ),
-            (
-                "rtspsrc location=rtsp://cam user-id=bob user-pw=\"my secret\" ! appsink",
-                "rtspsrc location=rtsp://cam user-id=*** user-pw=*** ! appsink",
-            ),
-            (
-                "srtsrc uri=srt://host?passphrase=secret&mode=x ! appsink",
-                "srtsrc uri=srt://host?passphrase=***&mode=x ! appsink",
-            ),
-            (
-                "a rtsp://u:p@h b rtsp://v:q@i c",
-                "a rtsp://***@h b rtsp://***@i c",
-            ),
+            // What is encoded already stays as it is.
+            ("ann:p%40ss%2Fw%3Frd@cam/live", "ann:p%40ss%2Fw%3Frd@cam/live"),
+            // An @ in the path is none of the password's.
+            ("ann:pw@cam/stream@1", "ann:pw@cam/stream@1"),
+            ("cam/stream@1", "cam/stream@1"),
+            ("cam/stream@main.low", "cam/stream@main.low"),
+            ("[::1]:8554/a", "[::1]:8554/a"),
         ] {
-            assert_eq!(mask_credentials(text), masked);
+            let parsed = parse_uri(&format!("rtsp://{text}")).unwrap();
+            assert_eq!(parsed, SourceSpec::Rtsp(format!("rtsp://{expected}")), "{text}");
         }
-        let spec = parse_uri("rtsp://bob:secret@cam/1").unwrap();
-        assert_eq!(spec.name(), "rtsp://***@cam/1");
-        assert_eq!(format!("{spec:?}"), "Rtsp(rtsp://***@cam/1)");
+        // Two readings: a host "s" and a path, or a password "p@s/w".
+        for text in [
+            "ann:p@s/w@127.0.0.1:554/live",
+            "ann:1/2@10.0.0.1/live",
+            "cam:554/x@10.0.0.1/live",
+        ] {
+            let message = error(&format!("rtsp://{text}"));
+            assert!(
+                message.contains("%40") && !message.contains("10.0.0.1"),
+                "{message}"
+            );
+        }
+        for text in [
+            "",
+            "/live",
+            "ann:pw@",
+            "ann:pw@/live",
+            "ann:pw@:554/live",
+            "cam:port/live",
+        ] {
+            assert!(
+                error(&format!("rtsp://{text}")).contains("names no host"),
+                "{text}"
+            );
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn an_address_that_was_understood_is_understood_again(rest in "[ab1:@/?#%.\\[\\] ]{0,24}") {
+            if let Ok(spec) = parse_uri(&format!("rtsp://{rest}")) {
+                let SourceSpec::Rtsp(address) = &spec else { panic!("{spec:?}") };
+                proptest::prop_assert_eq!(&parse_uri(address).unwrap(), &spec);
+            }
+        }
     }
 
     #[test]
-    fn a_bad_rate_is_refused() {
-        let options = CaptureOptions {
-            fps: -1.0,
-            ..CaptureOptions::default()
+    fn the_kind_of_file_counts_and_not_its_folder() {
+        let kind = |path: &Path| match path.to_str().unwrap() {
+            "/dev/shm/clip.mp4" | "/dev/stdin" | "/dev/shm/photo.png" => PathKind::File,
+            "/dev/shm/photos" => PathKind::Folder,
+            "/dev/video0" | "/srv/camera" => PathKind::Device,
+            _ => PathKind::Missing,
         };
-        let e = parse_uri("test://")
-            .unwrap()
-            .opener(&options, RealClock::shared())
-            .err()
-            .unwrap();
-        assert!(e.to_string().contains("fps = -1"), "{e}");
+        for (text, expected) in [
+            ("/dev/shm/clip.mp4", SourceSpec::File("/dev/shm/clip.mp4".into())),
+            (
+                "file:///dev/shm/clip.mp4",
+                SourceSpec::File("/dev/shm/clip.mp4".into()),
+            ),
+            ("/dev/stdin", SourceSpec::File("/dev/stdin".into())),
+            ("/dev/shm/photos", SourceSpec::Images("/dev/shm/photos".into())),
+            (
+                "/dev/shm/photo.png",
+                SourceSpec::Images("/dev/shm/photo.png".into()),
+            ),
+            ("/dev/shm/gone.mp4", SourceSpec::File("/dev/shm/gone.mp4".into())),
+            ("/dev/video0", SourceSpec::Camera("/dev/video0".into())),
+            ("/srv/camera", SourceSpec::Camera("/srv/camera".into())),
+            // Not plugged in yet.
+            ("/dev/video7", SourceSpec::Camera("/dev/video7".into())),
+            (
+                "/dev/v4l/by-id/usb-cam",
+                SourceSpec::Camera("/dev/v4l/by-id/usb-cam".into()),
+            ),
+            ("3", SourceSpec::Camera("/dev/video3".into())),
+        ] {
+            assert_eq!(parse(text, &kind).unwrap(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_show_no_password() {
+        let spec = parse_uri("rtsp://bob:secret@cam/1").unwrap();
+        assert_eq!(spec.name(), "rtsp://***@cam/1");
+        assert_eq!(format!("{spec:?}"), "Rtsp(rtsp://***@cam/1)");
     }
 }

@@ -3,10 +3,9 @@
 //! Frames leave GStreamer by one copy into a pooled buffer, row padding removed. A recording waits
 //! while its frames are not taken; a live stream keeps the newest two and counts the others as lost.
 //!
-//! * Pictures tagged as rotated are turned. Non-square pixels stay as they are stored (and are logged);
-//!   so do interlaced pictures. BT.2020 is taken for BT.709, its nearest.
+//! * Pictures tagged as rotated are turned, and scaled to square pixels. Interlaced pictures stay as they are.
 //! * A file that is cut short or damaged gives its frames until there, a warning, and then its end.
-//! * A stream whose format changes is a transient error: it is opened again with its new format.
+//! * A picture whose size or colours change within a stream is the first one of a new format.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,62 +13,27 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::RecvTimeoutError;
 use gstreamer as gst;
 use gstreamer::prelude::*;
-use gstreamer_video::{self as gst_video, VideoFrameExt, VideoFrameRef, VideoInfo};
+use gstreamer_video::{self as gst_video, VideoInfo};
 use tracing::{debug, info, warn};
 
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, Stop};
 use vision::error::{Error, Result};
-use vision::frame::{Colorimetry, Frame, FrameFormat, ImageRef, Matrix, PixelFormat, Plane, Range};
+use vision::frame::{Frame, FrameFormat};
 use vision::pool::FramePool;
 
-use super::gst_stream::{BUS_POLL, Item, Stream, start};
-use super::paced::Paced;
-use super::{Capture, CaptureOptions, FrameSource, SourceCounters, SourceOpener, SourceSpec};
+use super::picture::{self, format_of, rate};
+use super::stream::{BUS_POLL, Item, Opening, Picture, Stream, start};
+use crate::capture::files::cut_short;
+use crate::capture::options::CaptureOptions;
+use crate::capture::source::{Capture, FrameSource, SourceCounters, take_buffer};
+use crate::capture::spec::SourceSpec;
 
 /// How long a damaged recording's last frames may take to leave the decoder.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// Opens files, RTSP streams and launch lines.
-#[derive(Debug)]
-pub struct GstOpener {
-    spec: SourceSpec,
-    options: CaptureOptions,
-    clock: SharedClock,
-}
-
-impl GstOpener {
-    /// An opener of `spec`, which is a file, an RTSP address or a launch line.
-    pub fn new(spec: &SourceSpec, options: &CaptureOptions, clock: SharedClock) -> Self {
-        Self {
-            spec: spec.clone(),
-            options: options.clone(),
-            clock,
-        }
-    }
-}
-
-impl SourceOpener for GstOpener {
-    fn name(&self) -> String {
-        self.spec.name()
-    }
-
-    fn open(&self) -> Result<Box<dyn FrameSource>> {
-        let source = GstSource::open(&self.spec, &self.options, self.clock.clone())?;
-        if source.stream.live {
-            Ok(Box::new(source))
-        } else {
-            Ok(Box::new(Paced::new(
-                source,
-                self.options.pace,
-                self.clock.clone(),
-            )))
-        }
-    }
-}
-
 /// One read of the stream.
 enum Read {
-    Sample(u64, gst::Sample),
+    Picture(Picture),
     Nothing,
     End,
     Failed(String),
@@ -77,18 +41,22 @@ enum Read {
 
 /// An opened file, RTSP stream or launch line.
 #[derive(Debug)]
-struct GstSource {
+pub(super) struct GstSource {
     spec: SourceSpec,
     options: CaptureOptions,
     clock: SharedClock,
     name: String,
     stream: Stream,
-    /// The sample that told the format, until it is delivered.
-    first: Option<(u64, gst::Sample)>,
+    /// Ends its opening again.
+    stop: Stop,
+    /// The picture that told the format, until it is delivered.
+    first: Option<Picture>,
     caps: gst::Caps,
     info: VideoInfo,
     format: FrameFormat,
     decoder: String,
+    /// The rate of a recording that tells no times, if one is asked for.
+    untimed_fps: Option<f64>,
     frames_expected: Option<u64>,
     /// An error that came while frames were on their way, and when.
     failed: Option<(String, Instant)>,
@@ -98,6 +66,8 @@ struct GstSource {
     next_sequence: u64,
     loops: u64,
     lost: u64,
+    /// Pictures that were not whole, in the pipelines before this one.
+    corrupt_before: u64,
     /// Added to the running time of this run of the recording.
     pts_base: u64,
     first_running_time: Option<u64>,
@@ -105,20 +75,43 @@ struct GstSource {
 }
 
 impl GstSource {
-    fn open(spec: &SourceSpec, options: &CaptureOptions, clock: SharedClock) -> Result<Self> {
+    pub(super) fn open(
+        spec: &SourceSpec,
+        options: &CaptureOptions,
+        clock: SharedClock,
+        stop: &Stop,
+    ) -> Result<Self> {
         let name = spec.name();
-        let (mut stream, sample) = start(spec, &name, options)?;
+        let (mut stream, first) = start(Opening {
+            spec,
+            name: &name,
+            options,
+            stop,
+        })?;
         let may_be_live = matches!(spec, SourceSpec::Launch(_) | SourceSpec::Csi(_));
         if !stream.live && may_be_live && stream.runs_live() {
             stream.set_live();
         }
-        let (caps, info) = sample_info(&sample.1, &name)?;
-        let format = frame_format(&info, &name)?;
+        let caps = caps_of(&first.sample, &name)?;
+        let (info, format) = format_of(&caps, &name)?;
         if info.par() != gst::Fraction::new(1, 1) {
-            info!(
-                "{name}: pixels are not square ({}); they stay as they are stored",
+            warn!(
+                "{name}: pixels are not square ({}), and the line's end leaves no place to scale them",
                 info.par()
             );
+        }
+        let mut untimed_fps = None;
+        if let SourceSpec::File(path) = spec {
+            if let Some(why) = cut_short(path) {
+                warn!("{name}: cut short: {why}; what is there is played");
+            }
+            if !has_demuxer(&stream.built.pipeline) {
+                untimed_fps = options.untimed_fps;
+                info!(
+                    "{name}: a stream without a file around it; taken at {} fps (--fps sets another rate)",
+                    untimed_fps.or(rate(&info)).unwrap_or(25.0)
+                );
+            }
         }
         if info.interlace_mode() != gst_video::VideoInterlaceMode::Progressive {
             info!("{name}: the video is interlaced; it stays as it is");
@@ -138,10 +131,12 @@ impl GstSource {
             decoder: decoder_name(&stream.built.pipeline),
             name,
             stream,
-            first: Some(sample),
+            stop: stop.clone(),
+            first: Some(first),
             caps,
             info,
             format,
+            untimed_fps,
             frames_expected,
             failed: None,
             sequence_base: 0,
@@ -149,6 +144,7 @@ impl GstSource {
             next_sequence: 0,
             loops: 0,
             lost: 0,
+            corrupt_before: 0,
             pts_base: 0,
             first_running_time: None,
             last_pts: None,
@@ -156,11 +152,11 @@ impl GstSource {
     }
 
     fn read(&mut self, wait: Duration) -> Read {
-        if let Some((number, sample)) = self.first.take() {
-            return Read::Sample(number, sample);
+        if let Some(picture) = self.first.take() {
+            return Read::Picture(picture);
         }
         match self.stream.items.recv_timeout(wait) {
-            Ok(Item::Sample(number, sample)) => Read::Sample(number, sample),
+            Ok(Item::Picture(picture)) => Read::Picture(picture),
             Ok(Item::End) => match self.failed.take().map(|f| f.0).or_else(|| self.stream.poll_bus()) {
                 Some(error) => Read::Failed(error),
                 None => Read::End,
@@ -199,7 +195,8 @@ impl GstSource {
                 self.name, self.delivered_in_run
             );
         }
-        if !self.options.looped {
+        // What was read from a pipe is gone.
+        if !self.options.looped || self.stream.pipe.is_some() {
             return Ok(Some(Capture::End));
         }
         if self.delivered_in_run == 0 {
@@ -228,17 +225,29 @@ impl GstSource {
                 .is_err()
         {
             debug!("{}: opened again from the start", self.name);
-            let (stream, sample) = start(&self.spec, &self.name, &self.options)?;
+            self.corrupt_before += self.stream.built.gate.corrupt();
+            let (stream, first) = start(Opening {
+                spec: &self.spec,
+                name: &self.name,
+                options: &self.options,
+                stop: &self.stop,
+            })?;
             self.stream = stream;
-            self.first = Some(sample);
+            self.first = Some(first);
         }
         Ok(())
     }
 
-    fn deliver(&mut self, number: u64, sample: &gst::Sample, pool: &FramePool) -> Result<Capture> {
-        if sample.caps().is_some_and(|caps| *caps != *self.caps) {
-            self.take_caps(sample)?;
+    fn deliver(&mut self, picture: Picture, pool: &FramePool) -> Result<Capture> {
+        if picture.sample.caps().is_some_and(|caps| *caps != *self.caps) && self.take_caps(&picture.sample)? {
+            self.first = Some(picture);
+            return Ok(Capture::NewFormat);
         }
+        let Picture {
+            number,
+            sample,
+            damaged,
+        } = picture;
         let Some(buffer) = sample.buffer() else {
             return Ok(Capture::Dropped);
         };
@@ -260,11 +269,12 @@ impl GstSource {
                 .map_or(0, |now| now.nseconds().saturating_sub(at)),
             _ => 0,
         };
-        let pts_ns = self.pts(running_time);
-        let Some(mut data) = super::take_buffer(pool, &self.format)? else {
+        let pts_ns = self.pts(running_time, sequence);
+        let Some(mut data) = take_buffer(pool, &self.format)? else {
             return Ok(Capture::Dropped);
         };
-        self.copy(buffer, &mut data)?;
+        picture::copy(buffer, &self.info, self.format, &mut data)
+            .map_err(|why| Error::transient(format!("{}: a buffer that can't be read: {why}", self.name)))?;
         let now = self.clock.now_ns();
         Ok(Capture::Frame(Frame {
             sequence,
@@ -272,12 +282,16 @@ impl GstSource {
             captured_at_ns: now.saturating_sub(if age < 10_000_000_000 { age } else { 0 }),
             pts_ns,
             format: self.format,
+            damaged,
             data,
         }))
     }
 
     /// The frame's own time, rising from frame to frame.
-    fn pts(&mut self, running_time: Option<u64>) -> u64 {
+    fn pts(&mut self, running_time: Option<u64>, sequence: u64) -> u64 {
+        if let Some(fps) = self.untimed_fps {
+            return (sequence as f64 * 1e9 / fps).round() as u64;
+        }
         if self.first_running_time.is_none() {
             self.first_running_time = running_time;
         }
@@ -292,44 +306,21 @@ impl GstSource {
         pts
     }
 
-    fn take_caps(&mut self, sample: &gst::Sample) -> Result<()> {
-        let (caps, info) = sample_info(sample, &self.name)?;
-        let format = frame_format(&info, &self.name)?;
-        if format != self.format {
-            return Err(Error::transient(format!(
-                "{}: the video's format has changed from {} to {}",
+    /// Whether pictures have another format from this one on.
+    fn take_caps(&mut self, sample: &gst::Sample) -> Result<bool> {
+        let caps = caps_of(sample, &self.name)?;
+        let (info, format) = format_of(&caps, &self.name)?;
+        let changed = format != self.format;
+        if changed {
+            info!(
+                "{}: pictures were {}, and are {} from here on",
                 self.name,
-                format_text(&self.format),
-                format_text(&format)
-            ))
-            .hint("it is opened again with the new one"));
+                picture::text(&self.format),
+                picture::text(&format)
+            );
         }
-        self.caps = caps;
-        self.info = info;
-        Ok(())
-    }
-
-    /// Copies the picture out of `GStreamer`'s memory, whose buffers a decoder or camera has few of.
-    fn copy(&self, buffer: &gst::BufferRef, out: &mut [u8]) -> Result<()> {
-        let broken =
-            |why: String| Error::transient(format!("{}: a buffer that can't be read: {why}", self.name));
-        let frame = VideoFrameRef::from_buffer_ref_readable(buffer, &self.info)
-            .map_err(|_| broken(format!("not a {:?} picture", self.info.format())))?;
-        let mut planes = [Plane { data: &[], stride: 0 }; 3];
-        let count = self.format.pixel.planes();
-        for (index, plane) in planes.iter_mut().enumerate().take(count) {
-            let stride = frame.plane_stride().get(index).copied().unwrap_or(0);
-            *plane = Plane {
-                data: frame
-                    .plane_data(index as u32)
-                    .map_err(|e| broken(e.to_string()))?,
-                stride: usize::try_from(stride).map_err(|_| broken(format!("stride {stride}")))?,
-            };
-        }
-        ImageRef::new(self.format, &planes[..count])
-            .map_err(broken)?
-            .copy_packed(out);
-        Ok(())
+        (self.caps, self.info, self.format) = (caps, info, format);
+        Ok(changed)
     }
 }
 
@@ -339,7 +330,7 @@ impl FrameSource for GstSource {
     }
 
     fn frame_rate(&self) -> Option<f64> {
-        rate(&self.info)
+        self.untimed_fps.or(rate(&self.info))
     }
 
     fn frame_count(&self) -> Option<u64> {
@@ -351,11 +342,13 @@ impl FrameSource for GstSource {
     }
 
     fn describe(&self) -> String {
-        let rate = rate(&self.info).map_or_else(String::new, |r| format!(" at {r:.2} fps"));
+        let rate = self
+            .frame_rate()
+            .map_or_else(String::new, |r| format!(" at {r:.2} fps"));
         format!(
             "{}: {}{rate}, {}",
             self.name,
-            format_text(&self.format),
+            picture::text(&self.format),
             self.decoder
         )
     }
@@ -366,6 +359,7 @@ impl FrameSource for GstSource {
 
     fn counters(&self) -> SourceCounters {
         SourceCounters {
+            corrupt: self.corrupt_before + self.stream.built.gate.corrupt(),
             lost: self.lost,
             loops: self.loops,
             ..SourceCounters::default()
@@ -377,7 +371,7 @@ impl FrameSource for GstSource {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.read(left.min(BUS_POLL)) {
-                Read::Sample(number, sample) => return self.deliver(number, &sample, pool),
+                Read::Picture(picture) => return self.deliver(picture, pool),
                 Read::Nothing if left.is_zero() => return Ok(Capture::Timeout),
                 Read::Nothing => {}
                 Read::End => {
@@ -395,55 +389,21 @@ impl FrameSource for GstSource {
     }
 }
 
-fn sample_info(sample: &gst::Sample, name: &str) -> Result<(gst::Caps, VideoInfo)> {
-    let caps = sample
+fn caps_of(sample: &gst::Sample, name: &str) -> Result<gst::Caps> {
+    sample
         .caps_owned()
-        .ok_or_else(|| Error::transient(format!("{name}: a picture without a format")))?;
-    let info = VideoInfo::from_caps(&caps)
-        .map_err(|e| Error::fatal(format!("{name}: a format that is no video: {caps}")).caused_by(e))?;
-    Ok((caps, info))
+        .ok_or_else(|| Error::transient(format!("{name}: a picture without a format")))
 }
 
-fn frame_format(info: &VideoInfo, name: &str) -> Result<FrameFormat> {
-    let pixel = match info.format() {
-        gst_video::VideoFormat::I420 => PixelFormat::I420,
-        gst_video::VideoFormat::Nv12 => PixelFormat::Nv12,
-        gst_video::VideoFormat::Yuy2 => PixelFormat::Yuyv,
-        other => return Err(Error::fatal(format!("{name}: pictures in {other:?}"))),
-    };
-    Ok(FrameFormat {
-        pixel,
-        width: info.width() as usize,
-        height: info.height() as usize,
-        color: colorimetry(&info.colorimetry()),
+/// Whether the pipeline takes a file apart; a stream without a file around it tells no times.
+fn has_demuxer(pipeline: &gst::Pipeline) -> bool {
+    let mut elements = pipeline.iterate_recurse().into_iter().flatten();
+    elements.any(|element| {
+        element
+            .factory()
+            .and_then(|factory| factory.metadata("klass").map(|klass| klass.contains("Demux")))
+            .unwrap_or(false)
     })
-}
-
-fn colorimetry(color: &gst_video::VideoColorimetry) -> Colorimetry {
-    use gst_video::VideoColorMatrix as M;
-    Colorimetry {
-        matrix: match color.matrix() {
-            M::Bt709 | M::Bt2020 => Matrix::Bt709,
-            _ => Matrix::Bt601,
-        },
-        range: match color.range() {
-            gst_video::VideoColorRange::Range0_255 => Range::Full,
-            _ => Range::Limited,
-        },
-    }
-}
-
-/// Frames per second, if the caps tell.
-fn rate(info: &VideoInfo) -> Option<f64> {
-    let fps = info.fps();
-    (fps.numer() > 0 && fps.denom() > 0).then(|| f64::from(fps.numer()) / f64::from(fps.denom()))
-}
-
-fn format_text(format: &FrameFormat) -> String {
-    format!(
-        "{:?} {}x{} {:?} {:?}",
-        format.pixel, format.width, format.height, format.color.matrix, format.color.range
-    )
 }
 
 /// The decoder that was plugged in.

@@ -4,7 +4,7 @@
 //! price of a conversion to 4:2:0 for every picture; `nvv4l2camerasrc` takes it into NVMM memory, where the video
 //! image compositor converts it, and only the result is copied out.
 
-use super::camera_mode::{Choice, Encoding};
+use super::mode::{Choice, Encoding};
 
 /// Smaller pictures are converted faster by the CPU than they are sent through another device's memory.
 const WORTH_PIXELS: u64 = 1280 * 720;
@@ -48,7 +48,7 @@ pub fn plans(device: &str, choice: &Choice, has: &dyn Fn(&str) -> bool) -> Vec<C
 
 #[cfg(test)]
 mod tests {
-    use super::super::camera_mode::Interval;
+    use super::super::mode::Interval;
     use super::*;
 
     fn choice(encoding: Encoding, width: u32, height: u32) -> Choice {

@@ -11,35 +11,10 @@ use vision::error::{Error, Result};
 use vision::frame::{Frame, FrameFormat, ImageRef, PixelFormat};
 use vision::pool::FramePool;
 
+use super::options::CaptureOptions;
 use super::paced::Paced;
-use super::{Capture, CaptureOptions, FrameSource, SourceCounters, SourceOpener};
-
-/// What a test pattern looks like. Fields that are `None` come from [`CaptureOptions`].
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TestPattern {
-    /// Pixels a row, 64 to 8192.
-    pub width: Option<u32>,
-    /// Rows, 48 to 8192.
-    pub height: Option<u32>,
-    /// Frames per second, above 0, at most 1000.
-    pub fps: Option<f64>,
-    /// Frames until the end; endless if `None`.
-    pub frames: Option<u64>,
-    /// I420, NV12 or YUYV.
-    pub pixel: PixelFormat,
-}
-
-impl Default for TestPattern {
-    fn default() -> Self {
-        Self {
-            width: None,
-            height: None,
-            fps: None,
-            frames: None,
-            pixel: PixelFormat::I420,
-        }
-    }
-}
+use super::source::{Capture, FrameSource, SourceCounters, SourceOpener, take_buffer};
+use super::spec::TestPattern;
 
 /// Checks a pattern's sizes and rate.
 fn resolve(pattern: TestPattern, options: &CaptureOptions) -> Result<(FrameFormat, f64)> {
@@ -167,7 +142,7 @@ impl FrameSource for PatternSource {
         };
         let sequence = self.sequence;
         self.sequence += 1;
-        let Some(mut data) = super::take_buffer(pool, &self.format)? else {
+        let Some(mut data) = take_buffer(pool, &self.format)? else {
             return Ok(Capture::Dropped);
         };
         draw(number, &self.format, &mut self.row, &mut data);
@@ -176,6 +151,7 @@ impl FrameSource for PatternSource {
             captured_at_ns: self.clock.now_ns(),
             pts_ns: (sequence as f64 * 1e9 / self.fps).round() as u64,
             format: self.format,
+            damaged: false,
             data,
         }))
     }
