@@ -40,6 +40,7 @@ pub mod health;
 // What the machine is.
 pub mod board;
 
+// What a person sees.
 pub mod stdio;
 pub mod cli;
 
