@@ -41,6 +41,7 @@ pub mod web;
 // What the machine is.
 pub mod board;
 
+// What a person sees.
 pub mod stdio;
 pub mod cli;
 

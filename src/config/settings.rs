@@ -273,6 +273,7 @@ mod tests {
         assert_eq!(every("privacy.blur = [\"person\"]\nmasks.cpu_budget = 0.5"), None);
     }
 
+    #[cfg(feature = "gstreamer")]
     #[test]
     fn what_an_output_needs_is_checked_before_it_is_opened() {
         for (text, part) in [

@@ -17,7 +17,14 @@ pub fn check_outputs(camera: &CameraSettings) -> Result<()> {
         .try_for_each(|output| check_output(output, &camera.stream))
 }
 
-fn check_output(output: &OutputSpec, options: &StreamOptions) -> Result<()> {
+fn check_output(
+    output: &OutputSpec,
+    #[cfg_attr(
+        not(feature = "gstreamer"),
+        allow(unused_variables, reason = "certificates are for RTSP")
+    )]
+    options: &StreamOptions,
+) -> Result<()> {
     match output {
         #[cfg(feature = "gstreamer")]
         OutputSpec::Rtsp(address) if address.tls => match &options.access.tls {
