@@ -30,7 +30,7 @@ struct Rules {
 
 const DAEMON: Rules = Rules {
     sources: "src",
-    stages: &[&["capture"], &["stream"]],
+    stages: &[&["capture"], &["encode", "output"]],
     above_stages: &["pipeline", "web", "health", "config", "cli"],
     exceptions: &[
         Exception {

@@ -23,6 +23,7 @@ pub mod elements;
 #[cfg(feature = "gstreamer")]
 mod encoder;
 mod encoders;
+#[cfg(feature = "gstreamer")]
 mod fanout;
 #[cfg(feature = "gstreamer")]
 mod keyframes;
@@ -35,6 +36,7 @@ pub use encoder::{Encoder, Membership, Reader};
 #[cfg(feature = "gstreamer")]
 pub(crate) use encoder::{Timeline, period_ns};
 pub use encoders::Encoders;
+#[cfg(feature = "gstreamer")]
 pub use fanout::{Offered, Queue, ReaderKind};
 pub use unit::{AccessUnit, Parameters};
 

@@ -2,15 +2,19 @@
 
 use std::fs;
 use std::io::{Error, ErrorKind, Result};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+#[cfg(feature = "gstreamer")]
+use std::path::PathBuf;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 /// Names that are tried beside a name that is taken.
+#[cfg(feature = "gstreamer")]
 const NAMES: u32 = 10_000;
 
 /// `a/name.mp4` and `-1` to `a/name-1.mp4`.
+#[cfg(feature = "gstreamer")]
 pub(super) fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let extension = path.extension().unwrap_or_default().to_string_lossy();
@@ -23,6 +27,7 @@ pub(super) fn is_taken(path: &Path) -> bool {
 }
 
 /// `path` and its variants with `suffix`, of which the later ones count: `a.mkv`, `a-NOON.mkv`, `a-NOON-1.mkv` and on.
+#[cfg(feature = "gstreamer")]
 pub(super) fn variants(path: &Path, suffix: &str) -> impl Iterator<Item = PathBuf> {
     let counted = move |n| match n {
         0 => path.to_owned(),
@@ -70,6 +75,7 @@ mod tests {
         assert!(!path("new").exists());
     }
 
+    #[cfg(feature = "gstreamer")]
     #[test]
     fn names_beside_a_taken_one_keep_folder_and_ending() {
         let names: Vec<PathBuf> = variants(Path::new("a/b.c.mkv"), "noon").take(3).collect();
