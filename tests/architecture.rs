@@ -31,19 +31,8 @@ struct Rules {
 const DAEMON: Rules = Rules {
     sources: "src",
     stages: &[&["capture"], &["encode", "output"]],
-    above_stages: &["pipeline", "web", "health", "config", "cli"],
-    exceptions: &[
-        Exception {
-            from: "capture",
-            to: "config",
-            why: "checks a camera's controls with the file's `check_range`",
-        },
-        Exception {
-            from: "health",
-            to: "web",
-            why: "`health::http` is the old path of `web`",
-        },
-    ],
+    above_stages: &["pipeline", "web", "health", "config", "daemon", "cli"],
+    exceptions: &[],
 };
 
 const VISION: Rules = Rules {

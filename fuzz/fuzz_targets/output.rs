@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use segd::health::http::parse_listen;
+use segd::web::parse_listen;
 use segd::output::access::User;
 use segd::output::parse_output;
 

@@ -7,10 +7,10 @@ use super::{Drawing, Hiding, Layers, check_range, resolve};
 use crate::capture::{CaptureOptions, SourceSpec};
 use crate::choose::ChoiceOptions;
 use crate::clock::RealClock;
-use crate::health::http;
 use crate::output::access::RtspAccess;
 use crate::output::{OutputSpec, StreamOptions, check_files};
 use crate::pipeline::PipelineOptions;
+use crate::web;
 use vision::error::Result;
 
 /// What a run needs to know, checked: what is in here starts, unless the machine lacks what it names.
@@ -54,7 +54,7 @@ pub struct CameraSettings {
 /// The HTTP server, and what counts as unwell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthSettings {
-    /// `ADDRESS:PORT` where it listens, which has been checked; an empty text for none. [`http::DEFAULT_LISTEN`] if
+    /// `ADDRESS:PORT` where it listens, which has been checked; an empty text for none. [`web::DEFAULT_LISTEN`] if
     /// nothing is said, and then a port that is in use is no error.
     pub listen: Option<String>,
     /// Serve addresses other than loopback.
@@ -165,7 +165,7 @@ impl HealthSettings {
             1.0..=3_600_000.0,
         )?;
         if let Some(listen) = section.listen.as_deref().filter(|listen| !listen.is_empty()) {
-            http::parse_listen(listen, insecure)?;
+            web::parse_listen(listen, insecure)?;
         }
         Ok(Self {
             listen: section.listen.clone(),

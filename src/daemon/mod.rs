@@ -16,10 +16,11 @@ use tracing::info;
 
 use crate::choose::Chooser;
 use crate::config::{HealthSettings, Origin, Settings};
-use crate::health::{Health, Limits, Watched, http, notify};
+use crate::health::{Health, Limits, Watched, notify};
 use crate::pipeline;
 use crate::supervise::{Background, Job, run_all, signals};
 use crate::turns::Turns;
+use crate::web;
 use vision::error::Result;
 use vision::infer::Device;
 
@@ -104,8 +105,8 @@ fn watched(settings: &Settings, built: &[Built]) -> Vec<Watched> {
 fn serve_health(settings: &HealthSettings, health: &Health) -> Result<Option<Background>> {
     let bound = match settings.listen.as_deref() {
         Some("") => return Ok(None),
-        Some(listen) => http::bind(listen, settings.insecure)?,
-        None => match http::bind(http::DEFAULT_LISTEN, settings.insecure) {
+        Some(listen) => web::bind(listen, settings.insecure)?,
+        None => match web::bind(web::DEFAULT_LISTEN, settings.insecure) {
             Ok(bound) => bound,
             Err(e) => {
                 info!("no health over HTTP: {e}");

@@ -11,8 +11,6 @@ use crate::clock::SharedClock;
 use crate::metrics::{Metrics, Vitals};
 use crate::pipeline::control::Control;
 
-// The old path, for those who still name it.
-pub use crate::web as http;
 pub use judge::{Limits, Observed, Trouble, judge};
 
 /// One pipeline, as seen from outside.

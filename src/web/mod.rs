@@ -1,8 +1,8 @@
 //! HTTP: pages for monitors, and the place for all that a browser will ask for.
 //!
 //! One thread runs one asynchronous runtime, which serves every connection. Each resource has a file of its own and a row
-//! in the table of [`routes`]; [`server`] knows about connections and limits and nothing about resources. A handler must
-//! not hold the thread up: it waits with `await`, and hands long work to [`off_thread`].
+//! in the table of `routes.rs`; `server.rs` knows about connections and limits and nothing about resources. A handler must
+//! not hold the thread up: it waits with `await`, and hands long work to `off_thread.rs`.
 
 mod healthz;
 mod metrics;
