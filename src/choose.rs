@@ -34,7 +34,7 @@ pub enum BackendName {
 /// The device that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum DeviceName {
-    /// The CPU at first, then CUDA and TensorRT as soon as they are ready, where they can be had.
+    /// The CPU at first, then CUDA and TensorRT, each as soon as it is ready, if it works here.
     Auto,
     /// The CPU.
     #[default]
@@ -66,7 +66,7 @@ pub struct ChoiceOptions {
     pub backend: BackendName,
     /// Where the network runs. Anything but the CPU needs ONNX Runtime.
     pub device: Device,
-    /// Whether it moves on to CUDA and TensorRT once they are ready, where they can be had.
+    /// Whether it moves on to CUDA and TensorRT once they are ready, if they work here.
     pub accelerate: bool,
     /// Only files of this precision.
     pub precision: Option<Precision>,

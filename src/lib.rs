@@ -2,14 +2,14 @@
 //! onto the video and streams it.
 //!
 //! ```text
-//! camera --> [capture] --newest--> [infer: preprocess, run, postprocess] --newest mask--+
+//! camera --> [capture] --newest--> [infer: preprocess, run, decode] -------newest mask--+
 //!                |                                                                       v
 //!                +----------------------- every frame ------------------------> [compose: overlay] -> [output]
 //! ```
 //!
 //! The video never waits for the network: every captured frame goes out with the newest mask that
 //! exists. Read [`pipeline`] first; it wires the stages, which are listed here in the order in which
-//! a frame meets them. Stages never import each other.
+//! a frame meets them. Stages never import each other. What is done to pixels is in the crate [`vision`].
 
 // What every stage stands on.
 pub mod clock;
@@ -35,8 +35,6 @@ pub mod snapshot;
 pub mod observe;
 pub mod health;
 pub mod web;
-
-// Data sets, scores and picture files, shared with the trainer.
 
 // What the machine is.
 pub mod board;

@@ -340,9 +340,9 @@ pub struct Snapshot {
     pub without_mask: u64,
     /// Times the source was opened again.
     pub reconnects: u64,
-    /// Frames lost at capture for want of a buffer.
+    /// Frames lost at capture because no buffer was free.
     pub dropped_capture: u64,
-    /// Frames lost at compose for want of a buffer.
+    /// Frames lost at compose because no buffer was free.
     pub dropped_compose: u64,
     /// Items dropped by each mailbox.
     pub dropped_mailboxes: Vec<(&'static str, u64)>,

@@ -1,7 +1,6 @@
 //! What is seen, for whoever wants to know: each composed frame's scene, behind a mailbox for each reader.
 //!
-//! A slow reader loses the oldest scenes, which are counted, and costs nobody else anything. While nobody reads, no scene
-//! is made.
+//! A slow reader loses the oldest scenes, counted, and slows nobody else down. While nobody reads, no scene is made.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -3,7 +3,7 @@
 //! A pure state machine over frame times and what motion estimation saw. A frame becomes a key, in this order,
 //! because
 //! - there is no key yet, or a scene cut lies behind it;
-//! - `every` frames have gone by, where that is asked for, and nothing else counts;
+//! - `every` frames have passed, if that is set; then nothing else counts;
 //! - the picture has changed so much that the last key's mask can't be moved onto it;
 //! - the last key's mask would be older than the limit before another frame's could be there;
 //! - the picture stands still and the mask has not been looked at for a while.
@@ -21,7 +21,7 @@ use vision::propagate::{Fit, Smoothing};
 /// What decides which frames are segmented.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScheduleOptions {
-    /// Every n-th frame, and no other but after a cut.
+    /// Every n-th frame, and no other except after a cut.
     pub every: Option<u32>,
     /// CPU that the whole process may use, in cores: inferences go where the picture changes most.
     pub cpu_budget: Option<f64>,
@@ -35,7 +35,7 @@ pub struct ScheduleOptions {
     pub wait: Duration,
     /// Move masks with the picture between inferences.
     pub propagate: bool,
-    /// How much the key before counts in a key's labels. Only where masks are moved.
+    /// How much the previous key counts in a key's labels; only if masks are moved.
     pub smooth: Smoothing,
 }
 
@@ -122,11 +122,11 @@ const REFRESH_NS: u64 = 1_000_000_000;
 const SAVED: f64 = 2.0;
 /// An inference that is expected to take more than this share of the time it has may as well come too late.
 const IN_TIME: f64 = 0.8;
-/// Where more than this share of the inferences comes too late for their frames, masks are asked for one frame earlier;
-/// a wait in vain then makes one frame's mask too old, in place of two ...
+/// If more than this share of the inferences comes too late for its frame, masks are asked for one frame earlier; a wait
+/// in vain then makes one frame's mask too old, in place of two ...
 const SOME_LATE: f64 = 0.01;
-/// ... and where more than this share does, as early as the late ones need: one frame in a hundred may show too old a
-/// mask.
+/// ... and if more than this share does, as early as the late ones need: one frame in a hundred may show a mask that is
+/// too old.
 const MANY_LATE: f64 = 0.025;
 /// Inferences over which that share is averaged.
 const LATE_OVER: f64 = 64.0;
@@ -162,7 +162,7 @@ pub struct Scheduler {
     cost_ns: Option<f64>,
     /// CPU that may be spent on inferences now.
     credit_ns: f64,
-    /// Cores that all else uses.
+    /// Cores that everything else uses.
     other_cores: f64,
 }
 

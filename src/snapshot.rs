@@ -1,4 +1,4 @@
-//! The newest outgoing picture, for who asks: compose copies it only while somebody waits for one.
+//! The newest outgoing picture, for whoever asks: compose copies it only while somebody waits for one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

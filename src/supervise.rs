@@ -193,8 +193,8 @@ pub struct Job {
     pub run: Run,
 }
 
-/// Runs all until each has ended, or `asked_to_stop` fires and stops them all. One that fails is said in the log, and
-/// the others go on. One job runs on the calling thread.
+/// Runs all until each has ended, or `asked_to_stop` fires and stops them all. If one fails, the log says so and the
+/// others go on. One job runs on the calling thread.
 ///
 /// # Errors
 /// With its name where there are several: the first that failed, if nothing else ended the run; after a stop, the

@@ -36,7 +36,7 @@ pub struct Upgrade {
 }
 
 impl Upgrade {
-    /// Waits for the first frame, and goes from step to step. A device that can't be had is said in the log, and the
+    /// Waits for the first frame, and goes from step to step. A device that doesn't work is named in the log, and the
     /// network stays where it runs. Ends early when another model takes over.
     pub fn run(self, stop: &Stop) {
         let ticket = self.control.ticket();

@@ -152,11 +152,9 @@ fn who_asks_is_told_what_is_seen_and_when_nothing_is_known() {
     };
     let rig = faults.start();
     let reader = rig.control.scenes.subscribe("test");
-    let next = || loop {
-        match reader.next(Duration::from_secs(10)) {
-            Received::Item(seen) => return seen,
-            other => panic!("no scene: {other:?}"),
-        }
+    let next = || match reader.next(Duration::from_secs(10)) {
+        Received::Item(seen) => seen,
+        other => panic!("no scene: {other:?}"),
     };
     assert!(matches!(next(), Seen::Unknown { .. }), "there is no mask yet");
     gate.store(1, Relaxed);

@@ -33,7 +33,7 @@ fn resolve(pattern: TestPattern, options: &CaptureOptions) -> Result<(FrameForma
     }
     if pattern.pixel == PixelFormat::Rgb24 {
         return Err(Error::usage(
-            "test://: RGB is no video format; take i420, nv12 or yuyv",
+            "test://: RGB is not a video format; use i420, nv12 or yuyv",
         ));
     }
     let format = FrameFormat::new(pattern.pixel, width as usize, height as usize);

@@ -1,4 +1,4 @@
-//! The backends that are to be had here, each tested before it is trusted.
+//! The backends that work here, each tested before it is trusted.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use vision::selftest;
 
 impl ChoiceOptions {
     /// ONNX Runtime with the first of the model's files that gives the right labels, or tract where that has an 8-bit file
-    /// which takes less CPU; tract where ONNX Runtime is not to be had.
+    /// which takes less CPU; tract if ONNX Runtime is not installed.
     pub(super) fn best(&self, model: &Arc<Model>) -> Result<Trusted> {
         let (ort, reason) = self.trusted_ort(model)?;
         let Some(mut ort) = ort else {

@@ -20,17 +20,17 @@ pub struct ModelArgs {
     /// What runs the network; auto: tract or ONNX Runtime, whichever takes less CPU here [default: auto]
     #[arg(long, value_enum, env = "SEGD_BACKEND", hide_possible_values = false)]
     pub backend: Option<BackendName>,
-    /// Where it runs; an accelerator that can't be had is an error, but for auto [default: cpu]
+    /// Where it runs. An accelerator that doesn't work is an error, except with auto [default: cpu]
     #[arg(long, value_enum)]
     pub device: Option<DeviceName>,
     /// Precision of the network's arithmetic; the one that suits backend and processor if not given
     #[arg(long, value_enum)]
     pub precision: Option<Precision>,
-    /// Longer side of the network's input in pixels: smaller is faster, larger sees more; auto: the model's, or as much less
-    /// as it needs to keep up here [default: the model's]
+    /// Longer side of the network's input in pixels: smaller is faster, larger sees more; auto: the model's, or smaller if
+    /// this machine needs that to keep up [default: the model's]
     #[arg(long, value_name = "PIXELS|auto")]
     pub size: Option<NumberOrAuto>,
-    /// Threads of one inference on the CPU; auto: as few as it needs to be done within a frame's time here [default: auto for
+    /// Threads of one inference on the CPU; auto: as few as it needs to finish within a frame's time here [default: auto for
     /// video, else 1]
     #[arg(long, value_name = "N|auto")]
     pub threads: Option<NumberOrAuto>,

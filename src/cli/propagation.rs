@@ -38,7 +38,7 @@ const SPEEDS: [f32; 3] = [2.0, 4.0, 8.0];
 pub struct Way {
     /// The network runs on every n-th frame.
     every: usize,
-    /// By so many frames a result is late.
+    /// By this many frames a result is late.
     late: usize,
     /// Masks move with the picture, or stay.
     propagate: bool,
@@ -179,7 +179,7 @@ fn masks_of(
 enum Motion {
     /// Pixels a frame to the right and down.
     Pan(f32, f32),
-    /// Towards the middle by so many pixels a frame at the left and right edge; away from it if negative.
+    /// Towards the middle by this many pixels a frame at the left and right edge; away from it if negative.
     Zoom(f32),
 }
 
@@ -295,7 +295,7 @@ struct Sums {
     ns: u64,
 }
 
-/// A square of so many pixels is at rest ...
+/// A square of this many pixels is at rest ...
 const SQUARE: usize = 16;
 /// ... if its luma changes by less than this a pixel from frame to frame, on average ...
 const AT_REST: f32 = 2.0;

@@ -90,10 +90,10 @@ pub struct RunArgs {
     /// Configuration file; the command line overrides it [default: /etc/segd/segd.toml if it exists]
     #[arg(long, value_name = "FILE", env = "SEGD_CONFIG")]
     pub config: Option<PathBuf>,
-    /// End after so many frames
+    /// End after this many frames
     #[arg(long, value_name = "N")]
     pub frames: Option<u64>,
-    /// At most so many inferences a second, to save power; the video keeps its rate
+    /// At most this many inferences a second, to save power; the video keeps its rate
     #[arg(long, value_name = "RATE")]
     pub max_inferences_per_second: Option<f64>,
     /// Serve addresses other than loopback to everyone who reaches them

@@ -42,7 +42,7 @@ pub fn from_environment<T: Into<OsString>>(variables: impl IntoIterator<Item = (
             continue;
         };
         if !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') || key.is_empty() {
-            return Err(Error::usage(format!("{name} is no key of the configuration")));
+            return Err(Error::usage(format!("{name} is not a configuration key")));
         }
         let value = value.to_str().ok_or_else(|| {
             Error::usage(format!(
@@ -65,7 +65,7 @@ fn one(name: &str, section: &str, key: &str, value: &str) -> Result<Layer> {
             // More than one key: the value broke out of its line.
             Ok(_) if form == value && value.contains('\n') => {}
             Ok(layer) => return Ok(layer),
-            // What stands there as it is tells most, unless it is no value at all.
+            // The text as it is tells most, unless it is not a value at all.
             Err(error) => {
                 let is_value = toml::from_str::<toml::Table>(&format!("v = {form}")).is_ok();
                 if first.is_none() && is_value {

@@ -87,7 +87,7 @@ impl CameraSettings {
 /// The label of the class `name`.
 ///
 /// # Errors
-/// Usage, with the classes that there are, and the one that was probably meant.
+/// Usage, with the model's classes, and the one that was probably meant.
 fn class_label(name: &str, contract: &Contract) -> Result<u8> {
     let name = name.trim();
     contract

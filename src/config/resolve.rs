@@ -193,7 +193,8 @@ pub(super) fn schedule(section: &MasksSection, hides: bool) -> Result<ScheduleOp
             options.every = Some(1);
         }
     }
-    // Few masks are enough to show things, not to hide them: then every frame is segmented that there is time for.
+    // A few masks are enough to show things, but not to hide them: with privacy, every frame that there is time for is
+    // segmented.
     if hides && !section.says_how_often() {
         options.every = Some(1);
     }
@@ -223,7 +224,7 @@ pub(super) fn pipeline(parts: &PipelineParts<'_>) -> Result<PipelineOptions> {
     if no_pace && is_live {
         return Err(
             Error::usage("--no-pace is for files; a camera or network stream has its own pace")
-                .hint("leave --no-pace away, or use --lockstep"),
+                .hint("leave --no-pace out, or use --lockstep"),
         );
     }
     // Every frame with its own mask, unless it is said which.
@@ -313,7 +314,7 @@ pub(super) fn access(section: &AccessSection) -> Result<RtspAccess> {
         (None, None) => None,
         _ => {
             return Err(Error::usage(
-                "access.certificate and access.key: one stands without the other",
+                "access.certificate and access.key: one is set without the other",
             ));
         }
     };

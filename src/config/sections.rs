@@ -129,7 +129,7 @@ section! {
         /// Start files again at their end.
         #[serde(rename = "loop")]
         looped: bool,
-        /// A camera or network stream that gives no frame for so many milliseconds is opened again.
+        /// A camera or network stream that gives no frame for this many milliseconds is opened again.
         stall_timeout_ms: u64,
         /// Only modes of this format (cameras): `yu12`, `nv12`, `yuyv` or `mjpg`.
         pixel_format: CameraFormat,
@@ -158,7 +158,7 @@ section! {
         size: NumberOrAuto,
         /// Threads of one inference on the CPU, or `"auto"`.
         threads: NumberOrAuto,
-        /// At most so many inferences a second.
+        /// At most this many inferences a second.
         max_inferences_per_second: f64,
     }
 }
@@ -241,7 +241,7 @@ section! {
         key: PathBuf,
         /// Clients that may watch at a time, on each address.
         max_clients: u32,
-        /// No stream is encoded with more than so many kbit/s: what one client can draw at most.
+        /// No stream is encoded with more than this many kbit/s: what one client can draw at most.
         max_bitrate_kbps: u32,
     }
 }
@@ -251,7 +251,7 @@ section! {
     HealthSection {
         /// `ADDRESS:PORT`; an empty text for none.
         listen: String,
-        /// A mask older than so many milliseconds counts as frozen.
+        /// A mask older than this many milliseconds counts as frozen.
         max_mask_age_ms: u64,
     }
 }
@@ -259,7 +259,7 @@ section! {
 section! {
     /// What only the command line can say: how one run goes.
     RunSection {
-        /// End after so many frames.
+        /// End after this many frames.
         frames: u64,
         /// Each frame of a file exactly once, as fast as possible.
         no_pace: bool,

@@ -101,7 +101,7 @@ fn watched(settings: &Settings, built: &[Built]) -> Vec<Watched> {
         .collect()
 }
 
-/// Starts HTTP. A port that was asked for must be had; the default one may be another segd's.
+/// Starts HTTP. A port that was asked for must be free; the default one may belong to another segd.
 fn serve_health(settings: &HealthSettings, health: &Health) -> Result<Option<Background>> {
     let bound = match settings.listen.as_deref() {
         Some("") => return Ok(None),

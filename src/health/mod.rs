@@ -22,7 +22,7 @@ pub struct Watched {
     pub metrics: Arc<Metrics>,
     /// Its clock.
     pub clock: SharedClock,
-    /// Where its pictures can be had.
+    /// Where to ask for its pictures.
     pub control: Arc<Control>,
     /// What counts as unwell.
     pub limits: Limits,

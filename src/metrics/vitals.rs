@@ -32,7 +32,7 @@ pub struct Vitals {
     pub source_is_live: AtomicBool,
     /// "Camera lost" pictures that went out.
     pub notices: AtomicU64,
-    /// Frames that went out hidden as a whole, for want of a mask.
+    /// Frames that went out wholly hidden because there was no current mask.
     pub hidden: AtomicU64,
     /// Times an output failed.
     pub output_failures: AtomicU64,

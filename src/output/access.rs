@@ -150,7 +150,7 @@ impl RtspAccess {
             }
             if self.users[..index].iter().any(|other| other.name == user.name) {
                 return Err(Error::usage(format!(
-                    "access.users: {} stands there twice",
+                    "access.users: {} is listed twice",
                     user.name
                 )));
             }

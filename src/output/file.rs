@@ -294,7 +294,7 @@ impl VideoFile {
         };
         File::open(&self.partial)
             .and_then(|f| f.sync_all())
-            .map_err(|e| problem("can't be brought to the disk", e))?;
+            .map_err(|e| problem("can't be flushed to the disk", e))?;
         for path in variants(&self.path, &self.begun) {
             match rename_new(&self.partial, &path) {
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -384,7 +384,7 @@ fn reserve_partial(path: &Path) -> Result<(PathBuf, u64)> {
                 if n > 0 {
                     tracing::warn!(
                         file = %partial.display(),
-                        "unfinished recordings of the same name stand beside it; they are kept"
+                        "unfinished recordings of the same name lie beside it; they are kept"
                     );
                 }
                 let inode = file.metadata().map_or(0, |m| m.ino());

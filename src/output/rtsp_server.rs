@@ -35,7 +35,7 @@ const SESSION_TIMEOUT_S: u32 = 30;
 /// A connection without a session is closed after this time.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// A client that takes no data for so many milliseconds is disconnected.
+/// A client that takes no data for this many milliseconds is disconnected.
 const STUCK_MS: i32 = 15_000;
 
 /// Connections for each client that may watch: one that watches, one that only asks.

@@ -16,7 +16,7 @@ use vision::error::{Error, Result};
 use vision::frame::{FrameFormat, SharedFrame};
 use vision::pool::FramePool;
 
-/// A source that gave frames for so long has recovered: its next failure counts as the first.
+/// A source that gave frames for this long has recovered: its next failure counts as the first.
 const RECOVERED: Duration = Duration::from_secs(1);
 
 /// How long frames that are on their way may take to go out after a source has failed for good.

@@ -36,7 +36,7 @@ struct State {
     last_sequence: u64,
     last_pts_ns: u64,
     last_captured_ns: u64,
-    /// Added to the source's times, so that they go on rising when it is opened again.
+    /// Added to the source's times, so that they keep rising when it is opened again.
     pts_offset_ns: u64,
 }
 
@@ -272,7 +272,7 @@ impl ComposeStage {
 fn rising(state: &mut State, frame: &Frame) -> u64 {
     let mut pts_ns = frame.pts_ns.saturating_add(state.pts_offset_ns);
     if pts_ns < state.last_pts_ns {
-        // A source that begins again goes on as much later as its frame was taken later.
+        // The times of a source that begins again continue, later by the time between the two captures.
         let gap = frame.captured_at_ns.saturating_sub(state.last_captured_ns).max(1);
         pts_ns = state.last_pts_ns.saturating_add(gap);
         state.pts_offset_ns = pts_ns.saturating_sub(frame.pts_ns);

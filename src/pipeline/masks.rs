@@ -17,7 +17,7 @@ use vision::propagate::{Key, Keys, MotionField, warp_labels};
 const KEYS: usize = 3;
 /// Maps beside the one that is shown, for scenes that are still read. With more readers than that, maps are made anew.
 const SPARE_MAPS: usize = 4;
-/// How often the load of all but inference is measured for a CPU budget.
+/// How often the load of everything but inference is measured for a CPU budget.
 const LOAD_PERIOD_NS: u64 = 500_000_000;
 
 /// A mask that was asked for and is not there yet.

@@ -22,7 +22,7 @@ const BACKOFF: Backoff = Backoff {
     max: Duration::from_secs(60),
 };
 
-/// An output that held for so long has recovered: the next failure counts as the first.
+/// An output that worked for this long has recovered: the next failure counts as the first.
 const RECOVERED_NS: u64 = 60_000_000_000;
 
 /// How long the outputs of a live pipeline that have their own threads may take to be completed, in all.
@@ -138,8 +138,8 @@ impl Outputs {
     /// Opens all. `again` if they were open before, in another format.
     ///
     /// # Errors
-    /// The first output's that can't be opened, and whose fault opening it later can't mend: at the start that is a
-    /// mistake to be shown, not waited out. A live pipeline that has begun goes on in any case.
+    /// The first output's that can't be opened, if opening it later would not help: at the start that is a mistake to be
+    /// shown, not waited out. A live pipeline that has begun goes on in any case.
     pub(super) fn open(
         openers: &[Arc<dyn OutputOpener>],
         format: FrameFormat,
@@ -200,7 +200,7 @@ impl Outputs {
         self.video.format
     }
 
-    /// A free buffer. A live pipeline drops the frame (counted) where there is none; otherwise it waits.
+    /// A free buffer. If there is none, a live pipeline drops the frame (counted); any other waits.
     pub(super) fn buffer(&self, stop: &Stop) -> Option<PooledBuffer> {
         loop {
             if let Some(buffer) = self.pool.take() {

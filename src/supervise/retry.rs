@@ -1,4 +1,4 @@
-//! How what fails for the time being is tried again.
+//! How something that fails for a while is tried again.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ impl Backoff {
     }
 }
 
-/// Failures in a row that are each said in the log; after those every [`LOUD_EVERY`]th.
+/// Failures in a row that are each logged; after those, every [`LOUD_EVERY`]th.
 const LOUD_FAILURES: u32 = 5;
 const LOUD_EVERY: u32 = 60;
 

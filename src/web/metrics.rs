@@ -88,7 +88,7 @@ fn render(health: &Health) -> String {
         ),
         (
             "segd_frames_hidden_total",
-            "Frames hidden as a whole for want of a current mask.",
+            "Frames wholly hidden because there was no current mask.",
             |c| c.metrics.vitals.hidden.load(Relaxed),
         ),
         ("segd_inferences_total", "Inferences.", |c| {

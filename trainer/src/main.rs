@@ -62,7 +62,7 @@ fn main() -> Result<()> {
     }
 }
 
-/// Loads libtorch's CUDA part where there is one, before any other call of libtorch, which looks for it then.
+/// Loads libtorch's CUDA part if there is one. Called before anything else of libtorch, whose first call looks for it.
 ///
 /// The program is not linked with it, so that one binary runs with either libtorch.
 fn load_cuda() {

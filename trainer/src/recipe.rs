@@ -1,4 +1,4 @@
-//! A recipe: everything that decides a training run but the paths.
+//! A recipe: everything that decides a training run, except the paths.
 
 use std::collections::BTreeMap;
 use std::path::Path;

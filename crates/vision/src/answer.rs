@@ -114,8 +114,8 @@ impl Reader {
     /// be reordered, and are kept otherwise: after the first two answers of a size nothing is allocated.
     ///
     /// # Errors
-    /// Fatal, naming the origin, for another shape or type than the contract's. Transient for an answer that is none:
-    /// labels that are no class, scores that are not finite, or the same for every class in many cells.
+    /// Fatal, naming the origin, for another shape or type than the contract's. Transient for an answer that means nothing:
+    /// labels past the last class, scores that are not finite, or scores that are equal for every class in many cells.
     pub fn read(&self, outputs: &mut Outputs, answer: &mut Answer) -> Result<()> {
         self.check_shape(outputs)?;
         let Some(tensor) = outputs.tensor_mut(0) else {
@@ -294,7 +294,7 @@ impl Reader {
             .hint("the contract and the network don't belong together: correct contract.toml or export again")
     }
 
-    /// The network ran, and its answer is none: for other pictures it may have one.
+    /// The network ran, but its answer means nothing; for other pictures it may.
     fn no_answer(&self, what: String) -> Error {
         Error::transient(format!("{}: {what}", self.origin))
             .hint("use another --precision, --backend or --model")

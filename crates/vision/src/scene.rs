@@ -36,7 +36,7 @@ pub struct Segment {
     pub instance: Option<u32>,
     /// The object's number from picture to picture.
     pub track: Option<u32>,
-    /// How sure the network is, 0 to 1; 1 where it does not say.
+    /// How sure the network is, 0 to 1; 1 if it does not say.
     pub score: f32,
 }
 
@@ -112,7 +112,7 @@ impl Scene {
         }
     }
 
-    /// Where each segment is, in their order; of no area for those that take no pixel. Computed by who asks first.
+    /// Where each segment is, in their order; of no area for those that take no pixel. Computed when first asked for.
     pub fn extents(&self) -> &[Extent] {
         self.extents
             .get_or_init(|| extents(&self.map, self.segments.len()))

@@ -177,7 +177,7 @@ fn transport_stream(file: &mut (impl Read + Seek), bytes: u64) -> io::Result<Opt
     let mut start = [0; 188 * 3 + 1];
     let read = read_up_to(file, &mut start)?;
     let is_one = read == start.len() && (0..4).all(|n| start[188 * n] == 0x47);
-    Ok((is_one && bytes % 188 != 0).then(|| "it ends in the middle of a packet".to_owned()))
+    Ok((is_one && !bytes.is_multiple_of(188)).then(|| "it ends in the middle of a packet".to_owned()))
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ pub fn load_rgb(path: &Path, max_pixels: u64) -> Result<RgbPicture> {
     if !meta.is_file() {
         return Err(bad("is not a file"));
     }
-    // No format needs more bytes than this for so many pixels.
+    // No format needs more bytes than this for this many pixels.
     let most = max_pixels.saturating_mul(16).saturating_add(64 << 20);
     let mut bytes = Vec::new();
     File::open(path)

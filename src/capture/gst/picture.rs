@@ -14,7 +14,7 @@ use vision::picture::over;
 /// Fatal, naming the source, for what is no picture that can be read.
 pub(super) fn format_of(caps: &gst::CapsRef, name: &str) -> Result<(VideoInfo, FrameFormat)> {
     let info = VideoInfo::from_caps(caps)
-        .map_err(|e| Error::fatal(format!("{name}: a format that is no video: {caps}")).caused_by(e))?;
+        .map_err(|e| Error::fatal(format!("{name}: not a video format: {caps}")).caused_by(e))?;
     let pixel = match info.format() {
         gst_video::VideoFormat::I420 | gst_video::VideoFormat::A420 => PixelFormat::I420,
         gst_video::VideoFormat::Nv12 => PixelFormat::Nv12,

@@ -244,7 +244,8 @@ pub(super) fn start(opening: Opening<'_>) -> Result<Started> {
         let why = Error::transient(format!("{name} by {}", plan.element)).caused_by(why);
         failed = Some(why.hint("check the camera's ribbon cable, and that no other program has it open"));
     }
-    Err(failed.unwrap_or_else(|| Error::usage(format!("{name}: nothing reads such a camera here"))))
+    Err(failed
+        .unwrap_or_else(|| Error::usage(format!("{name}: no element on this machine reads such a camera"))))
 }
 
 /// The error of a source that gave neither a picture nor an error.

@@ -301,7 +301,7 @@ impl CameraSource {
                     path.display(),
                     options.open_timeout_ms as f64 / 1000.0
                 ))
-                .hint("plug it out and in again, or try another USB port")
+                .hint("unplug it and plug it in again, or try another USB port")
             } else {
                 fail("starting", e)
             }

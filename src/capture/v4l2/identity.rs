@@ -178,7 +178,7 @@ impl Nodes {
                         before.name,
                         other.name
                     ))
-                    .hint("plug the camera in again; to use the other one, start segd anew")),
+                    .hint("plug the camera in again; to use the other one, restart segd")),
                 }
             }
             _ => Ok((path.to_owned(), now)),

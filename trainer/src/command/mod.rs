@@ -75,16 +75,16 @@ pub struct Checkpoint {
     /// Threads of the network
     #[arg(long, default_value_t = 2)]
     pub threads: i32,
-    /// Where the network runs [default: cuda where there is a GPU]
+    /// Where the network runs [default: cuda if there is a GPU]
     #[arg(long, value_enum)]
     pub device: Option<DeviceName>,
 }
 
 impl Checkpoint {
-    /// The run's folder, where one was named.
+    /// The run's folder, if one was named.
     ///
     /// # Errors
-    /// It is none.
+    /// It is not a run's folder.
     pub fn folder(&self) -> Result<Option<Folder>> {
         self.run.as_deref().map(Folder::open).transpose()
     }
@@ -150,8 +150,8 @@ pub fn selftest_picture(samples: &[Sample]) -> Result<Option<PathBuf>> {
     Ok(best.map(|(_, sample)| sample.image.clone()))
 }
 
-/// Has a folder's self-test ask no more of a backend than the share of labels that the 8-bit file gives here as the f32 network
-/// does, less what another machine's rounding may cost.
+/// Lowers the agreement that a folder's self-test asks for to what the 8-bit file reaches here, less what another machine's
+/// rounding may cost.
 ///
 /// # Errors
 /// The folder can't be read or written, or the 8-bit file can't be run.

@@ -22,7 +22,7 @@ use crate::{data, import};
 /// Arguments of `train`.
 #[derive(Args)]
 pub struct Arguments {
-    /// The network, by a name that `segd-train archs` lists; all else is as in the built-in recipe for it
+    /// The network, by a name that `segd-train archs` lists; everything else is as in the built-in recipe for it
     #[arg(long, value_name = "NAME", required_unless_present_any = ["recipe", "resume"])]
     arch: Option<String>,
     /// A recipe: a file, or the name of a built-in one
@@ -46,16 +46,16 @@ pub struct Arguments {
     /// Start from the averaged weights of this checkpoint
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
-    /// Go on from the run's last checkpoint; needs no other option than --out
+    /// Continue from the run's last checkpoint; needs no other option than --out
     #[arg(long)]
     resume: bool,
-    /// Steps, where not those of the recipe
+    /// Steps, in place of the recipe's
     #[arg(long)]
     steps: Option<u64>,
-    /// Crops a batch, where not those of the recipe
+    /// Crops a batch, in place of the recipe's
     #[arg(long)]
     batch: Option<usize>,
-    /// Where the network runs [default: cuda where there is a GPU]
+    /// Where the network runs [default: cuda if there is a GPU]
     #[arg(long, value_enum)]
     device: Option<DeviceName>,
     /// Threads of the network

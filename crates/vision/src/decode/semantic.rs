@@ -94,7 +94,7 @@ impl SemanticDecoder {
     /// only for the first output, and when its size changes.
     ///
     /// # Panics
-    /// If `answer` has not the number of values that its sides say, no cell, or not 1 to 256 classes; its
+    /// If the number of values in `answer` is not what its sides give, or it has no cell, or not 1 to 256 classes. Its
     /// [reader](crate::answer::Reader) checks that.
     pub fn run(&mut self, answer: &Answer, mask: &mut Mask) {
         (mask.width, mask.height) = (self.width, self.height);

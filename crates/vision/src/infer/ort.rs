@@ -1,8 +1,8 @@
 //! The backend through [ONNX Runtime](https://onnxruntime.ai), whose library is loaded at run time.
 //!
-//! Fast on CPUs, and the way to CUDA and TensorRT. An accelerator that was asked for and can't be had is an
-//! error: ONNX Runtime alone would fall back to the CPU without a word. Which providers ran is read from the profile
-//! of the first run. TensorRT's engines are kept from one start to the next.
+//! Fast on CPUs, and the way to CUDA and TensorRT. If an accelerator that was asked for can't run, that is an error: ONNX
+//! Runtime by itself would silently fall back to the CPU. Which providers ran is read from the profile of the first run.
+//! TensorRT's engines are kept from one start to the next.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -29,8 +29,8 @@ use crate::tensor::Elements;
 
 pub use super::ort_library::LIBRARY_VARIABLE;
 
-/// The execution providers that a library was built with, of those that segd can use; whether they work shows only when
-/// a network is run.
+/// The execution providers that a library was built with, of those that segd can use. Whether they work shows only when a
+/// network runs.
 ///
 /// # Errors
 /// Usage or fatal if the library can't be loaded.
@@ -49,11 +49,10 @@ pub fn built_in_providers(library: Option<&Path>) -> Result<Vec<&'static str>> {
     Ok(providers)
 }
 
-/// Whether an accelerator can be had, seen by preparing a network of one node on it; the engine that TensorRT builds for
-/// that is not kept.
+/// Tests an accelerator by preparing a network of one node on it. The engine that TensorRT builds for that is not kept.
 ///
 /// # Errors
-/// Usage or fatal if the library can't be loaded; fatal, with what is missing, if the accelerator can't be had.
+/// Usage or fatal if the library can't be loaded; fatal, with what is missing, if the accelerator doesn't work.
 pub fn try_provider(library: Option<&Path>, device: Device) -> Result<()> {
     let backend = OrtBackend::load(OrtOptions {
         device,
@@ -189,7 +188,7 @@ impl OrtBackend {
         if is_empty {
             info!(
                 folder = %folder.display(),
-                "no engine of TensorRT is kept for this network yet; to build one takes minutes on a board"
+                "no TensorRT engine is kept for this network yet; building one takes minutes on a board"
             );
         }
         let folder = folder.display();
@@ -205,7 +204,7 @@ impl OrtBackend {
             .with_log_level(LogLevel::Warning)?
             .with_intra_threads(self.options.threads.max(1))?
             .with_inter_threads(1)?
-            // Threads that wait for work burn the time of those that have some.
+            // Threads that spin while they wait take CPU time from those that work.
             .with_intra_op_spinning(false)?
             .with_inter_op_spinning(false)?)
     }

@@ -55,16 +55,16 @@ impl TractBackend {
         }
     }
 
-    /// With so many threads for an inference, at least 1, which wait for work between inferences.
+    /// With this many threads for an inference, at least 1, which wait for work between inferences.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads.max(1);
         self
     }
 
-    /// Where operators find threads. The 8-bit ones work on the thread that asks as well: one that only waits would have
-    /// the system wake the others beside it, and two of them share a core until it sees that another one is idle. Those
-    /// of 32 bits are tract's, and leave that thread idle.
+    /// Where operators find threads. The 8-bit ones also work on the asking thread: if it only waited, the system would
+    /// wake the others on its core, and two of them would share it until another core is seen to be idle. The 32-bit
+    /// ones are tract's, and leave the asking thread idle.
     fn executor(&self, is_int8: bool) -> Result<Executor> {
         let started = match (self.threads, is_int8) {
             (1, _) => return Ok(Executor::SingleThread),

@@ -1,4 +1,4 @@
-//! `contract.toml`: all that must be known to feed a network and to read its answer.
+//! `contract.toml`: everything that is needed to feed a network and to read its answer.
 //!
 //! Nothing is guessed from a file name: input layout, colour order, normalisation, resize policy, output
 //! kind, classes, palette, and one file for each backend with its sha256. docs/contract.md describes every key.
