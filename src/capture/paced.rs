@@ -242,7 +242,7 @@ mod tests {
                 }
                 Capture::End => return at,
                 Capture::Timeout => {}
-                Capture::Dropped => panic!("dropped"),
+                Capture::Dropped | Capture::NewFormat => panic!("neither is scripted"),
             }
         }
     }

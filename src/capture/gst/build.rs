@@ -151,10 +151,13 @@ pub(super) fn from_uri(
         if entry.is_linked() {
             return;
         }
-        if has_alpha(pad) {
+        let linked = if has_alpha(pad) {
             sink.set_caps(Some(&wanted_caps(&TRANSPARENT)));
-        }
-        if let Err(why) = link_video(&pipeline, pad, entry) {
+            keep_alpha(&pipeline, &flip, &shape).and_then(|()| link_video(&pipeline, pad, entry))
+        } else {
+            link_video(&pipeline, pad, entry)
+        };
+        if let Err(why) = linked {
             gst::element_error!(pipeline, gst::CoreError::Negotiation, ["{}", why]);
         }
     });
@@ -205,6 +208,16 @@ fn watch(pipeline: &gst::Pipeline, gate: &Arc<Gate>) {
         gate.watch(element);
         color::prefer_the_streams_own(element);
     });
+}
+
+/// Puts a converter between `flip`, which doesn't take the format that transparent pictures end in, and `shape`.
+fn keep_alpha(pipeline: &gst::Pipeline, flip: &gst::Element, shape: &gst::Element) -> Result<(), String> {
+    let text = |e: glib::BoolError| e.to_string();
+    let convert = gst::ElementFactory::make("videoconvert").build().map_err(text)?;
+    pipeline.add(&convert).map_err(text)?;
+    flip.unlink(shape);
+    gst::Element::link_many([flip, &convert, shape]).map_err(text)?;
+    convert.sync_state_with_parent().map_err(text)
 }
 
 /// Whether a decoder's pictures have transparent parts.

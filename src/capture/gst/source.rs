@@ -108,7 +108,7 @@ impl GstSource {
             if !has_demuxer(&stream.built.pipeline) {
                 untimed_fps = options.untimed_fps;
                 info!(
-                    "{name}: tells no times; taken at {} fps (--fps sets another rate)",
+                    "{name}: a stream without a file around it; taken at {} fps (--fps sets another rate)",
                     untimed_fps.or(rate(&info)).unwrap_or(25.0)
                 );
             }
