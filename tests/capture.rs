@@ -381,18 +381,18 @@ fn transparent_parts_of_a_video_are_white() {
 }
 
 /// A video of 60 pictures, a keyframe every 20, of which the first 10 are missing.
-fn begins_between_keyframes(dir: &Path, encoder: &str) -> PathBuf {
+fn begins_between_keyframes(dir: &Path, encoder: &str, parser: &str) -> PathBuf {
     gst::init().unwrap();
     let path = dir.join("late.mkv");
     let pipeline = gst::parse::launch(&format!(
         "videotestsrc num-buffers=60 pattern=ball ! video/x-raw,format=I420,width=160,height=120,framerate=25/1 \
-         ! {encoder} ! identity name=cut ! matroskamux ! filesink location=\"{}\"",
+         ! {encoder} ! {parser} name=cut ! matroskamux ! filesink location=\"{}\"",
         path.display()
     ))
     .unwrap()
     .downcast::<gst::Pipeline>()
     .unwrap();
-    let pad = pipeline.by_name("cut").unwrap().static_pad("sink").unwrap();
+    let pad = pipeline.by_name("cut").unwrap().static_pad("src").unwrap();
     let passed = std::sync::atomic::AtomicU32::new(0);
     pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
         match passed.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
@@ -416,12 +416,18 @@ fn begins_between_keyframes(dir: &Path, encoder: &str) -> PathBuf {
 #[test]
 fn nothing_goes_out_before_the_first_whole_picture() {
     let encoders = [
-        "x264enc speed-preset=ultrafast tune=zerolatency key-int-max=20 option-string=scenecut=0",
-        "x265enc speed-preset=ultrafast tune=zerolatency key-int-max=20 option-string=scenecut=0:min-keyint=20",
+        (
+            "x264enc speed-preset=ultrafast tune=zerolatency key-int-max=20 option-string=scenecut=0",
+            "h264parse",
+        ),
+        (
+            "x265enc speed-preset=ultrafast tune=zerolatency key-int-max=20 option-string=scenecut=0:min-keyint=20",
+            "h265parse",
+        ),
     ];
-    for encoder in encoders {
+    for (encoder, parser) in encoders {
         let dir = tempfile::tempdir().unwrap();
-        let path = begins_between_keyframes(dir.path(), encoder);
+        let path = begins_between_keyframes(dir.path(), encoder, parser);
         let mut source = open(path.to_str().unwrap(), &unpaced()).unwrap();
         assert_eq!(read_all(source.as_mut()), [(160, 120, false); 40], "{encoder}");
         assert_eq!(source.counters().corrupt, 10, "{encoder}");

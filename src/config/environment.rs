@@ -42,7 +42,9 @@ pub fn from_environment<T: Into<OsString>>(variables: impl IntoIterator<Item = (
             continue;
         };
         if !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') || key.is_empty() {
-            return Err(Error::usage(format!("{name} is not a configuration key")));
+            return Err(Error::usage(format!(
+                "environment variable {name:?} is no configuration key"
+            )));
         }
         let value = value.to_str().ok_or_else(|| {
             Error::usage(format!(
@@ -149,7 +151,7 @@ mod tests {
             ("SEGD_CAPTURE_FPS", "fast", "SEGD_CAPTURE_FPS"),
             ("SEGD_CAPTURE_WIDHT", "640", "did you mean `width`?"),
             ("SEGD_OVERLAY_ALPHA", "\n[model]\nname = 3", "SEGD_OVERLAY_ALPHA"),
-            ("SEGD_CAPTURE_X\nY", "1", "no key"),
+            ("SEGD_CAPTURE_X\nY", "1", "is no configuration key"),
         ] {
             let error = from(&[(name, value)]).unwrap_err();
             assert!(error.to_string().contains(part), "{error}");
