@@ -475,7 +475,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         flat(32, 32, [200; 3]).save(dir.path().join("1.jpg")).unwrap();
         let whole = std::fs::read(dir.path().join("1.jpg")).unwrap();
-        std::fs::write(dir.path().join("2.jpg"), &whole[..whole.len() * 9 / 10]).unwrap();
+        std::fs::write(dir.path().join("2.jpg"), &whole[..whole.len() - 2]).unwrap();
         rustix::fs::mknodat(
             rustix::fs::CWD,
             dir.path().join("3.jpg"),
