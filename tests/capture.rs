@@ -396,7 +396,7 @@ fn begins_between_keyframes(dir: &Path, encoder: &str, parser: &str) -> PathBuf 
     let passed = std::sync::atomic::AtomicU32::new(0);
     pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
         match passed.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
-            0..10 => gst::PadProbeReturn::Drop,
+            0..10 => gst::PadProbeReturn::Handled,
             _ => gst::PadProbeReturn::Ok,
         }
     });
@@ -610,7 +610,7 @@ impl Server {
                     pad.add_probe(
                         gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST,
                         move |_, _| match passed.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 23 {
-                            22 => gst::PadProbeReturn::Drop,
+                            22 => gst::PadProbeReturn::Handled,
                             _ => gst::PadProbeReturn::Ok,
                         },
                     );

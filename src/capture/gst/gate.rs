@@ -200,7 +200,8 @@ impl Gate {
                     self.name
                 );
             }
-            return gst::PadProbeReturn::Drop;
+            // The bindings free what is dropped, and GStreamer 1.22 complains that it is gone; what is handled is theirs alone.
+            return gst::PadProbeReturn::Handled;
         }
         if let Some(losses) = losses {
             let text = "data were lost on the way; pictures are damaged until the next keyframe";
