@@ -171,7 +171,7 @@ fn layers(keys: &[(&str, &str)]) -> Result<Layers> {
     let has_camera = is_set("capture.camera");
     let kept = base
         .into_iter()
-        .filter(|(key, _)| !is_set(key) && !(has_camera && *key == "capture.input"));
+        .filter(|(key, _)| !(is_set(key) || has_camera && *key == "capture.input"));
     let lines = kept.chain(keys.iter().copied());
     let text: String = lines.map(|(key, value)| format!("{key} = {value}\n")).collect();
     let text = text.replace("MODEL", model().to_str().unwrap());
