@@ -13,6 +13,7 @@ use vision::dataset::{self, Dataset, Format, Location};
 
 use super::{DeviceName, device};
 use crate::augment::Size;
+use crate::data::Donors;
 use crate::recipe::{self, Recipe};
 use crate::run::{Folder, Origin};
 use crate::train::{End, Run, train};
@@ -115,9 +116,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
     if let Some(steps) = arguments.bench_steps {
         let loss = data::loss(&pictures, &order, &recipe, device);
+        let donors = Donors::new(&pictures, &recipe);
         for step in 0..steps {
             let started = Instant::now();
-            let batch = data::batch(&pictures, &order, &recipe, step);
+            let batch = data::batch(&pictures, &order, &donors, &recipe, step);
             let made = started.elapsed();
             let loss = run.train_step(&recipe, &loss, &batch, device);
             println!(
