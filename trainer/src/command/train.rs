@@ -13,12 +13,15 @@ use vision::dataset::{self, Dataset, Format, Location};
 
 use super::{DeviceName, device};
 use crate::augment::Size;
-use crate::data::Donors;
+use crate::data::{Batch, Donors};
 use crate::recipe::{self, Recipe};
 use crate::run::{Folder, Origin};
 use crate::train::{End, Run, train};
 use crate::weights::Weights;
 use crate::{data, import};
+
+/// Batches that the head's statistics are measured on where an exported file is gone on from.
+const MEASURED_BATCHES: u64 = 12;
 
 /// Arguments of `train`.
 #[derive(Args)]
@@ -44,7 +47,7 @@ pub struct Arguments {
     /// The trunk's published weights (.pth, .safetensors, .onnx); without them every layer starts from random weights
     #[arg(long, value_name = "FILE")]
     trunk: Option<PathBuf>,
-    /// Start from the averaged weights of this checkpoint
+    /// Start from the averaged weights of this checkpoint, or from a model's f32 ONNX file
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
     /// Continue from the run's last checkpoint; needs no other option than --out
@@ -112,6 +115,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut order: Vec<u32> = (0..pictures.len() as u32).collect();
     for _ in 1..recipe.train.real_weight {
         order.extend(0..real_count);
+    }
+
+    if let (Some(path), false) = (&origin.init, arguments.resume)
+        && is_onnx(path)
+    {
+        let batches: Vec<Batch> = (0..MEASURED_BATCHES)
+            .map(|step| data::batch(&pictures, &order, &Donors::default(), &recipe, step))
+            .collect();
+        import::whole::measure(&run.graph, &mut run.weights, &recipe, &batches)?;
+        run.ema = run.weights.deep_copy();
     }
 
     if let Some(steps) = arguments.bench_steps {
@@ -282,6 +295,10 @@ fn plan(arguments: &Arguments, folder: &Folder) -> Result<(Recipe, Origin, Datas
     Ok((recipe, origin, dataset))
 }
 
+fn is_onnx(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "onnx")
+}
+
 /// The run at its first step.
 fn start(recipe: &Recipe, origin: &Origin, device: Device, resume: bool) -> Result<Run> {
     let graph = recipe.graph();
@@ -289,6 +306,7 @@ fn start(recipe: &Recipe, origin: &Origin, device: Device, resume: bool) -> Resu
     match (&origin.trunk, &origin.init) {
         // All is in the checkpoint.
         _ if resume => {}
+        (_, Some(path)) if is_onnx(path) => import::whole::load(path, &graph, &mut weights)?,
         (_, Some(path)) => weights.load(path, "ema/")?,
         (Some(path), None) => match recipe.network.trunk_kind()? {
             Some(kind) => import::trunk::load(path, kind, &graph, &mut weights)?,
