@@ -83,6 +83,20 @@ pub struct Augment {
     /// Largest standard deviation, in pixels, of the Gaussian that half of the crops are blurred with.
     #[serde(default)]
     pub blur: f32,
+    /// Objects of rare classes are pasted from other pictures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paste: Option<Paste>,
+}
+
+/// Pasting of rare classes: a crop of a picture that shows one is made, and its pixels of that class are laid over the
+/// crop (ClassMix, Olsson et al. 2021, with one class).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Paste {
+    /// The share of the crops that something is pasted into.
+    pub share: f64,
+    /// The classes, by name; each is taken as often as the others.
+    pub classes: Vec<String>,
 }
 
 fn yes() -> bool {
@@ -188,6 +202,23 @@ pub fn crop(picture: &Picture, augment: &Augment, rng: &mut impl Rng, rgb: &mut 
     for (y, row) in labels.chunks_exact_mut(augment.labels_size().width).enumerate() {
         for (x, label) in row.iter_mut().enumerate() {
             *label = picture.label(map.source(centre(x), centre(y)));
+        }
+    }
+}
+
+/// Lays the pixels that `from` labels as `class` over `onto`; both are crops as [`crop`] makes them, pixels first.
+pub fn paste(augment: &Augment, class: u8, from: (&[u8], &[u8]), onto: (&mut [u8], &mut [u8])) {
+    let (stride, width) = (augment.label_stride, augment.crop.width);
+    let columns = augment.labels_size().width;
+    for (index, (&label, place)) in from.1.iter().zip(onto.1).enumerate() {
+        if label != class {
+            continue;
+        }
+        *place = class;
+        let (x, y) = (index % columns * stride, index / columns * stride);
+        for row in y..y + stride {
+            let pixels = 3 * (row * width + x)..3 * (row * width + x + stride);
+            onto.0[pixels.clone()].copy_from_slice(&from.0[pixels]);
         }
     }
 }
@@ -298,6 +329,7 @@ mod tests {
             flip: false,
             color: 0.0,
             blur: 0.0,
+            paste: None,
         }
     }
 
@@ -411,6 +443,23 @@ mod tests {
                     prop_assert_eq!(label, IGNORE, "pixel {}", at);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn pasting_lays_one_class_over_a_crop() {
+        let augment = Augment {
+            label_stride: 2,
+            ..augment(4, 2)
+        };
+        // Two cells of 2x2 pixels: of class 3 and of class 5.
+        let from: Vec<u8> = (0..24).collect();
+        let (mut rgb, mut labels) = (vec![100; 24], vec![0, IGNORE]);
+        paste(&augment, 5, (&from, &[3, 5]), (&mut rgb, &mut labels));
+        assert_eq!(labels, [0, 5]);
+        for row in [0, 12] {
+            assert_eq!(rgb[row..row + 6], [100; 6]);
+            assert_eq!(rgb[row + 6..row + 12], from[row + 6..row + 12]);
         }
     }
 }

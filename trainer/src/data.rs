@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
-use rand::SeedableRng;
 use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use tch::{Device, Tensor};
 use vision::dataset::{IGNORE, Labels, Sample};
 
-use crate::augment::{Size, crop};
+use crate::augment::{Augment, Size, crop, paste};
 use crate::loss::{ClassStatistics, Loss};
 use crate::recipe::{Recipe, Train};
 
@@ -159,11 +159,67 @@ pub fn loss(pictures: &[Picture], order: &[u32], recipe: &Recipe, device: Device
     Loss::new(&recipe.train.loss, &statistics, device)
 }
 
+/// The pictures that objects are pasted from: for each class to paste, those of which it covers a fiftieth or more.
+#[derive(Debug, Default)]
+pub struct Donors {
+    classes: Vec<(u8, Vec<u32>)>,
+}
+
+impl Donors {
+    /// Looks through the pictures for what the recipe pastes.
+    #[must_use]
+    pub fn new(pictures: &[Picture], recipe: &Recipe) -> Self {
+        let Some(paste) = &recipe.augment.paste else {
+            return Self::default();
+        };
+        let classes = (0u8..).zip(recipe.classes());
+        let classes = classes
+            .filter(|(_, class)| paste.classes.iter().any(|name| *name == class.name))
+            .map(|(class, _)| {
+                let shows = |picture: &Picture| {
+                    let pixels = picture.labels.iter().filter(|&&label| label == class).count();
+                    pixels * 50 >= picture.labels.len()
+                };
+                let donors = (0..).zip(pictures).filter(|(_, picture)| shows(picture));
+                (class, donors.map(|(index, _)| index).collect::<Vec<u32>>())
+            })
+            .filter(|(_, donors)| !donors.is_empty())
+            .collect();
+        Self { classes }
+    }
+
+    /// Pastes into the recipe's share of the crops.
+    fn paste(
+        &self,
+        pictures: &[Picture],
+        augment: &Augment,
+        rng: &mut impl Rng,
+        (rgb, labels): (&mut [u8], &mut [u8]),
+    ) {
+        let share = augment.paste.as_ref().map_or(0.0, |paste| paste.share);
+        if self.classes.is_empty() || !rng.random_bool(share) {
+            return;
+        }
+        let (class, donors) = &self.classes[rng.random_range(0..self.classes.len())];
+        let mut from = (vec![0; rgb.len()], vec![IGNORE; labels.len()]);
+        // A crop may miss the object.
+        for _ in 0..3 {
+            let donor = donors[rng.random_range(0..donors.len())] as usize;
+            crop(&pictures[donor], augment, rng, &mut from.0, &mut from.1);
+            let found = from.1.iter().filter(|&label| label == class).count();
+            if found * 100 >= from.1.len() {
+                paste(augment, *class, (&from.0, &from.1), (rgb, labels));
+                return;
+            }
+        }
+    }
+}
+
 /// The `batch * accumulate` crops of step `step` of the recipe's run: the same for the same arguments.
 ///
 /// `order` names each picture as often as it is to be seen in an epoch.
 #[must_use]
-pub fn batch(pictures: &[Picture], order: &[u32], recipe: &Recipe, step: u64) -> Batch {
+pub fn batch(pictures: &[Picture], order: &[u32], donors: &Donors, recipe: &Recipe, step: u64) -> Batch {
     let Train {
         batch,
         accumulate,
@@ -195,6 +251,61 @@ pub fn batch(pictures: &[Picture], order: &[u32], recipe: &Recipe, step: u64) ->
         let picture = shuffled.as_ref().map_or(0, |(_, order)| order[place]) as usize;
         let mut rng = Pcg64Mcg::seed_from_u64(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ position);
         crop(&pictures[picture], augment, &mut rng, rgb, labels);
+        donors.paste(pictures, augment, &mut rng, (rgb, labels));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::augment::Paste;
+    use crate::recipe;
+
+    /// 64x64 pixels of one class.
+    fn plain(class: u8) -> Picture {
+        Picture {
+            width: 64,
+            height: 64,
+            rgb: vec![class; 3 * 64 * 64],
+            labels: vec![class; 64 * 64],
+        }
+    }
+
+    #[test]
+    fn rare_classes_are_pasted_from_the_pictures_that_show_them() {
+        let chair = 9;
+        let pictures = [plain(0), plain(chair)];
+        let mut recipe = recipe::named("voc21").unwrap();
+        recipe.augment.crop = Size {
+            width: 64,
+            height: 64,
+        };
+        recipe.augment.longest = 64.0;
+        recipe.augment.color = 0.0;
+        let with = |share: f64, class: &str| {
+            let mut recipe = recipe.clone();
+            recipe.augment.paste = Some(Paste {
+                share,
+                classes: vec![class.to_owned()],
+            });
+            recipe.check().unwrap();
+            let donors = Donors::new(&pictures, &recipe);
+            // Only the picture without a chair is in the epoch.
+            let batch = batch(&pictures, &[0], &donors, &recipe, 0);
+            let crops = batch.labels.chunks_exact(32 * 32);
+            crops.filter(|labels| labels.contains(&chair)).count()
+        };
+        assert_eq!(with(1.0, "chair"), recipe.train.batch);
+        assert_eq!(with(0.0, "chair"), 0);
+        // No picture shows one.
+        assert_eq!(with(1.0, "sofa"), 0);
+
+        recipe.augment.paste = Some(Paste {
+            share: 1.0,
+            classes: vec!["chairs".into()],
+        });
+        let message = recipe.check().unwrap_err().to_string();
+        assert!(message.contains("augment.paste.classes") && message.contains("chairs"));
+    }
 }

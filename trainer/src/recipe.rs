@@ -344,6 +344,13 @@ impl Recipe {
             "augment.aspect is {}, expected 1 or more",
             self.augment.aspect
         );
+        if let Some(paste) = &self.augment.paste {
+            ensure!(
+                (0.0..=1.0).contains(&paste.share),
+                "augment.paste.share is {}, expected 0 to 1",
+                paste.share
+            );
+        }
         ensure!(
             self.train.steps > 0 && self.train.batch > 0 && self.train.accumulate > 0,
             "train.steps, train.batch and train.accumulate must be 1 or more"
@@ -381,11 +388,13 @@ impl Recipe {
             "validate.longest is {longest}, expected a multiple of validate.multiple ({rounded})"
         );
         let classes = self.classes();
-        for name in self.about.colors.keys() {
+        let colored = self.about.colors.keys().map(|name| ("about.colors", name));
+        let pasted = self.augment.paste.iter().flat_map(|paste| &paste.classes);
+        for (key, name) in colored.chain(pasted.map(|name| ("augment.paste.classes", name))) {
             // A plain folder names its classes itself.
             ensure!(
                 classes.is_empty() || classes.iter().any(|class| class.name == name.as_str()),
-                "about.colors names {name:?}, expected one of {}",
+                "{key} names {name:?}, expected one of {}",
                 classes
                     .iter()
                     .map(|class| &*class.name)

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tch::{Device, Kind, Tensor};
 use vision::dataset::Sample;
 
-use crate::data::{self, Batch, Picture};
+use crate::data::{self, Batch, Donors, Picture};
 use crate::forward::{Mode, forward};
 use crate::graph::Graph;
 use crate::loss::Loss;
@@ -249,12 +249,13 @@ pub fn train(
     let mut log = folder.open_log(run.step)?;
     let mut events = EventWriter::create(folder.path())?;
     let objective = data::loss(pictures, order, recipe, device);
+    let donors = Donors::new(pictures, recipe);
     let (sender, batches) = crossbeam_channel::bounded(BATCHES_AHEAD);
     let first = run.step;
     std::thread::scope(|scope| {
         scope.spawn(move || {
             for step in first..steps {
-                let batch = data::batch(pictures, order, recipe, step);
+                let batch = data::batch(pictures, order, &donors, recipe, step);
                 if sender.send(batch).is_err() {
                     break;
                 }

@@ -54,7 +54,7 @@ fn networks() -> Vec<(&'static str, Graph)> {
     vec![
         (
             "efficientnet-lite0",
-            deeplabv3_light(efficientnet_lite::lite0(), &head),
+            deeplabv3_light(efficientnet_lite::lite(efficientnet_lite::LITE0), &head),
         ),
         (
             "mobilenet-v2",

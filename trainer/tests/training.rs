@@ -107,7 +107,13 @@ fn every_trainable_weight_gets_a_gradient_and_the_stem_gets_none() {
     let before = run.weights.deep_copy();
     let loss = data::loss(&made.pictures, &made.order, &recipe, Device::Cpu);
     for step in 0..3 {
-        let batch = data::batch(&made.pictures, &made.order, &recipe, step);
+        let batch = data::batch(
+            &made.pictures,
+            &made.order,
+            &data::Donors::default(),
+            &recipe,
+            step,
+        );
         let value = run.train_step(&recipe, &loss, &batch, Device::Cpu);
         assert!(value.is_finite());
     }
@@ -136,7 +142,13 @@ fn going_on_from_a_checkpoint_equals_not_stopping() {
     let steps = |run: &mut Run, until: u64| {
         let losses: Vec<f64> = (run.step..until)
             .map(|step| {
-                let batch = data::batch(&made.pictures, &made.order, &recipe, step);
+                let batch = data::batch(
+                    &made.pictures,
+                    &made.order,
+                    &data::Donors::default(),
+                    &recipe,
+                    step,
+                );
                 run.train_step(&recipe, &loss, &batch, Device::Cpu)
             })
             .collect();
@@ -191,7 +203,13 @@ fn a_crop_lays_labels_on_what_they_name() {
     recipe.augment.label_stride = 1;
     let area = recipe.augment.crop.area();
     for step in 0..8 {
-        let batch = data::batch(&made.pictures, &made.order, &recipe, step);
+        let batch = data::batch(
+            &made.pictures,
+            &made.order,
+            &data::Donors::default(),
+            &recipe,
+            step,
+        );
         let (mut right, mut all) = (0, 0);
         for (rgb, &label) in batch.rgb.chunks_exact(3).zip(&batch.labels) {
             let color = match rgb.iter().enumerate().max_by_key(|(_, level)| **level).unwrap().0 {
@@ -206,7 +224,8 @@ fn a_crop_lays_labels_on_what_they_name() {
         }
         assert!(all > area && right * 100 > all * 96, "{right} of {all}");
     }
-    let twice = [0, 1].map(|_| data::batch(&made.pictures, &made.order, &recipe, 3));
+    let twice =
+        [0, 1].map(|_| data::batch(&made.pictures, &made.order, &data::Donors::default(), &recipe, 3));
     assert_eq!(twice[0].rgb, twice[1].rgb);
     assert_eq!(twice[0].labels, twice[1].labels);
 }
@@ -308,7 +327,7 @@ fn batches_that_are_accumulated_count_alike() {
     let mut recipe = common::recipe(10);
     recipe.train.batch = 4;
     recipe.train.accumulate = 2;
-    let both = data::batch(&made.pictures, &made.order, &recipe, 0);
+    let both = data::batch(&made.pictures, &made.order, &data::Donors::default(), &recipe, 0);
     let (pixels, cells) = (both.rgb.len() / 2, both.labels.len() / 2);
     let loss = data::loss(&made.pictures, &made.order, &recipe, Device::Cpu);
     let found = run(&recipe).train_step(&recipe, &loss, &both, Device::Cpu);

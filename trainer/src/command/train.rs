@@ -13,11 +13,15 @@ use vision::dataset::{self, Dataset, Format, Location};
 
 use super::{DeviceName, device};
 use crate::augment::Size;
+use crate::data::{Batch, Donors};
 use crate::recipe::{self, Recipe};
 use crate::run::{Folder, Origin};
 use crate::train::{End, Run, train};
 use crate::weights::Weights;
 use crate::{data, import};
+
+/// Batches that the head's statistics are measured on where an exported file is gone on from.
+const MEASURED_BATCHES: u64 = 12;
 
 /// Arguments of `train`.
 #[derive(Args)]
@@ -43,7 +47,7 @@ pub struct Arguments {
     /// The trunk's published weights (.pth, .safetensors, .onnx); without them every layer starts from random weights
     #[arg(long, value_name = "FILE")]
     trunk: Option<PathBuf>,
-    /// Start from the averaged weights of this checkpoint
+    /// Start from the averaged weights of this checkpoint, or from a model's f32 ONNX file
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
     /// Continue from the run's last checkpoint; needs no other option than --out
@@ -113,11 +117,22 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         order.extend(0..real_count);
     }
 
+    if let (Some(path), false) = (&origin.init, arguments.resume)
+        && is_onnx(path)
+    {
+        let batches: Vec<Batch> = (0..MEASURED_BATCHES)
+            .map(|step| data::batch(&pictures, &order, &Donors::default(), &recipe, step))
+            .collect();
+        import::whole::measure(&run.graph, &mut run.weights, &recipe, &batches)?;
+        run.ema = run.weights.deep_copy();
+    }
+
     if let Some(steps) = arguments.bench_steps {
         let loss = data::loss(&pictures, &order, &recipe, device);
+        let donors = Donors::new(&pictures, &recipe);
         for step in 0..steps {
             let started = Instant::now();
-            let batch = data::batch(&pictures, &order, &recipe, step);
+            let batch = data::batch(&pictures, &order, &donors, &recipe, step);
             let made = started.elapsed();
             let loss = run.train_step(&recipe, &loss, &batch, device);
             println!(
@@ -280,6 +295,10 @@ fn plan(arguments: &Arguments, folder: &Folder) -> Result<(Recipe, Origin, Datas
     Ok((recipe, origin, dataset))
 }
 
+fn is_onnx(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "onnx")
+}
+
 /// The run at its first step.
 fn start(recipe: &Recipe, origin: &Origin, device: Device, resume: bool) -> Result<Run> {
     let graph = recipe.graph();
@@ -287,6 +306,7 @@ fn start(recipe: &Recipe, origin: &Origin, device: Device, resume: bool) -> Resu
     match (&origin.trunk, &origin.init) {
         // All is in the checkpoint.
         _ if resume => {}
+        (_, Some(path)) if is_onnx(path) => import::whole::load(path, &graph, &mut weights)?,
         (_, Some(path)) => weights.load(path, "ema/")?,
         (Some(path), None) => match recipe.network.trunk_kind()? {
             Some(kind) => import::trunk::load(path, kind, &graph, &mut weights)?,

@@ -1,5 +1,6 @@
-//! Weights published by others.
+//! Weights out of files: those published by others, and those of exported networks.
 
 pub mod file;
 pub mod pth;
 pub mod trunk;
+pub mod whole;

@@ -139,7 +139,9 @@ fn as_conv(weight: &Tensor, conv: &Conv, name: &str) -> Result<Tensor> {
 /// The name that published weights give to the batch normalisation after a convolution.
 fn batch_norm_name(kind: TrunkKind, conv: &str) -> String {
     match kind {
-        TrunkKind::EfficientnetLite0 => efficientnet_lite::published_batch_norm(conv),
+        TrunkKind::EfficientnetLite0 | TrunkKind::EfficientnetLite1 | TrunkKind::EfficientnetLite2 => {
+            efficientnet_lite::published_batch_norm(conv)
+        }
         // `conv1` has `bn1` beside it.
         TrunkKind::Resnet18 if !conv.ends_with("downsample.0") => conv.replace("conv", "bn"),
         // Layers are counted: the next number.

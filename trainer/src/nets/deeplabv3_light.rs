@@ -113,7 +113,10 @@ fn decoder_step(graph: &mut Graph, name: &str, x: Features, skip: Features, outp
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nets::{efficientnet_lite::lite0, mobilenet_v2::mobilenet_v2};
+    use crate::nets::{
+        efficientnet_lite::{LITE0, lite},
+        mobilenet_v2::mobilenet_v2,
+    };
 
     #[test]
     fn both_trunks_give_logits_at_the_decoder_s_stride() {
@@ -123,14 +126,14 @@ mod tests {
             rates: [2, 4, 6],
             classes: 21,
         };
-        for trunk in [lite0(), mobilenet_v2(1.0), mobilenet_v2(0.5)] {
+        for trunk in [lite(LITE0), mobilenet_v2(1.0), mobilenet_v2(0.5)] {
             let graph = deeplabv3_light(trunk, &head);
             assert_eq!(graph.shapes(288, 384)[graph.output], [21, 36, 48]);
             assert_eq!(graph.shapes(16, 48)[graph.output], [21, 2, 6]);
         }
         for (decoder, stride) in [(vec![16, 8], 4), (vec![16, 8, 8], 2)] {
             head.decoder = decoder;
-            let graph = deeplabv3_light(lite0(), &head);
+            let graph = deeplabv3_light(lite(LITE0), &head);
             assert_eq!(graph.shapes(64, 96)[graph.output], [21, 64 / stride, 96 / stride]);
         }
     }

@@ -1,4 +1,4 @@
-//! EfficientNet-Lite0 without its classifier, at output stride 16.
+//! EfficientNet-Lite0, -Lite1 and -Lite2 without their classifier, at output stride 16.
 //!
 //! The network: `efficientnet_lite_builder.py` of TensorFlow's TPU models. Kernels, widths and repeats are those of
 //! EfficientNet-B0; ReLU6 instead of swish and no squeeze-and-excitation make it fit for 8-bit integers.
@@ -15,7 +15,53 @@ pub const MEAN: [f32; 3] = [127.0, 127.0, 127.0];
 /// Divisor the weights were trained with.
 pub const STD: [f32; 3] = [128.0, 128.0, 128.0];
 
-/// A run of blocks: repeats, kernel, stride, expansion, output channels.
+/// How a member of the family differs from Lite0: more channels and more blocks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scale {
+    /// Factor of the channels, which are rounded to multiples of 8.
+    pub width: f64,
+    /// Factor of the blocks of a stage, rounded up; the first and the last stage keep theirs.
+    pub depth: f64,
+}
+
+/// Lite0.
+pub const LITE0: Scale = Scale {
+    width: 1.0,
+    depth: 1.0,
+};
+/// Lite1: five blocks more.
+pub const LITE1: Scale = Scale {
+    width: 1.0,
+    depth: 1.1,
+};
+/// Lite2: five blocks more, and a tenth more channels.
+pub const LITE2: Scale = Scale {
+    width: 1.1,
+    depth: 1.2,
+};
+
+impl Scale {
+    /// Channels rounded to the nearest multiple of 8, but not down by more than a tenth.
+    fn channels(self, channels: i64) -> i64 {
+        let wanted = channels as f64 * self.width;
+        let rounded = (((wanted + 4.0) / 8.0).floor() as i64 * 8).max(8);
+        if (rounded as f64) < 0.9 * wanted {
+            rounded + 8
+        } else {
+            rounded
+        }
+    }
+
+    fn repeats(self, stage: usize, repeats: i64) -> i64 {
+        if stage == 0 || stage + 1 == STAGES.len() {
+            repeats
+        } else {
+            (repeats as f64 * self.depth).ceil() as i64
+        }
+    }
+}
+
+/// A run of Lite0's blocks: repeats, kernel, stride, expansion, output channels.
 const STAGES: [(i64, i64, i64, i64, i64); 7] = [
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -33,14 +79,17 @@ const STAGES: [(i64, i64, i64, i64, i64); 7] = [
 /// the last stride-2 stage put the odd zero before the picture instead and the second one after it, so that the
 /// moves cancel to half a pixel at stride 8 and 3.5 pixels at stride 16. The features are the same either way.
 #[must_use]
-pub fn lite0() -> Trunk {
-    lite0_with(|_, _, _, x| x)
+pub fn lite(scale: Scale) -> Trunk {
+    lite_with(scale, |_, _, _, x| x)
 }
 
-/// As [`lite0`], with `at_end` called at the end of the layers of each stride (2, 4, 8, 16): graph, stride, the
+/// As [`lite`], with `at_end` called at the end of the layers of each stride (2, 4, 8, 16): graph, stride, the
 /// features, with their channels, of the stride before (`None` at stride 2), and its own features. What it gives goes
 /// on in their place; it must have as many channels.
-pub fn lite0_with(mut at_end: impl FnMut(&mut Graph, i64, Option<Features>, Features) -> Features) -> Trunk {
+pub fn lite_with(
+    scale: Scale,
+    mut at_end: impl FnMut(&mut Graph, i64, Option<Features>, Features) -> Features,
+) -> Trunk {
     let mut graph = Graph::new(3);
     let conv = Conv {
         kernel: 3,
@@ -56,8 +105,10 @@ pub fn lite0_with(mut at_end: impl FnMut(&mut Graph, i64, Option<Features>, Feat
     let mut features: Vec<Features> = Vec::new();
     let blocks: Vec<_> = STAGES
         .iter()
-        .flat_map(|&(repeats, kernel, stride, expansion, outputs)| {
-            (0..repeats).map(move |repeat| (repeat, kernel, stride, expansion, outputs))
+        .enumerate()
+        .flat_map(|(stage, &(repeats, kernel, stride, expansion, outputs))| {
+            let outputs = scale.channels(outputs);
+            (0..scale.repeats(stage, repeats)).map(move |repeat| (repeat, kernel, stride, expansion, outputs))
         })
         .collect();
     for (index, &(repeat, kernel, stride, expansion, outputs)) in blocks.iter().enumerate() {
@@ -137,7 +188,7 @@ mod tests {
 
     #[test]
     fn strides_channels_and_size() {
-        let trunk = lite0();
+        let trunk = lite(LITE0);
         for side in [32, 64, 224, 384] {
             let shapes = trunk.graph.shapes(side, 2 * side);
             assert_eq!(shapes[trunk.stride2.0], [16, side / 2, side]);
@@ -145,18 +196,40 @@ mod tests {
             assert_eq!(shapes[trunk.stride8.0], [40, side / 8, side / 4]);
             assert_eq!(shapes[trunk.stride16.0], [320, side / 16, side / 8]);
         }
-        let weights: i64 = trunk
-            .graph
-            .convs()
-            .map(|(_, conv)| conv.weight_shape().iter().product::<i64>())
-            .sum();
-        // 4.65 M parameters less the classifier (1.28 M), the last 1x1 (0.41 M) and batch normalisation.
-        assert_eq!(weights, 2_919_392);
+    }
+
+    /// Against `efficientnet_lite_builder.py`: `round_filters`, `round_repeats`, and the weights of the published files (for
+    /// Lite0 4.65 M parameters less the classifier, 1.28 M, the last 1x1, 0.41 M, and batch normalisation).
+    #[test]
+    fn larger_members_have_the_published_sizes() {
+        assert_eq!(
+            [16, 24, 40, 80, 112, 192, 320].map(|c| LITE2.channels(c)),
+            [16, 24, 48, 88, 120, 208, 352]
+        );
+        for (scale, blocks, last, weights) in [
+            (LITE0, 16, 320, 2_919_392),
+            (LITE1, 21, 320, 3_672_416),
+            (LITE2, 21, 352, 4_302_416),
+        ] {
+            let trunk = lite(scale);
+            let count: i64 = trunk
+                .graph
+                .convs()
+                .map(|(_, conv)| conv.weight_shape().iter().product::<i64>())
+                .sum();
+            assert_eq!(count, weights, "{scale:?}");
+            let found = trunk
+                .graph
+                .convs()
+                .filter(|(node, _)| node.name.ends_with("_project_conv"))
+                .count();
+            assert_eq!((found, trunk.stride16.1), (blocks, last), "{scale:?}");
+        }
     }
 
     #[test]
     fn only_blocks_past_the_last_stride_are_atrous() {
-        let dilated: Vec<String> = lite0()
+        let dilated: Vec<String> = lite(LITE0)
             .graph
             .convs()
             .filter(|(_, conv)| conv.dilation == 2)

@@ -15,6 +15,10 @@ use crate::graph::Graph;
 pub enum TrunkKind {
     /// EfficientNet-Lite0.
     EfficientnetLite0,
+    /// EfficientNet-Lite1.
+    EfficientnetLite1,
+    /// EfficientNet-Lite2.
+    EfficientnetLite2,
     /// MobileNetV2.
     MobilenetV2,
     /// MobileNetV2 with half of the channels.
@@ -35,6 +39,8 @@ impl TrunkKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::EfficientnetLite0 => "efficientnet-lite0",
+            Self::EfficientnetLite1 => "efficientnet-lite1",
+            Self::EfficientnetLite2 => "efficientnet-lite2",
             Self::MobilenetV2 => "mobilenet-v2",
             Self::MobilenetV2Half => "mobilenet-v2-0.5",
             Self::Vgg16 => "vgg16",
@@ -47,7 +53,9 @@ impl TrunkKind {
     #[must_use]
     pub fn normalisation(self) -> ([f32; 3], [f32; 3]) {
         match self {
-            Self::EfficientnetLite0 => (efficientnet_lite::MEAN, efficientnet_lite::STD),
+            Self::EfficientnetLite0 | Self::EfficientnetLite1 | Self::EfficientnetLite2 => {
+                (efficientnet_lite::MEAN, efficientnet_lite::STD)
+            }
             _ => (mobilenet_v2::MEAN, mobilenet_v2::STD),
         }
     }
@@ -55,7 +63,9 @@ impl TrunkKind {
     /// The trunk with features of strides 2 to 16, for a light decoder.
     fn features(self) -> Option<Trunk> {
         match self {
-            Self::EfficientnetLite0 => Some(efficientnet_lite::lite0()),
+            Self::EfficientnetLite0 => Some(efficientnet_lite::lite(efficientnet_lite::LITE0)),
+            Self::EfficientnetLite1 => Some(efficientnet_lite::lite(efficientnet_lite::LITE1)),
+            Self::EfficientnetLite2 => Some(efficientnet_lite::lite(efficientnet_lite::LITE2)),
             Self::MobilenetV2 => Some(mobilenet_v2::mobilenet_v2(1.0)),
             Self::MobilenetV2Half => Some(mobilenet_v2::mobilenet_v2(0.5)),
             Self::Resnet18 => Some(resnet::resnet18(16, 1)),

@@ -6,7 +6,7 @@
 //! and added to those of the next stride. The decoder undoes each pooling with its indices. The branch's projection
 //! starts small, so that pretrained weights keep their meaning.
 
-use super::efficientnet_lite::lite0_with;
+use super::efficientnet_lite::{LITE0, lite_with};
 use super::{BATCH_NORM_EPS, Features, classifier, conv_relu6, refined};
 use crate::graph::{Conv, Graph, NodeId, Op, Part, Pool};
 
@@ -30,7 +30,7 @@ struct Pooling {
 #[must_use]
 pub fn segnet_separable(sizes: Sizes) -> Graph {
     let mut poolings: Vec<Pooling> = Vec::new();
-    let trunk = lite0_with(|graph, stride, before, own| {
+    let trunk = lite_with(LITE0, |graph, stride, before, own| {
         let Some(before) = before else { return own };
         let channels = match stride {
             4 => sizes.channels[2],

@@ -38,7 +38,7 @@ pub fn unet_light(trunk: Trunk, sizes: Sizes) -> Graph {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nets::efficientnet_lite::lite0;
+    use crate::nets::efficientnet_lite::{LITE0, lite};
 
     #[test]
     fn logits_have_half_the_input_s_size() {
@@ -46,7 +46,7 @@ mod tests {
             channels: [96, 48, 24],
             classes: 2,
         };
-        let graph = unet_light(lite0(), sizes);
+        let graph = unet_light(lite(LITE0), sizes);
         assert_eq!(graph.shapes(256, 192)[graph.output], [2, 128, 96]);
     }
 }

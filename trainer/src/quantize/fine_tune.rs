@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use tch::{Device, Kind, Tensor};
 
 use super::{Calibration, Plan, folded};
-use crate::data::{self, Picture};
+use crate::data::{self, Donors, Picture};
 use crate::forward::{Mode, forward_mapped};
 use crate::graph::{Graph, NodeId};
 use crate::optimizer::{Method, Optimizer, Schedule};
@@ -52,7 +52,7 @@ pub fn fine_tune(
     let loss = data::loss(task.pictures, &order, task.recipe, task.device);
     let progress = ProgressBar::new(task.steps);
     for step in 0..task.steps {
-        let batch = data::batch(task.pictures, &order, task.recipe, step);
+        let batch = data::batch(task.pictures, &order, &Donors::default(), task.recipe, step);
         for (rgb, labels) in batch.parts(task.recipe, task.device) {
             let input = validate::normalise(&rgb, task.recipe.normalisation());
             let logits = quantized_forward(&graph, &weights, &plan, calibration, &input);

@@ -290,7 +290,7 @@ mod tests {
             rates: [2, 4, 6],
             classes: 5,
         };
-        let graph = deeplabv3::deeplabv3_light(efficientnet_lite::lite0(), &head);
+        let graph = deeplabv3::deeplabv3_light(efficientnet_lite::lite(efficientnet_lite::LITE0), &head);
         let plan = Plan::new(&graph);
         for (id, node) in graph.nodes.iter().enumerate() {
             if matches!(node.op, Op::Relu6) {
