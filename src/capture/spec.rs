@@ -98,7 +98,7 @@ const SCHEMES: [&str; 9] = [
     "file", "rtsp", "rtsps", "rtspt", "rtspu", "test", "gst", "v4l2", "csi",
 ];
 
-/// What a test pattern looks like. Fields that are `None` come from [`CaptureOptions`].
+/// What a test pattern looks like. Fields that are `None` come from [`CaptureOptions`](crate::capture::CaptureOptions).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TestPattern {
     /// Pixels a row, 64 to 8192.

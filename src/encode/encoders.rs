@@ -17,6 +17,10 @@ use without::{Counters, Encoder};
 
 /// All encoders of one pipeline: those who want the same get the same one.
 pub struct Encoders {
+    #[cfg_attr(
+        not(feature = "gstreamer"),
+        expect(dead_code, reason = "only a made encoder asks")
+    )]
     live: bool,
     /// Held for a moment only: compose looks in for every picture.
     list: Mutex<Vec<Weak<Encoder>>>,
