@@ -8,10 +8,10 @@ use std::path::Path;
 use image::{Rgb, RgbImage};
 use segd_train::recipe::Recipe;
 use tch::Tensor;
-use vision::answer::{Answer, Reader};
 use vision::dataset::IGNORE;
 use vision::infer::{Backend, InputSize, Outputs, TensorData};
 use vision::model::Model;
+use vision::tensor::Values;
 
 /// Classes of the made dataset: ground, red boxes, blue boxes.
 pub const CLASSES: i64 = 3;
@@ -120,19 +120,15 @@ pub fn logits_of(backend: &dyn Backend, model: &Model, input: &Tensor) -> Tensor
     };
     let mut segmenter = backend.prepare(model, size).unwrap();
     let values = Vec::try_from(input.contiguous().view([-1])).unwrap();
-    let (mut outputs, mut answer) = (Outputs::default(), Answer::empty());
+    let mut outputs = Outputs::default();
     segmenter.run(&TensorData::F32(values), &mut outputs).unwrap();
-    Reader::new(&model.contract, "network")
-        .read(&mut outputs, &mut answer)
-        .unwrap();
-    let Answer::Logits {
-        classes,
-        height,
-        width,
-        values,
-    } = answer
-    else {
+    // As they are: a made network may give the same value to every class.
+    let [logits] = outputs.tensors() else {
+        panic!("the networks have one output")
+    };
+    let Values::F32(values) = &logits.values else {
         panic!("the networks give logits")
     };
-    Tensor::from_slice(&values).reshape([1, classes as i64, height as i64, width as i64])
+    let shape: Vec<i64> = logits.shape.iter().map(|&side| side as i64).collect();
+    Tensor::from_slice(values).reshape(&shape[..])
 }
