@@ -321,7 +321,6 @@ impl OrtBackend {
             },
             file: location,
         };
-        // One run, so that an answer that is not what the contract says is found here, and memory is there.
         let zeros = TensorData::zeros(contract.input.dtype, size);
         let mut outputs = Outputs::default();
         facts.run(&mut session, &zeros, &mut outputs)?;
