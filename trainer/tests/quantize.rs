@@ -40,6 +40,15 @@ fn by_onnx_runtime(folder: &Path, bytes: &[u8], classes: usize, input: &Tensor) 
     Some(common::logits_of(backend.as_ref(), &model, input))
 }
 
+/// Whether this processor adds products of eight-bit values in 32 bits. x86 without VNNI adds pairs of them in 16 bits
+/// (`vpmaddubsw`), which saturates.
+fn sums_eight_bits_exactly() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512vnni") || is_x86_feature_detected!("avxvnni");
+    #[cfg(not(target_arch = "x86_64"))]
+    true
+}
+
 /// A convolution, its activation, and a classifier that shows its stored values as they are.
 fn one_conv(conv: &Conv, activation: Option<Op>) -> Graph {
     let mut graph = Graph::new(3);
@@ -149,8 +158,14 @@ fn stored_values_are_those_of_onnx_s_definition() {
         for (correct, bits) in [
             (false, WeightBits::Eight),
             (true, WeightBits::Eight),
+            (false, WeightBits::Seven),
             (true, WeightBits::Seven),
         ] {
+            // ONNX Runtime's sums saturate there: what seven bits are for.
+            if bits == WeightBits::Eight && !sums_eight_bits_exactly() {
+                eprintln!("NOT TESTED: eight-bit weights on a processor without VNNI or dot products");
+                continue;
+            }
             let calibration = Calibration {
                 correct_bias: correct,
                 weight_bits: bits,
