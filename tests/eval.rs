@@ -131,6 +131,25 @@ fn voc() {
     let one = json(&mut eval(root, &["--format", "voc", "--limit", "1"]));
     assert_eq!(one["images"], 1);
     close(&one["pixel_accuracy"], 48.0 / 56.0);
+
+    // A quarter of the draws holds the first picture alone, another the second alone.
+    close(&report["mean_iou_interval"][0], 48.0 / 56.0 / 2.0);
+    close(&report["mean_iou_interval"][1], 1.0);
+    assert_eq!(report["worst"], serde_json::json!([]));
+    let arguments = ["--format", "voc", "--worst", "1", "--draw", "sheets/worst"];
+    let worst = json(&mut eval(root, &arguments));
+    assert_eq!(worst["worst"][0]["name"], "one");
+    close(
+        &worst["worst"][0]["cost"],
+        1.0 - (48.0 / 56.0 + 24.0 / 32.0) / 2.0,
+    );
+    let sheet = image::open(root.join("sheets/worst/001-one.png"))
+        .unwrap()
+        .to_rgb8();
+    assert_eq!(sheet.dimensions(), (4 * 8 + 3 * 4, 8));
+    let red = sheet.pixels().filter(|p| p.0[0] > 200 && p.0[1] < 50).count();
+    assert!(red >= 8, "one row of eight pixels is wrong: {red}");
+    assert_eq!(std::fs::read_dir(root.join("sheets/worst")).unwrap().count(), 1);
 }
 
 #[test]

@@ -703,52 +703,61 @@ fn what_an_earlier_run_left_is_never_replaced() {
     for path in &kept {
         std::fs::write(path, "earlier").unwrap();
     }
-    let outputs = [
-        kept[2].to_str().unwrap(),
-        kept[3].to_str().unwrap(),
-        image_output.as_str(),
-    ];
     let opener = |output: &str| {
         let spec = parse_output(output).unwrap();
         spec.opener(&StreamOptions::default()).unwrap()
     };
-    // Who converts a file can name another one.
-    for output in outputs {
-        let conversion = Video::new(format(160, 120), Some(30.0), false);
-        let why = opener(output).open(&conversion).err().expect(output);
-        assert_eq!(why.exit_code(), 2, "{why}");
-        assert!(why.to_string().contains(output.trim_end_matches('/')), "{why}");
-        assert!(why.to_string().contains("name another"), "{why}");
-    }
-    assert_eq!(names(folder.path()), ["a.mp4", "b.mkv", "images"]);
+    // Pictures have numbers, which would mix: who converts a file can name another folder.
+    let conversion = Video::new(format(160, 120), Some(30.0), false);
+    let why = opener(&image_output)
+        .open(&conversion)
+        .err()
+        .expect("pictures are there");
+    assert_eq!(why.exit_code(), 2, "{why}");
+    assert!(why.to_string().contains(images.to_str().unwrap()), "{why}");
+    assert!(why.to_string().contains("name another"), "{why}");
     // A service that starts again records on, beside it.
-    for output in outputs {
-        let live = Video::new(format(160, 120), Some(30.0), true);
-        record_with(opener(output).as_ref(), &live, 2, |n| n * FRAME_TIME_NS);
-    }
-    for path in &kept {
-        assert_eq!(
-            std::fs::read_to_string(path).unwrap(),
-            "earlier",
-            "{}",
-            path.display()
-        );
-    }
+    let live = Video::new(format(160, 120), Some(30.0), true);
+    record_with(opener(&image_output).as_ref(), &live, 2, |n| n * FRAME_TIME_NS);
     assert_eq!(
         names(&images),
         ["000041.png", "000042.png", "000043.png", "photograph.png"]
     );
+    for path in &kept[..2] {
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "earlier");
+    }
+    // The newest recording has the name that was asked for, those before it the times of their last change.
+    for (frames, live) in [(2, true), (3, false), (4, true)] {
+        for path in &kept[2..] {
+            let video = Video::new(format(160, 120), Some(30.0), live);
+            record_with(opener(path.to_str().unwrap()).as_ref(), &video, frames, |n| {
+                n * FRAME_TIME_NS
+            });
+            assert_eq!(decode(path).len(), frames as usize, "{}", path.display());
+        }
+    }
     let recordings = names(folder.path());
-    assert_eq!(recordings.len(), 5, "{recordings:?}");
-    for name in recordings.iter().filter(|name| name.contains("Z.")) {
-        // a-2026-11-29T22-41-03Z.mp4
-        let time = &name[2..name.len() - 4];
-        let form: String = time
-            .chars()
-            .map(|c| if c.is_ascii_digit() { '9' } else { c })
-            .collect();
-        assert_eq!(form, "9999-99-99T99-99-99Z", "{name}");
-        assert_eq!(decode(&folder.path().join(name)).len(), 2, "{name}");
+    assert_eq!(recordings.len(), 9, "{recordings:?}");
+    for letter in ["a", "b"] {
+        let mut found = Vec::new();
+        for name in recordings
+            .iter()
+            .filter(|n| n.starts_with(letter) && n.contains('Z'))
+        {
+            // a-2026-11-29T22-41-03Z.mp4, and a number where two are of one second
+            let form: String = name[2..22]
+                .chars()
+                .map(|c| if c.is_ascii_digit() { '9' } else { c })
+                .collect();
+            assert_eq!(form, "9999-99-99T99-99-99Z", "{name}");
+            let path = folder.path().join(name);
+            match std::fs::read(&path).unwrap() == b"earlier" {
+                true => found.push(0),
+                false => found.push(decode(&path).len()),
+            }
+        }
+        found.sort_unstable();
+        assert_eq!(found, [0, 2, 3], "{letter}");
     }
 }
 
@@ -764,8 +773,12 @@ fn a_file_that_appears_while_another_is_written_is_not_replaced_either() {
     video.encoders.push(frame(video.format, 0, data));
     video.encoders.finish();
     recording.join().unwrap().unwrap();
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), "another's");
-    assert_eq!(names(folder.path()).len(), 2);
+    let found = names(folder.path());
+    assert_eq!(found.len(), 2, "{found:?}");
+    // Names sort as `a-TIME.mkv`, `a.mkv`.
+    let moved = folder.path().join(&found[0]);
+    assert_eq!(std::fs::read_to_string(moved).unwrap(), "another's");
+    assert_eq!(decode(&path).len(), 1);
 }
 
 #[test]

@@ -42,7 +42,7 @@ trap 'rm -rf "$payload" "$payload.tar"' EXIT
 kvm_works() {
   [ -r /dev/kvm ] && [ -w /dev/kvm ] || return 1
   timeout 20 qemu-system-x86_64 -accel kvm -cpu max,arch-capabilities=off -m 256 -nographic -no-reboot -net none \
-    -kernel $vm/vmlinuz -append "console=ttyS0 panic=-1" </dev/null 2>/dev/null | grep -aq "Kernel panic"
+    -kernel $vm/vmlinuz -append "console=ttyS0 no_timer_check panic=-1" </dev/null 2>/dev/null | grep -aq "Kernel panic"
 }
 
 log=$vm/console.log
@@ -55,7 +55,7 @@ fi
 echo "vm: $accelerator"
 timeout "$limit" qemu-system-x86_64 -accel "$accelerator" -cpu max,arch-capabilities=off -smp 2 -m 2048 -nographic -no-reboot -net none \
   -kernel $vm/vmlinuz -initrd $vm/initrd.gz \
-  -append "console=ttyS0 quiet loglevel=3 systemd.show_status=0 ${SEGD_VM_APPEND:-} rw root=/dev/vda panic=-1 mitigations=off" \
+  -append "console=ttyS0 no_timer_check quiet loglevel=3 systemd.show_status=0 ${SEGD_VM_APPEND:-} rw root=/dev/vda panic=-1 mitigations=off" \
   -drive file=$vm/disk.img,format=raw,if=virtio,snapshot=on \
   -drive file="$payload.tar",format=raw,if=virtio,readonly=on \
   </dev/null 2>&1 | sed -u 's/\r//g' | tee $log

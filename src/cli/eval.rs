@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use crate::cli::args::ModelArgs;
 use crate::cli::image::progress;
+use crate::cli::worst;
 use crate::metrics::{Metrics, Stage};
 use vision::dataset::{Dataset, DatasetClass, Format};
 use vision::error::{Error, Result};
@@ -16,7 +17,7 @@ use vision::infer::RunsOn;
 use vision::model::Contract;
 use vision::model::contract::Resize;
 use vision::picture::image_ref;
-use vision::score::Scores;
+use vision::score::{Bootstrap, Scores};
 use vision::segment::Engine;
 
 /// Arguments of `segd eval`.
@@ -37,6 +38,12 @@ pub struct EvalArgs {
     /// Score only the first N pictures
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
+    /// List the N pictures that cost the mean IoU most
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub worst: usize,
+    /// Draw them into this folder, which is made: picture, truth, answer and errors side by side
+    #[arg(long, value_name = "DIR", requires = "worst")]
+    pub draw: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -61,6 +68,8 @@ struct Report {
     images: usize,
     protocol: String,
     mean_iou: Option<f64>,
+    /// 95 % of the sets of as many pictures, drawn from these, score between.
+    mean_iou_interval: Option<[f64; 2]>,
     pixel_accuracy: Option<f64>,
     mean_class_accuracy: Option<f64>,
     frequency_weighted_iou: Option<f64>,
@@ -71,12 +80,23 @@ struct Report {
     /// CPU time of the network alone.
     network_cpu_ms_per_image: f64,
     classes: Vec<ClassReport>,
+    /// The pictures that cost most, the costliest first.
+    worst: Vec<WorstReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct WorstReport {
+    name: String,
+    /// By how much the mean IoU of all pictures rises without this one.
+    cost: f64,
+    mean_iou: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
 struct ClassReport {
     name: String,
     iou: Option<f64>,
+    iou_interval: Option<[f64; 2]>,
     accuracy: Option<f64>,
     dice: Option<f64>,
     boundary_f: Option<f64>,
@@ -122,7 +142,16 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let longest = chosen.longest;
     let mut engine = Engine::new(chosen.model, chosen.backend, longest, metrics.clone());
 
+    if let Some(folder) = &args.draw {
+        std::fs::create_dir_all(folder).map_err(|e| {
+            Error::usage(format!("--draw {}: can't be made", folder.display()))
+                .caused_by(e)
+                .hint("name a folder that this user may write to")
+        })?;
+    }
+
     let mut scores = Scores::new(classes.names.len());
+    let mut each = Bootstrap::new(classes.names.len());
     let mut mask = Mask::zeros(0, 0);
     let mut ran: Option<RunsOn> = None;
     let bar = progress(samples.len());
@@ -135,15 +164,36 @@ pub fn run(args: EvalArgs) -> Result<()> {
         engine.segment(&image, &mut mask)?;
         classes.translate(&mut mask);
         scores.add(labels.width, &labels.data, &mask.labels);
+        each.add(&labels.data, &mask.labels);
         bar.inc(1);
     }
     bar.finish_and_clear();
+    let costs = each.costs();
+    let mut worst: Vec<usize> = (0..samples.len()).collect();
+    worst.sort_by(|&a, &b| costs[b].total_cmp(&costs[a]));
+    worst.truncate(args.worst);
+    if let Some(folder) = &args.draw {
+        for (place, &picture) in (1..).zip(&worst) {
+            let (image, labels) = samples[picture].load()?;
+            engine.segment(&image_ref(&image)?, &mut mask)?;
+            classes.translate(&mut mask);
+            let name = &samples[picture].name;
+            worst::write(
+                (folder, place, name),
+                &image,
+                &labels,
+                &mask.labels,
+                &classes.colors,
+            )?;
+        }
+    }
     let ran = ran.ok_or_else(|| Error::usage("the split has no picture"))?;
 
     let file = contract
         .files
         .iter()
         .find(|f| f.precision.as_str() == ran.precision && f.backends.iter().any(|b| b == ran.backend));
+    let intervals = each.intervals();
     let Scores {
         matrix,
         boundary,
@@ -163,6 +213,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
         images: samples.len(),
         protocol: protocol(&contract, longest, &classes),
         mean_iou: matrix.mean_iou(),
+        mean_iou_interval: intervals.mean_iou,
         pixel_accuracy: matrix.pixel_accuracy(),
         mean_class_accuracy: matrix.mean_class_accuracy(),
         frequency_weighted_iou: matrix.frequency_weighted_iou(),
@@ -178,11 +229,20 @@ pub fn run(args: EvalArgs) -> Result<()> {
             .map(|(i, name)| ClassReport {
                 name: name.clone(),
                 iou: matrix.iou(i),
+                iou_interval: intervals.iou[i],
                 accuracy: matrix.class_accuracy(i),
                 dice: matrix.dice(i),
                 boundary_f: boundary.class(i),
                 over_segmentation: regions.over(i),
                 under_segmentation: regions.under(i),
+            })
+            .collect(),
+        worst: worst
+            .iter()
+            .map(|&picture| WorstReport {
+                name: samples[picture].name.clone(),
+                cost: costs[picture],
+                mean_iou: each.mean_iou_of(picture),
             })
             .collect(),
     };
@@ -192,6 +252,8 @@ pub fn run(args: EvalArgs) -> Result<()> {
 /// The classes that are scored, and how the model's labels become theirs.
 struct Classes {
     names: Vec<String>,
+    /// RGB.
+    colors: Vec<[u8; 3]>,
     /// The label that becomes 1; all others become 0.
     foreground: Option<u8>,
 }
@@ -215,6 +277,7 @@ impl Classes {
                     "background".into(),
                     contract.classes[usize::from(label)].name.clone(),
                 ],
+                colors: vec![[0; 3], [255; 3]],
                 foreground: Some(label),
             });
         }
@@ -238,6 +301,7 @@ impl Classes {
         }
         Ok(Self {
             names: known.iter().map(|c| c.name.clone().into_owned()).collect(),
+            colors: contract.classes.iter().map(|c| c.color).collect(),
             foreground: None,
         })
     }
@@ -294,15 +358,21 @@ fn network_cpu_ms(metrics: &Metrics) -> f64 {
 
 fn print(report: &Report) {
     let percent = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{:.2}", 100.0 * v));
+    let between = |interval: Option<[f64; 2]>| {
+        interval.map_or("-".to_owned(), |[low, high]| {
+            format!("{:.1} to {:.1}", 100.0 * low, 100.0 * high)
+        })
+    };
     println!(
-        "{:<20} {:>7} {:>7} {:>7} {:>9} {:>7} {:>7}",
-        "class", "IoU %", "acc. %", "Dice %", "border F", "over %", "under %"
+        "{:<20} {:>7} {:>14} {:>7} {:>7} {:>9} {:>7} {:>7}",
+        "class", "IoU %", "95 %", "acc. %", "Dice %", "border F", "over %", "under %"
     );
     for class in &report.classes {
         println!(
-            "{:<20} {:>7} {:>7} {:>7} {:>9} {:>7} {:>7}",
+            "{:<20} {:>7} {:>14} {:>7} {:>7} {:>9} {:>7} {:>7}",
             class.name,
             percent(class.iou),
+            between(class.iou_interval),
             percent(class.accuracy),
             percent(class.dice),
             percent(class.boundary_f),
@@ -311,9 +381,10 @@ fn print(report: &Report) {
         );
     }
     println!(
-        "{:<20} {:>7} {:>7} {:>7} {:>9} {:>7} {:>7}",
+        "{:<20} {:>7} {:>14} {:>7} {:>7} {:>9} {:>7} {:>7}",
         "mean",
         percent(report.mean_iou),
+        between(report.mean_iou_interval),
         percent(report.mean_class_accuracy),
         percent(report.mean_dice),
         percent(report.mean_boundary_f),
@@ -321,7 +392,11 @@ fn print(report: &Report) {
         percent(report.under_segmentation)
     );
     println!();
-    println!("mean IoU               {} %", percent(report.mean_iou));
+    println!(
+        "mean IoU               {} % (95 %: {}, bootstrap over pictures)",
+        percent(report.mean_iou),
+        between(report.mean_iou_interval)
+    );
     println!("pixel accuracy         {} %", percent(report.pixel_accuracy));
     println!(
         "frequency-weighted IoU {} %",
@@ -347,4 +422,16 @@ fn print(report: &Report) {
         report.dataset, report.format, report.images
     );
     println!("protocol               {}", report.protocol);
+    if !report.worst.is_empty() {
+        println!();
+        println!("{:<30} {:>12} {:>10}", "picture", "costs points", "mean IoU %");
+        for picture in &report.worst {
+            println!(
+                "{:<30} {:>12.2} {:>10}",
+                picture.name,
+                100.0 * picture.cost,
+                percent(picture.mean_iou)
+            );
+        }
+    }
 }

@@ -33,6 +33,7 @@ pub mod probe;
 pub mod propagation;
 pub mod run;
 pub mod schedule_args;
+mod worst;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -3,9 +3,9 @@
 //! While it is written, `name.mp4` is called `name.partial.mp4`; a clean end gives it its final name, in one rename.
 //! A file that was left partial by a kill or a crash plays up to about its last second.
 //!
-//! Nothing is ever replaced. Beside a file that was left partial the next one is `name.partial-1.mp4`. Where there is a
-//! `name.mp4` already, a conversion is refused, and a live recording gets the time of its beginning into its name,
-//! `name-2026-11-29T22-41-03Z.mp4`; so does the next one of a run whose output failed and was opened again.
+//! Nothing is ever replaced. Beside a file that was left partial the next one is `name.partial-1.mp4`. The name itself
+//! belongs to the newest complete recording: a file that has it gets the time of its last change into its name,
+//! `name-2026-11-29T22-41-03Z.mp4`, in the moment in which the new one is complete.
 //!
 //! MP4 is written as fragments of one second (and gets a whole index at a clean end), Matroska as clusters.
 
@@ -16,13 +16,12 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use gstreamer as gst;
-use gstreamer::glib;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
 use crate::encode::elements::{self, internal};
 use crate::encode::{AccessUnit, EncodeOptions, Encoder, ReaderKind, Timeline, period_ns};
-use crate::output::names::{is_taken, rename_new, suffixed, variants};
+use crate::output::names::{move_aside, rename_new, suffixed};
 use crate::output::{Output, OutputOpener, UnitOutput, Video};
 use vision::error::{Error, Result};
 
@@ -43,6 +42,9 @@ const NOTHING: u64 = 1024;
 
 /// Unfinished recordings of one name that are kept beside each other.
 const PARTIALS: u32 = 1000;
+
+/// How often a complete recording takes its name from another file, if one appears each time.
+const RENAMES: u32 = 10;
 
 /// A recording goes on after notices, and no picture is too late for it.
 const READER: ReaderKind = ReaderKind {
@@ -88,21 +90,15 @@ impl OutputOpener for FileOpener {
     }
 
     fn open(&self, video: &Video) -> Result<Output> {
-        let begun = time_now();
-        if is_taken(&self.path) {
-            let path = self.path.display();
-            if !video.live {
-                return Err(
-                    Error::usage(format!("{path}: there is a file of this name already"))
-                        .hint("name another file, or move that one away"),
-                );
-            }
-            tracing::warn!("{path}: is kept; this recording will have its time in its name: {begun}");
+        if self.path.is_dir() {
+            return Err(
+                Error::usage(format!("{}: is a folder", self.path.display())).hint("name a file in it")
+            );
         }
         let encoder = video
             .encoders
             .get(video.format, video.frame_rate, &self.options)?;
-        let file = VideoFile::open(self, begun, &encoder)?;
+        let file = VideoFile::open(self, &encoder)?;
         let reader = encoder
             .read(&self.name(), READER)
             .inspect_err(|_| file.remove())?;
@@ -123,8 +119,6 @@ struct VideoFile {
     /// The inode of the file that is written.
     inode: u64,
     looked: Instant,
-    /// When it began, for its name.
-    begun: String,
     encoder: &'static str,
     pipeline: gst::Pipeline,
     bus: gst::Bus,
@@ -137,7 +131,7 @@ struct VideoFile {
 }
 
 impl VideoFile {
-    fn open(opener: &FileOpener, begun: String, encoder: &Encoder) -> Result<Self> {
+    fn open(opener: &FileOpener, encoder: &Encoder) -> Result<Self> {
         let path = &opener.path;
         let parameters = encoder.parameters();
         let parse = elements::make(parameters.codec.parser(), "gstreamer1.0-plugins-bad")?;
@@ -184,7 +178,6 @@ impl VideoFile {
             partial,
             inode,
             looked: Instant::now(),
-            begun,
             encoder: encoder.element(),
             pipeline,
             bus,
@@ -295,20 +288,33 @@ impl VideoFile {
         File::open(&self.partial)
             .and_then(|f| f.sync_all())
             .map_err(|e| problem("can't be flushed to the disk", e))?;
-        for path in variants(&self.path, &self.begun) {
-            match rename_new(&self.partial, &path) {
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(problem(&format!("can't be renamed to {}", path.display()), e)),
+        for _ in 0..RENAMES {
+            match rename_new(&self.partial, &self.path) {
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                    let moved = move_aside(&self.path)
+                        .map_err(|e| problem("the file that has its name can't be renamed", e))?;
+                    tracing::info!(file = %moved.display(), "the recording that had the name is kept as this");
+                }
+                Err(e) => {
+                    return Err(problem(
+                        &format!("can't be renamed to {}", self.path.display()),
+                        e,
+                    ));
+                }
                 Ok(()) => {
-                    tracing::info!(file = %path.display(), "the recording is complete");
+                    tracing::info!(file = %self.path.display(), "the recording is complete");
                     return Ok(());
                 }
             }
         }
-        Err(
-            Error::fatal(format!("{}: all names for it are taken", self.path.display()))
-                .hint(format!("it stays {}", self.partial.display())),
-        )
+        Err(Error::fatal(format!(
+            "{}: other programs keep making a file of this name",
+            self.path.display()
+        ))
+        .hint(format!(
+            "the recording is complete, as {}",
+            self.partial.display()
+        )))
     }
 
     /// Looks now and then whether what is written can still be found.
@@ -363,14 +369,6 @@ impl Drop for VideoFile {
             let _ = self.pipeline.set_state(gst::State::Null);
         }
     }
-}
-
-/// Now, in a form for names of files: `2026-11-29T22-41-03Z`.
-fn time_now() -> String {
-    glib::DateTime::now_utc()
-        .and_then(|now| now.format("%Y-%m-%dT%H-%M-%SZ"))
-        // Years that GLib can't count.
-        .map_or_else(|_| "unknown-time".to_owned(), String::from)
 }
 
 /// Creates the file that is written until the end: `name.partial.mp4`, or the first

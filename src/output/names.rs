@@ -2,10 +2,14 @@
 
 use std::fs;
 use std::io::{Error, ErrorKind, Result};
+#[cfg(feature = "gstreamer")]
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 #[cfg(feature = "gstreamer")]
 use std::path::PathBuf;
 
+#[cfg(feature = "gstreamer")]
+use gstreamer::glib;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
@@ -26,15 +30,27 @@ pub(super) fn is_taken(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
-/// `path` and its variants with `suffix`, of which the later ones count: `a.mkv`, `a-NOON.mkv`, `a-NOON-1.mkv` and on.
+/// Gives what is at `path` the time of its last change into its name, which is returned: `a-2026-11-29T22-41-03Z.mkv`,
+/// or `a-2026-11-29T22-41-03Z-1.mkv` and on where something has that name.
+///
+/// # Errors
+/// As the system says; [`ErrorKind::AlreadyExists`] if 10,000 names are taken.
 #[cfg(feature = "gstreamer")]
-pub(super) fn variants(path: &Path, suffix: &str) -> impl Iterator<Item = PathBuf> {
-    let counted = move |n| match n {
-        0 => path.to_owned(),
-        1 => suffixed(path, &format!("-{suffix}")),
-        n => suffixed(path, &format!("-{suffix}-{}", n - 1)),
-    };
-    (0..NAMES).map(counted)
+pub(super) fn move_aside(path: &Path) -> Result<PathBuf> {
+    let changed = fs::symlink_metadata(path)?.mtime();
+    let time = glib::DateTime::from_unix_utc(changed)
+        .and_then(|time| time.format("%Y-%m-%dT%H-%M-%SZ"))
+        // Years that GLib can't count.
+        .map_or_else(|_| changed.to_string(), String::from);
+    for n in 0..NAMES {
+        let number = if n == 0 { String::new() } else { format!("-{n}") };
+        let aside = suffixed(path, &format!("-{time}{number}"));
+        match rename_new(path, &aside) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+            renamed => return renamed.map(|()| aside),
+        }
+    }
+    Err(Error::from(ErrorKind::AlreadyExists))
 }
 
 /// Renames a file to a name that nothing has.
@@ -77,9 +93,30 @@ mod tests {
 
     #[cfg(feature = "gstreamer")]
     #[test]
-    fn names_beside_a_taken_one_keep_folder_and_ending() {
-        let names: Vec<PathBuf> = variants(Path::new("a/b.c.mkv"), "noon").take(3).collect();
-        let expected = ["a/b.c.mkv", "a/b.c-noon.mkv", "a/b.c-noon-1.mkv"];
-        assert_eq!(names, expected.map(PathBuf::from));
+    fn what_is_moved_aside_keeps_folder_ending_and_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("b.c.mkv");
+        let expected = [
+            "b.c-2026-11-29T22-41-03Z.mkv",
+            "b.c-2026-11-29T22-41-03Z-1.mkv",
+            "b.c-2026-11-29T22-41-03Z-2.mkv",
+        ];
+        for (n, name) in expected.iter().enumerate() {
+            fs::write(&path, n.to_string()).unwrap();
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_795_992_063);
+            fs::File::options()
+                .write(true)
+                .open(&path)
+                .unwrap()
+                .set_modified(time)
+                .unwrap();
+            assert_eq!(move_aside(&path).unwrap(), folder.path().join(name));
+            assert!(!path.exists());
+        }
+        for (n, name) in expected.iter().enumerate() {
+            let text = fs::read_to_string(folder.path().join(name)).unwrap();
+            assert_eq!(text, n.to_string(), "{name}");
+        }
+        assert_eq!(move_aside(&path).unwrap_err().kind(), ErrorKind::NotFound);
     }
 }

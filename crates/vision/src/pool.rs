@@ -1,17 +1,25 @@
 //! A fixed set of byte buffers. A buffer returns itself when dropped; an empty pool gives `None`,
 //! and never allocates.
+//!
+//! The buffer that came back last is handed out first: its bytes are still in the processor's cache, and memory that is
+//! only needed when all queues are full is not touched before.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use crossbeam_queue::ArrayQueue;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[derive(Debug)]
 struct Shared {
-    free: ArrayQueue<Box<[u8]>>,
+    /// Has room for all buffers from the start.
+    free: Mutex<Vec<Box<[u8]>>>,
     buffer_bytes: usize,
     exhausted: AtomicU64,
+}
+
+impl Shared {
+    fn free(&self) -> MutexGuard<'_, Vec<Box<[u8]>>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A pool of `capacity` buffers of `buffer_bytes` bytes each, all allocated at the start.
@@ -22,17 +30,15 @@ pub struct FramePool {
 }
 
 impl FramePool {
-    /// Allocates the pool. `capacity` is at least 1.
+    /// Allocates the pool. `capacity` is at least 1. The system gives a buffer's pages when it is first written to.
     pub fn new(capacity: usize, buffer_bytes: usize) -> Self {
         let capacity = capacity.max(1);
-        let free = ArrayQueue::new(capacity);
-        for _ in 0..capacity {
-            // The queue has room for exactly this many.
-            let _ = free.push(vec![0u8; buffer_bytes].into_boxed_slice());
-        }
+        let free = (0..capacity)
+            .map(|_| vec![0u8; buffer_bytes].into_boxed_slice())
+            .collect();
         Self {
             shared: Arc::new(Shared {
-                free,
+                free: Mutex::new(free),
                 buffer_bytes,
                 exhausted: AtomicU64::new(0),
             }),
@@ -42,7 +48,8 @@ impl FramePool {
 
     /// A free buffer, its content unspecified; `None` (and counted) if all are in use.
     pub fn take(&self) -> Option<PooledBuffer> {
-        match self.shared.free.pop() {
+        let found = self.shared.free().pop();
+        match found {
             Some(bytes) => Some(PooledBuffer {
                 bytes,
                 home: Some(self.shared.clone()),
@@ -66,7 +73,7 @@ impl FramePool {
 
     /// Buffers that are free now.
     pub fn available(&self) -> usize {
-        self.shared.free.len()
+        self.shared.free().len()
     }
 
     /// How often [`take`](Self::take) found the pool empty.
@@ -96,7 +103,7 @@ impl PooledBuffer {
 impl Drop for PooledBuffer {
     fn drop(&mut self) {
         if let Some(home) = self.home.take() {
-            let _ = home.free.push(std::mem::take(&mut self.bytes));
+            home.free().push(std::mem::take(&mut self.bytes));
         }
     }
 }
@@ -137,6 +144,17 @@ mod tests {
         let again = pool.take().unwrap();
         assert_eq!(again.as_ptr(), address, "the same memory is handed out again");
         assert_eq!(again.len(), 8);
+    }
+
+    #[test]
+    fn the_buffer_that_came_back_last_is_handed_out_first() {
+        let pool = FramePool::new(4, 8);
+        let address = pool.take().unwrap().as_ptr();
+        for _ in 0..10 {
+            let buffer = pool.take().unwrap();
+            assert_eq!(buffer.as_ptr(), address);
+            assert_eq!(pool.available(), 3);
+        }
     }
 
     #[test]

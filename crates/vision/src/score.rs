@@ -3,9 +3,11 @@
 //! Pixels are counted in one confusion matrix over all pictures, as PASCAL VOC and CamVid score: a mean over pictures is
 //! another figure. Borders and regions, which pixel counts don't see, have scores of their own.
 
+mod bootstrap;
 mod boundary;
 mod regions;
 
+pub use bootstrap::{Bootstrap, Intervals};
 pub use boundary::{BoundaryScore, TOLERANCE};
 pub use regions::RegionScore;
 
@@ -91,6 +93,20 @@ impl ConfusionMatrix {
         assert_eq!(self.classes, other.classes, "matrices are of one size");
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {
             *count += more;
+        }
+    }
+
+    /// Adds another matrix's counts, each so many times.
+    fn merge_times(&mut self, other: &Self, times: u64) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += times * more;
+        }
+    }
+
+    /// Takes counts away that were merged.
+    fn take_away(&mut self, other: &Self) {
+        for (count, less) in self.counts.iter_mut().zip(&other.counts) {
+            *count -= less;
         }
     }
 
