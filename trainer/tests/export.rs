@@ -177,7 +177,7 @@ fn an_exported_folder_labels_as_the_trained_network_does() {
     for (name, precision, least) in cases {
         let (mut same, mut pixels) = (0, 0);
         let backend = score::backend(name, precision).unwrap();
-        let matrix = score::score(&model, backend, &samples, |index, labels| {
+        let scores = score::score(&model, backend, &samples, |index, labels| {
             same += labels
                 .iter()
                 .zip(&reference[index])
@@ -192,9 +192,9 @@ fn an_exported_folder_labels_as_the_trained_network_does() {
             "{name} {precision:?}: {agreement} of the labels agree"
         );
         assert!(
-            matrix.mean_iou().unwrap() > 0.5,
+            scores.whole().mean_iou().unwrap() > 0.5,
             "{name} {precision:?}: {:?}",
-            matrix.mean_iou()
+            scores.whole().mean_iou()
         );
     }
 }

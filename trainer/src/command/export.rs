@@ -7,7 +7,7 @@ use clap::Args;
 use tch::{Device, Tensor};
 use vision::dataset::Sample;
 use vision::model::contract::Precision;
-use vision::score::ConfusionMatrix;
+use vision::score::Bootstrap;
 
 use super::{Checkpoint, ask_of_backends, selftest_picture};
 use crate::export::model::{self, NetworkFile};
@@ -84,13 +84,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .iter()
         .map(|sample| validate::predict(&graph, &weights, &recipe, &sample.load_image()?))
         .collect::<Result<Vec<_>>>()?;
-    let mut matrices = Vec::new();
+    let mut measured = Vec::new();
     for precision in files.map(|file| file.precision) {
-        let (matrix, agreement) = compare(&arguments.out, precision, &samples, &reference)?;
+        let (scores, agreement) = compare(&arguments.out, precision, &samples, &reference)?;
         println!(
             "{}: mean IoU {:.2} on {} pictures of {split}, {:.3} % of the labels as the checkpoint's",
             precision.as_str(),
-            100.0 * matrix.mean_iou().context("the pictures hold no label")?,
+            100.0 * scores.whole().mean_iou().context("the pictures hold no label")?,
             samples.len(),
             100.0 * agreement
         );
@@ -104,7 +104,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             "{} agrees on {agreement} of the pixels, expected {least}",
             precision.as_str()
         );
-        matrices.push((precision, matrix));
+        measured.push((precision, scores));
     }
     model::write_scores(
         &arguments.out,
@@ -112,7 +112,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         &mut contract,
         split,
         samples.len(),
-        &matrices,
+        &measured,
     )
 }
 
@@ -122,10 +122,10 @@ fn compare(
     precision: Precision,
     samples: &[Sample],
     reference: &[Vec<u8>],
-) -> Result<(ConfusionMatrix, f64)> {
+) -> Result<(Bootstrap, f64)> {
     let (mut same, mut pixels) = (0, 0);
     let backend = score::backend("ort", precision)?;
-    let matrix = score::score(folder, backend, samples, |index, predicted| {
+    let scores = score::score(folder, backend, samples, |index, predicted| {
         same += predicted
             .iter()
             .zip(&reference[index])
@@ -133,5 +133,5 @@ fn compare(
             .count();
         pixels += predicted.len();
     })?;
-    Ok((matrix, same as f64 / pixels as f64))
+    Ok((scores, same as f64 / pixels as f64))
 }

@@ -10,7 +10,7 @@ use tch::{Device, Tensor};
 use vision::dataset::Sample;
 use vision::model::contract::Precision;
 use vision::picture;
-use vision::score::ConfusionMatrix;
+use vision::score::{Bootstrap, ConfusionMatrix};
 
 use super::{Checkpoint, ask_of_backends, predict, selftest_picture};
 use crate::export::model::{self, CONTRACT, FP32, INT8, NetworkFile};
@@ -150,11 +150,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     )?;
     println!("{receipt}");
 
-    let mut matrices = vec![(Precision::Int8, compared.int8), (Precision::Fp32, compared.fp32)];
+    let mut measured = vec![(Precision::Int8, compared.int8), (Precision::Fp32, compared.fp32)];
     if !receipt.good {
         // The folder stays usable: in f32.
         contract.files.retain(|file| file.precision == Precision::Fp32);
-        matrices.remove(0);
+        measured.remove(0);
     }
     model::write_scores(
         &arguments.out,
@@ -162,7 +162,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         &mut contract,
         &arguments.split,
         samples.len(),
-        &matrices,
+        &measured,
     )?;
     ensure!(
         receipt.good,
@@ -200,8 +200,8 @@ fn tune(
 
 /// Both precisions on the same pictures, as segd runs them.
 struct Compared {
-    fp32: ConfusionMatrix,
-    int8: ConfusionMatrix,
+    fp32: Bootstrap,
+    int8: Bootstrap,
     /// Share of pixels with the same label in both.
     agreement: f64,
     speed: Vec<Speed>,
@@ -250,25 +250,26 @@ impl Compared {
                 speed(FP32, "tract", tract_ms(Precision::Fp32)?),
                 speed(INT8, "tract", tract_ms(Precision::Int8)?),
             ],
-            fp32: fp32.matrix,
-            int8: int8.matrix,
+            fp32: fp32.scores,
+            int8: int8.scores,
         })
     }
 
     /// In percent, of f32 and of 8 bits; none if there is no label.
     fn mean_iou(&self) -> Option<(f64, f64)> {
-        Some((100.0 * self.fp32.mean_iou()?, 100.0 * self.int8.mean_iou()?))
+        let percent = |scores: &Bootstrap| Some(100.0 * scores.whole().mean_iou()?);
+        Some((percent(&self.fp32)?, percent(&self.int8)?))
     }
 
     fn classes(&self, recipe: &Recipe) -> Vec<ClassScore> {
         let percent = |matrix: &ConfusionMatrix, class| matrix.iou(class).map(|iou| 100.0 * iou);
-        let classes = recipe.classes().iter().take(self.fp32.classes());
+        let classes = recipe.classes().iter().take(self.fp32.whole().classes());
         classes
             .enumerate()
             .map(|(index, class)| ClassScore {
                 name: class.name.clone().into_owned(),
-                iou_fp32: percent(&self.fp32, index),
-                iou_int8: percent(&self.int8, index),
+                iou_fp32: percent(self.fp32.whole(), index),
+                iou_int8: percent(self.int8.whole(), index),
             })
             .collect()
     }

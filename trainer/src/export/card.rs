@@ -3,13 +3,13 @@
 use std::fmt::Write;
 
 use vision::model::contract::{Contract, Precision};
-use vision::score::ConfusionMatrix;
+use vision::score::Bootstrap;
 
 use crate::recipe::Recipe;
 
-/// Writes the card of a model trained by `recipe`. `matrices` are the scores by precision.
+/// Writes the card of a model trained by `recipe`. `measured` are the scores by precision.
 #[must_use]
-pub fn write(contract: &Contract, recipe: &Recipe, matrices: &[(Precision, ConfusionMatrix)]) -> String {
+pub fn write(contract: &Contract, recipe: &Recipe, measured: &[(Precision, Bootstrap)]) -> String {
     let mut card = format!("# {}\n\n{}.\n\n", contract.name, contract.description);
     let mut line = |text: String| {
         card.push_str(&text);
@@ -40,32 +40,38 @@ pub fn write(contract: &Contract, recipe: &Recipe, matrices: &[(Precision, Confu
         line(format!("\n{note}"));
     }
     if !contract.scores.is_empty() {
-        line("\n## Scores\n\n| data | split | images | precision | metric | value |\n|---|---|---|---|---|---|".into());
+        line("\n## Scores\n\n| data | split | images | precision | metric | value | 95 % |\n|---|---|---|---|---|---|---|".into());
         for score in &contract.scores {
             line(format!(
-                "| {} | {} | {} | {} | {} | {:.1} |",
+                "| {} | {} | {} | {} | {} | {:.1} | {} |",
                 score.dataset,
                 score.split,
                 score.images,
                 score.precision.as_str(),
                 score.metric,
-                score.value
+                score.value,
+                score
+                    .interval
+                    .map_or("-".to_owned(), |[low, high]| format!("{low:.1} to {high:.1}"))
             ));
         }
-        line(format!("\nProtocol: {}.", contract.scores[0].protocol));
+        line(format!(
+            "\nProtocol: {}. The interval is a bootstrap over pictures.",
+            contract.scores[0].protocol
+        ));
     }
-    if !matrices.is_empty() {
+    if !measured.is_empty() {
         line("\n## Scores by class\n".into());
         let mut header = "| class |".to_owned();
-        for (precision, _) in matrices {
+        for (precision, _) in measured {
             let _ = write!(header, " IoU, {} |", precision.as_str());
         }
         line(header);
-        line(format!("|---|{}", "---|".repeat(matrices.len())));
+        line(format!("|---|{}", "---|".repeat(measured.len())));
         for (index, class) in recipe.classes().iter().enumerate() {
             let mut row = format!("| {} |", class.name);
-            for (_, matrix) in matrices {
-                match matrix.iou(index) {
+            for (_, scores) in measured {
+                match scores.whole().iou(index) {
                     Some(iou) => _ = write!(row, " {:.1} |", 100.0 * iou),
                     None => row += " - |",
                 }

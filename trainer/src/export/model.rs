@@ -8,7 +8,7 @@ use vision::model::contract::{
     TensorContract, Training,
 };
 use vision::model::load::sha256_hex;
-use vision::score::ConfusionMatrix;
+use vision::score::Bootstrap;
 
 use crate::export::card;
 use crate::graph::Graph;
@@ -119,14 +119,14 @@ pub fn write_scores(
     contract: &mut Contract,
     split: &str,
     images: usize,
-    matrices: &[(Precision, ConfusionMatrix)],
+    measured: &[(Precision, Bootstrap)],
 ) -> Result<()> {
-    for (precision, matrix) in matrices {
+    for (precision, scored) in measured {
         contract
             .scores
-            .extend(scores(recipe, split, images, *precision, matrix));
+            .extend(scores(recipe, split, images, *precision, scored));
     }
-    let text = card::write(contract, recipe, matrices);
+    let text = card::write(contract, recipe, measured);
     write(folder, CARD, text.as_bytes())?;
     write(folder, CONTRACT, contract.to_toml()?.as_bytes())
 }
@@ -196,12 +196,15 @@ fn scores(
     split: &str,
     images: usize,
     precision: Precision,
-    matrix: &ConfusionMatrix,
+    measured: &Bootstrap,
 ) -> Vec<Score> {
-    let score = |metric: &str, share: Option<f64>| Score {
+    // Two decimals: more would claim more than a split of this size can tell.
+    let percent = |share: f64| (share * 10_000.0).round() / 100.0;
+    let matrix = measured.whole();
+    let score = |metric: &str, share: Option<f64>, interval: Option<[f64; 2]>| Score {
         metric: metric.to_owned(),
-        // Two decimals: more would claim more than a split of this size can tell.
-        value: (share.unwrap_or_default() * 10_000.0).round() / 100.0,
+        value: percent(share.unwrap_or_default()),
+        interval: interval.map(|ends| ends.map(percent)),
         precision,
         dataset: recipe.about.dataset.clone(),
         split: split.to_owned(),
@@ -212,9 +215,17 @@ fn scores(
             recipe.validate.longest, recipe.validate.multiple, recipe.network.classes
         ),
     };
-    let mut scores = vec![score("mean IoU", matrix.mean_iou())];
+    let mut scores = vec![score(
+        "mean IoU",
+        matrix.mean_iou(),
+        measured.intervals().mean_iou,
+    )];
     if let [_, foreground] = recipe.classes() {
-        scores.push(score(&format!("Dice of {}", foreground.name), matrix.dice(1)));
+        scores.push(score(
+            &format!("Dice of {}", foreground.name),
+            matrix.dice(1),
+            None,
+        ));
     }
     scores
 }

@@ -12,7 +12,7 @@ use vision::infer::tract::TractBackend;
 use vision::model::Model;
 use vision::model::contract::Precision;
 use vision::picture::{self, image_ref};
-use vision::score::ConfusionMatrix;
+use vision::score::Bootstrap;
 use vision::segment::Engine;
 use vision::timing::{CpuSums, Step, Untimed};
 
@@ -33,8 +33,8 @@ pub fn backend(name: &str, precision: Precision) -> Result<Arc<dyn Backend>> {
 
 /// A score, and what it took.
 pub struct Measured {
-    /// Pixels by true and predicted class.
-    pub matrix: ConfusionMatrix,
+    /// Pixels by true and predicted class, of each picture.
+    pub scores: Bootstrap,
     /// CPU time of the network alone, in ms a picture: the median, since the first of each size takes longer.
     pub cpu_ms: f64,
 }
@@ -48,8 +48,8 @@ pub fn score(
     backend: Arc<dyn Backend>,
     samples: &[Sample],
     each: impl FnMut(usize, &[u8]),
-) -> Result<ConfusionMatrix> {
-    Ok(measure(folder, backend, samples, each)?.matrix)
+) -> Result<Bootstrap> {
+    Ok(measure(folder, backend, samples, each)?.scores)
 }
 
 /// As [`score`], with the CPU time.
@@ -63,7 +63,7 @@ pub fn measure(
     mut each: impl FnMut(usize, &[u8]),
 ) -> Result<Measured> {
     let model = Model::open(folder)?;
-    let mut matrix = ConfusionMatrix::new(model.contract.classes.len());
+    let mut scores = Bootstrap::new(model.contract.classes.len());
     let times = Arc::new(CpuSums::default());
     let mut engine = Engine::new(Arc::new(model), backend, None, times.clone());
     let infer_ms = || times.cpu_ns(Step::Infer) as f64 / 1e6;
@@ -77,12 +77,12 @@ pub fn measure(
         let after_ms = infer_ms();
         each_ms.push(after_ms - before_ms);
         before_ms = after_ms;
-        matrix.add(&truth.data, &mask.labels);
+        scores.add(&truth.data, &mask.labels);
         each(index, &mask.labels);
     }
     each_ms.sort_by(f64::total_cmp);
     let cpu_ms = each_ms.get(each_ms.len() / 2).copied().unwrap_or_default();
-    Ok(Measured { matrix, cpu_ms })
+    Ok(Measured { scores, cpu_ms })
 }
 
 /// The share of the pixels of `images` to which the model in `folder` gives the labels beside them.

@@ -313,6 +313,9 @@ pub struct Score {
     pub metric: String,
     /// The value, in percent for IoU and accuracy.
     pub value: f64,
+    /// What 95 % of the sets of as many pictures, drawn from those scored, have: lowest and highest value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<[f64; 2]>,
     /// Precision of the file that was scored.
     pub precision: Precision,
     /// Data set.

@@ -39,6 +39,12 @@ impl Bootstrap {
         self.pictures.push(picture);
     }
 
+    /// The counts of all pictures together.
+    #[must_use]
+    pub fn whole(&self) -> &ConfusionMatrix {
+        &self.whole
+    }
+
     /// 95 % intervals of the mean IoU, and of the IoU of each class: of 2,000 sets of as many pictures, drawn with
     /// replacement, 2.5 % score less and 2.5 % more. `None` where more than half of the sets have no score.
     #[must_use]
