@@ -9,7 +9,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use rustix::time::{ClockId, clock_gettime};
 
 use tract_int8::depthwise::{Axis, Filter, Geometry, Scratch, convolve, convolve_reference};
-use tract_int8::int8::{conv, filter, lanes};
+use tract_int8::int8::{conv, filter, lanes, planes};
 use vision::answer::Answer;
 use vision::decode::SemanticDecoder;
 use vision::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
@@ -435,8 +435,8 @@ fn int8(c: &mut Criterion<ThreadTime>) {
             output_zero: 3,
         })
         .expect("a filter");
-        let input = vec![[7_u8; 4]; conv::planes(inputs) * conv::plane_len(geometry.input())];
-        let mut output = vec![[0_u8; 4]; conv::planes(outputs) * conv::plane_len(geometry.output())];
+        let input = vec![[7_u8; 4]; planes::planes(inputs) * planes::plane_len(geometry.input())];
+        let mut output = vec![[0_u8; 4]; planes::planes(outputs) * planes::plane_len(geometry.output())];
         let mut scratch = Vec::new();
         let kind = if is_depthwise { "depthwise " } else { "" };
         for level in lanes::Level::available() {

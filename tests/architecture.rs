@@ -48,6 +48,20 @@ const VISION: Rules = Rules {
     exceptions: &[],
 };
 
+const TRACT_INT8: Rules = Rules {
+    sources: "crates/tract-int8/src",
+    stages: &[],
+    above_stages: &[],
+    exceptions: &[],
+};
+
+const TRAINER: Rules = Rules {
+    sources: "trainer/src",
+    stages: &[],
+    above_stages: &[],
+    exceptions: &[],
+};
+
 #[test]
 fn the_daemon_keeps_its_arrows() {
     check(&DAEMON);
@@ -56,6 +70,16 @@ fn the_daemon_keeps_its_arrows() {
 #[test]
 fn the_vision_crate_keeps_its_arrows() {
     check(&VISION);
+}
+
+#[test]
+fn the_operators_for_tract_keep_their_arrows() {
+    check(&TRACT_INT8);
+}
+
+#[test]
+fn the_trainer_keeps_its_arrows() {
+    check(&TRAINER);
 }
 
 #[track_caller]

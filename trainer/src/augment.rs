@@ -6,7 +6,7 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 use vision::dataset::IGNORE;
 
-use crate::data::Picture;
+use crate::picture::Picture;
 
 /// Outside the picture is this, near the mean of what networks are trained on.
 const OUTSIDE: [f32; 3] = [124.0, 117.0, 104.0];

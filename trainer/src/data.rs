@@ -13,19 +13,8 @@ use vision::dataset::{IGNORE, Labels, Sample};
 
 use crate::augment::{Augment, Size, crop, paste};
 use crate::loss::{ClassStatistics, Loss};
+use crate::picture::Picture;
 use crate::recipe::{Recipe, Train};
-
-/// A picture in memory with its labels.
-pub struct Picture {
-    /// Width in pixels.
-    pub width: usize,
-    /// Height in pixels.
-    pub height: usize,
-    /// `[height, width, 3]`, RGB.
-    pub rgb: Vec<u8>,
-    /// `[height * width]` class numbers.
-    pub labels: Vec<u8>,
-}
 
 /// Reads pictures with `threads` threads; those with a side above `longest` are brought down to it.
 ///

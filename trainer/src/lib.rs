@@ -10,6 +10,7 @@ pub mod import;
 pub mod loss;
 pub mod nets;
 pub mod optimizer;
+pub mod picture;
 pub mod quantize;
 pub mod recipe;
 pub mod report;

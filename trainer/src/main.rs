@@ -4,7 +4,9 @@ use std::os::unix::process::CommandExt;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use segd_train::command::{archs, average, eval, export, import, plot, predict, quantize, report, train};
+use segd_train::command::{
+    archs, average, eval, export, import, pack, plot, predict, quantize, report, train,
+};
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -29,6 +31,8 @@ enum Command {
     Import(import::Arguments),
     /// Write a checkpoint in 8 bits for each backend, with a receipt of what that costs
     Quantize(quantize::Arguments),
+    /// Store the weights of models' f32 files as f16: half the bytes, the same labels but at ties
+    Pack(pack::Arguments),
     /// Label pictures with a checkpoint
     Predict(predict::Arguments),
     /// Write a run's report.html: curves, scores by class, confusion matrix, pictures
@@ -54,6 +58,7 @@ fn main() -> Result<()> {
         Command::Export(arguments) => export::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Archs(arguments) => archs::run(&arguments),
+        Command::Pack(arguments) => pack::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
         Command::Quantize(arguments) => quantize::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),

@@ -11,11 +11,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tch::{Device, Kind, Tensor};
 use vision::dataset::Sample;
 
-use crate::data::{self, Batch, Donors, Picture};
+use crate::data::{self, Batch, Donors};
 use crate::forward::{Mode, forward};
 use crate::graph::Graph;
 use crate::loss::Loss;
 use crate::optimizer::Optimizer;
+use crate::picture::Picture;
 use crate::recipe::Recipe;
 use crate::run::Folder;
 use crate::tensorboard::EventWriter;

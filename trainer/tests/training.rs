@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use segd_train::data::{self, Picture};
+use segd_train::data;
 use segd_train::graph::Part;
+use segd_train::picture::Picture;
 use segd_train::recipe::Recipe;
 use segd_train::run::Folder;
 use segd_train::train::{End, Run, train};

@@ -1,7 +1,7 @@
 //! Networks of 8 bits in tract: our operators replace tract's own and add those that it lacks.
 //!
 //! tract reads the network and runs it. Between the first byte and the last, samples lie in planes of four channels
-//! ([`conv`]), which the processor's instructions for bytes take as they are. Results equal those of ONNX Runtime, which
+//! ([`planes`]), which the processor's instructions for bytes take as they are. Results equal those of ONNX Runtime, which
 //! the shipped 8-bit files are made for: sums are exact, and are scaled and rounded in the same way.
 
 pub mod conv;
@@ -11,7 +11,9 @@ mod import;
 pub mod lanes;
 mod ops;
 pub mod pixels;
+pub mod planes;
 mod replace;
+mod taps;
 #[cfg(test)]
 mod tests;
 

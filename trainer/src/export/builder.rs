@@ -7,6 +7,7 @@ use tract_onnx::pb::{
     type_proto,
 };
 
+use super::f16;
 use crate::graph::{Conv, ConvTranspose, Graph, Op, Pool};
 use crate::weights::FoldedConv;
 
@@ -72,6 +73,17 @@ impl Builder {
     pub fn floats(&mut self, name: &str, dims: &[i64], values: &[f32]) {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.constant(name, dims, DataType::Float, bytes);
+    }
+
+    /// Adds weights, stored as f16 where that is enough ([`f16::store`]).
+    pub fn weights(&mut self, name: &str, dims: &[i64], values: &[f32]) {
+        match f16::store(name, dims, values) {
+            Some((constant, cast)) => {
+                self.graph.initializer.push(constant);
+                self.graph.node.push(cast);
+            }
+            None => self.floats(name, dims, values),
+        }
     }
 
     /// Adds an i32 constant.
@@ -168,7 +180,7 @@ impl Builder {
             Op::ConvTranspose(conv) => {
                 let folded = folded.expect("weights of a transposed convolution");
                 let (weight, bias) = (format!("{output}.weight"), format!("{output}.bias"));
-                self.floats(&weight, &conv.weight_shape(), &folded.weight);
+                self.weights(&weight, &conv.weight_shape(), &folded.weight);
                 self.floats(&bias, &[conv.outputs], &folded.bias);
                 self.node(
                     "ConvTranspose",

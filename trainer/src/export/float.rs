@@ -1,4 +1,4 @@
-//! The f32 file: batch normalisation folded into the convolutions.
+//! The f32 file: batch normalisation folded into the convolutions, weights stored as f16.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ pub fn write(name: &str, graph: &Graph, convs: &BTreeMap<String, FoldedConv>) ->
             Op::Conv(conv) => {
                 let folded = &convs[&node.name];
                 let (weight, bias) = (format!("{}.weight", node.name), format!("{}.bias", node.name));
-                builder.floats(&weight, &conv.weight_shape(), &folded.weight);
+                builder.weights(&weight, &conv.weight_shape(), &folded.weight);
                 builder.floats(&bias, &[conv.outputs], &folded.bias);
                 builder.node(
                     "Conv",

@@ -2,6 +2,7 @@
 
 pub mod builder;
 pub mod card;
+pub mod f16;
 pub mod float;
 pub mod model;
 pub mod qdq;

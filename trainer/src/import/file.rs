@@ -9,6 +9,7 @@ use tch::{Kind, Tensor};
 use tract_onnx::pb::{ModelProto, TensorProto, tensor_proto::DataType};
 
 use super::pth;
+use crate::export::f16;
 
 /// The f32 tensors of a file.
 ///
@@ -35,36 +36,37 @@ fn parse(bytes: &[u8], path: &Path) -> Result<BTreeMap<String, Tensor>> {
     }
 }
 
-/// The initializers of an ONNX file.
+/// The f32 tensors of an ONNX file: its constants, and f16 ones by the name of their cast to f32.
 fn onnx(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>> {
     let model = ModelProto::decode(bytes).context("is no ONNX file")?;
     let graph = model.graph.context("is an ONNX file without a graph")?;
+    let casts: BTreeMap<&str, &str> = graph
+        .node
+        .iter()
+        .filter(|node| node.op_type == "Cast")
+        .filter_map(|node| Some((node.input.first()?.as_str(), node.output.first()?.as_str())))
+        .collect();
+    let named = |constant: &TensorProto| {
+        if constant.data_type == DataType::Float as i32 {
+            return Some(constant.name.clone());
+        }
+        let cast = casts.get(constant.name.as_str())?;
+        (constant.data_type == DataType::Float16 as i32).then(|| (*cast).to_owned())
+    };
     graph
         .initializer
-        .into_iter()
-        .filter(|constant| constant.data_type == DataType::Float as i32)
-        .map(|constant| {
-            let name = constant.name.clone();
+        .iter()
+        .filter_map(|constant| Some((named(constant)?, constant)))
+        .map(|(name, constant)| {
             let tensor = initializer(constant).with_context(|| format!("tensor {name}"))?;
             Ok((name, tensor))
         })
         .collect()
 }
 
-fn initializer(constant: TensorProto) -> Result<Tensor> {
-    ensure!(
-        constant.external_data.is_empty(),
-        "its values are in a file of their own, expected them inside the ONNX file"
-    );
-    let values: Vec<f32> = if constant.raw_data.is_empty() {
-        constant.float_data
-    } else {
-        constant
-            .raw_data
-            .chunks_exact(4)
-            .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four bytes")))
-            .collect()
-    };
+fn initializer(constant: &TensorProto) -> Result<Tensor> {
+    let values = f16::floats(constant)
+        .context("its values are in a file of their own, expected them inside the ONNX file")?;
     let expected = constant.dims.iter().try_fold(1i64, |count, &side| {
         (side >= 0).then(|| count.checked_mul(side)).flatten()
     });
@@ -80,12 +82,18 @@ fn initializer(constant: TensorProto) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tract_onnx::pb::GraphProto;
+    use tract_onnx::pb::{GraphProto, NodeProto};
 
     fn onnx_file(constant: TensorProto) -> Vec<u8> {
         let model = ModelProto {
             graph: Some(GraphProto {
                 initializer: vec![constant],
+                node: vec![NodeProto {
+                    op_type: "Cast".into(),
+                    input: vec!["a.f16".into()],
+                    output: vec!["a".into()],
+                    ..Default::default()
+                }],
                 ..Default::default()
             }),
             ..Default::default()
@@ -110,8 +118,21 @@ mod tests {
             float_data: values.to_vec(),
             ..constant.clone()
         };
-        for constant in [raw, plain] {
+        let bits = values.map(|value| half::f16::from_f32(value).to_bits());
+        let halves = TensorProto {
+            name: "a.f16".into(),
+            data_type: DataType::Float16 as i32,
+            raw_data: bits.iter().flat_map(|bits| bits.to_le_bytes()).collect(),
+            ..constant.clone()
+        };
+        let plain_halves = TensorProto {
+            int32_data: bits.map(i32::from).to_vec(),
+            raw_data: vec![],
+            ..halves.clone()
+        };
+        for constant in [raw, plain, halves, plain_halves] {
             let tensors = onnx(&onnx_file(constant)).unwrap();
+            assert_eq!(tensors.len(), 1);
             assert_eq!(tensors["a"].size(), [3, 1]);
             assert_eq!(Vec::<f32>::try_from(tensors["a"].view([-1])).unwrap(), values);
         }

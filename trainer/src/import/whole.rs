@@ -163,9 +163,10 @@ mod tests {
             let size = expected.abs().max().double_value(&[]);
             assert!(error < limit * size, "{error} of {size}");
         };
-        close(&run(&read, Mode::Eval), 1e-3);
+        // The file holds weights of eleven bits.
+        close(&run(&read, Mode::Eval), 1e-2);
         measure(&graph, &mut read, &recipe, std::slice::from_ref(&batch)).unwrap();
-        close(&run(&read, Mode::Eval), 1e-3);
+        close(&run(&read, Mode::Eval), 1e-2);
         // Normalised by the batch that was measured, the head computes the same.
         close(&run(&read, Mode::Train { momentum: 0.0 }), 2e-2);
 

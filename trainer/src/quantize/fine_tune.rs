@@ -10,10 +10,11 @@ use indicatif::ProgressBar;
 use tch::{Device, Kind, Tensor};
 
 use super::{Calibration, Plan, folded};
-use crate::data::{self, Donors, Picture};
+use crate::data::{self, Donors};
 use crate::forward::{Mode, forward_mapped};
 use crate::graph::{Graph, NodeId};
 use crate::optimizer::{Method, Optimizer, Schedule};
+use crate::picture::Picture;
 use crate::recipe::Recipe;
 use crate::validate;
 use crate::weights::{FoldedConv, Weights, fold};

@@ -7,8 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use vision::score::Scores;
 
-use super::Report;
-use crate::command::plot;
+use super::{Report, curves};
 
 const STYLE: &str = "\
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1340px; padding: 0 1em; color: #222 }
@@ -51,7 +50,7 @@ pub fn write(report: &Report) -> Result<String> {
     writeln!(out, "<p class=\"note\">{}</p>", escape(&report.protocol))?;
     if let Some(log) = &report.log {
         out += "<h2>Training</h2>\n";
-        out += &plot::svg(log).map_err(|why| anyhow!("drawing the curves: {why}"))?;
+        out += &curves::svg(log).map_err(|why| anyhow!("drawing the curves: {why}"))?;
     }
     classes(&mut out, report)?;
     matrix(&mut out, report)?;

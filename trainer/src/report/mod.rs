@@ -1,5 +1,6 @@
 //! A run's report: one HTML file that needs no other.
 
+pub mod curves;
 mod html;
 pub mod sheet;
 

@@ -5,43 +5,10 @@
 //! a row of the kernel see there. Further groups of taps find theirs some pixels on. Only the rows under the kernel are kept.
 
 use super::super::depthwise::{Axis, Geometry};
-use super::conv::{copy_every, load, phase, plane_len, span, store};
 use super::filter::Part;
 use super::lanes::{Lanes, Quad};
-
-/// Taps of a row of a kernel whose products are added at once.
-const GROUP: usize = 4;
-
-/// The taps of a row of a kernel: groups, and the last one by itself where it would be a group of one. That takes four channels
-/// with one load, as they lie in the picture.
-#[derive(Clone, Copy)]
-pub struct Taps {
-    groups: usize,
-    single: bool,
-}
-
-impl Taps {
-    /// Of a row of `columns`.
-    pub fn of(columns: usize) -> Self {
-        Self {
-            groups: columns / GROUP + usize::from(columns % GROUP > 1),
-            single: columns % GROUP == 1,
-        }
-    }
-
-    /// Entries of the weights for a row of the kernel.
-    pub fn entries(self) -> usize {
-        self.groups + usize::from(self.single)
-    }
-
-    /// The entry and the byte in it for a column's weight of a channel.
-    pub fn place(self, column: usize, channel: usize) -> (usize, usize) {
-        match column / GROUP {
-            entry if entry == self.groups => (entry, channel),
-            entry => (entry, column % GROUP),
-        }
-    }
-}
+use super::planes::{copy_every, load, phase, plane_len, span, store};
+use super::taps::{GROUP, Taps};
 
 /// How a row of a plane is laid out: each channel's groups, then the row itself.
 #[derive(Clone, Copy)]

@@ -1,7 +1,7 @@
 //! Weights of a convolution of bytes, laid out for [`conv`](super::conv).
 
-use super::conv::planes;
-use super::depthwise::Taps;
+use super::planes::planes;
+use super::taps::Taps;
 
 /// Weights of a convolution, laid out as they are read, with what follows the sums.
 #[derive(Debug, Clone, PartialEq)]

@@ -7,10 +7,11 @@ use tract_linalg::multithread::{Executor, current_tract_executor};
 use tract_onnx::tract_core::internal::*;
 
 use super::super::depthwise::Geometry;
-use super::conv::{AT_A_TIME, convolve, plane_len, planes};
+use super::conv::{AT_A_TIME, convolve};
 use super::filter::Filter;
 use super::lanes::{self, Quad};
 use super::pixels::{self, Sum};
+use super::planes::{plane_len, planes};
 
 /// Sizes of a picture of bytes, `[1, channels, height, width]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! What is done to planes of [`Quad`]s besides convolving them, and the ways from and to channels of their own. Plain
 //! functions over slices.
 
-use super::conv::{plane_len, planes};
 use super::lanes::Quad;
+use super::planes::{plane_len, planes};
 use simd::{Level, by_cpu};
 
 /// Adding this to a number from 0 to 255 rounds it to the nearest integer, halves to the even one, and leaves that in the lowest byte.

@@ -3,10 +3,11 @@
 use proptest::prelude::*;
 
 use super::super::depthwise::{Axis, Geometry};
-use super::conv::{convolve, plane_len, planes};
+use super::conv::convolve;
 use super::filter::{Filter, Stored};
 use super::lanes::{Level, Quad};
 use super::pixels::{self, Sum};
+use super::planes::{plane_len, planes};
 
 /// A convolution as ONNX's
 /// [QLinearConv](https://onnx.ai/onnx/operators/onnx__QLinearConv.html) has it.
