@@ -74,6 +74,11 @@ impl Segmenter for MadeSegmenter {
                 width,
                 labels,
             } => outputs.write(0, "answer", &[1, *height, *width], Elements::U8(labels)),
+            Answer::Objects(given) => {
+                for (index, tensor) in given.tensors().iter().enumerate() {
+                    outputs.write(index, &tensor.name, &tensor.shape, tensor.values.elements());
+                }
+            }
         }
         Ok(())
     }

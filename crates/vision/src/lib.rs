@@ -22,6 +22,7 @@ pub mod preprocess;
 pub mod infer;
 pub mod decode;
 pub mod propagate;
+pub mod track;
 pub mod overlay;
 pub mod redact;
 pub mod fit;
