@@ -100,6 +100,8 @@ pub enum Gives {
     Labels,
     /// Scores on a coarser grid.
     Logits,
+    /// Candidates `boxes` and prototypes `masks`.
+    Objects,
 }
 
 /// A model of a background and one class, with an input of this size.
@@ -107,10 +109,18 @@ pub fn model(width: usize, height: usize, class: &str, gives: Gives) -> Arc<Mode
     let output = match gives {
         Gives::Labels => "kind = \"labels\"\ndtype = \"u8\"",
         Gives::Logits => "kind = \"logits\"\nlayout = \"nchw\"\ndtype = \"f32\"\ngrid = \"half-pixel\"",
+        Gives::Objects => {
+            "kind = \"prototypes\"\nnms = 0.5\ntensors = [{ role = \"detections\", name = \"boxes\" }, \
+             { role = \"prototypes\", name = \"masks\" }]"
+        }
+    };
+    let (format, thing) = match gives {
+        Gives::Objects => (2, "thing = true"),
+        _ => (1, ""),
     };
     let text = format!(
         r#"
-        format = 1
+        format = {format}
         name = "made"
         [input]
         layout = "nchw"
@@ -128,6 +138,7 @@ pub fn model(width: usize, height: usize, class: &str, gives: Gives) -> Arc<Mode
         [[classes]]
         name = "{class}"
         color = [255, 255, 255]
+        {thing}
         [[files]]
         path = "made.onnx"
         precision = "fp32"
