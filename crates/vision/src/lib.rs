@@ -31,6 +31,9 @@ pub mod fit;
 pub mod segment;
 pub mod selftest;
 
+// A network's file to a model's contract.
+pub mod import;
+
 // Data sets, scores and picture files.
 pub mod picture;
 pub mod dataset;
