@@ -184,6 +184,8 @@ struct AskedMask {
     along: Option<(u64, MotionField)>,
     /// How much that key counts.
     smooth: Smoothing,
+    /// Whether a scene cut lies between that key and this frame.
+    cut: bool,
 }
 
 /// A mask that was asked for.

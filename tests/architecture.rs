@@ -41,6 +41,7 @@ const VISION: Rules = Rules {
         &["preprocess"],
         &["decode"],
         &["propagate"],
+        &["track"],
         &["overlay"],
         &["redact"],
     ],

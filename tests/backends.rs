@@ -97,6 +97,7 @@ fn check_answer(tiny: &Tiny, size: InputSize, seen: &[[f32; 3]], output: &Answer
                 .collect();
             assert_eq!(*labels, expected, "{backend}");
         }
+        Answer::Objects(_) => panic!("{backend}: objects"),
     }
 }
 

@@ -80,7 +80,10 @@ const KEYS: &[(&str, &[&str])] = &[
     ("masks.wait_ms", &["0", "30", "60000", "60001", "-1", "nan"]),
     ("masks.propagate", &["true", "false"]),
     ("masks.smooth", &["0", "0.5", "0.95", "0.96", "-0.1", "nan"]),
-    ("overlay.visualize", &["\"overlay\"", "\"side-by-side\""]),
+    (
+        "overlay.visualize",
+        &["\"overlay\"", "\"side-by-side\"", "\"instances\""],
+    ),
     ("overlay.alpha", &["0.5", "0", "1", "1.01", "-0.1", "nan"]),
     (
         "overlay.classes",

@@ -10,6 +10,7 @@ use crate::cli::args::ModelArgs;
 use crate::cli::image::progress;
 use crate::cli::worst;
 use crate::metrics::{Metrics, Stage};
+use vision::dataset::objects::ObjectFormat;
 use vision::dataset::{Dataset, DatasetClass, Format};
 use vision::error::{Error, Result};
 use vision::frame::Mask;
@@ -26,9 +27,12 @@ pub struct EvalArgs {
     /// The data set's folder
     #[arg(long, value_name = "DIR")]
     pub dataset: PathBuf,
-    /// Its layout
-    #[arg(long, value_enum)]
-    pub format: Format,
+    /// Its layout, to score classes
+    #[arg(long, value_enum, required_unless_present = "objects")]
+    pub format: Option<Format>,
+    /// Its layout, to score objects: mask AP and panoptic quality
+    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "format")]
+    pub objects: Option<ObjectFormat>,
     /// Which split to score [default: val, or all pictures where the data has no splits]
     #[arg(long, value_name = "NAME")]
     pub split: Option<String>,
@@ -109,21 +113,26 @@ struct ClassReport {
 /// # Errors
 /// Usage if the model's classes are not the data set's; fatal, naming the file, for data that can't be read.
 pub fn run(args: EvalArgs) -> Result<()> {
+    let format = match (args.objects, args.format) {
+        (Some(objects), _) => return super::eval_objects::run(&args, objects),
+        (None, Some(format)) => format,
+        (None, None) => return Err(Error::usage("--format is missing")),
+    };
     let options = args.model.options()?;
     let model = options.find()?;
     // Whether the model fits is said before the data is looked for.
-    let known = args.format.classes();
+    let known = format.classes();
     let fitting = known
-        .map(|known| Classes::of(&args, known, &model.contract))
+        .map(|known| Classes::of(&args, format, known, &model.contract))
         .transpose()?;
-    let dataset = Dataset::open(args.format, &args.dataset)?;
+    let dataset = Dataset::open(format, &args.dataset)?;
     let classes = match fitting {
         Some(classes) => classes,
-        None => Classes::of(&args, &dataset.classes, &model.contract)?,
+        None => Classes::of(&args, format, &dataset.classes, &model.contract)?,
     };
     let split = match &args.split {
         Some(split) => split,
-        None if args.format.has_splits() => "val",
+        None if format.has_splits() => "val",
         None => "all",
     };
     let mut samples = dataset.split(split)?;
@@ -208,7 +217,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
         provider: ran.provider,
         backend_version: ran.version,
         dataset: args.dataset.display().to_string(),
-        format: args.format.name(),
+        format: format.name(),
         split: (split != "all").then(|| split.to_owned()),
         images: samples.len(),
         protocol: protocol(&contract, longest, &classes),
@@ -259,8 +268,8 @@ struct Classes {
 }
 
 impl Classes {
-    fn of(args: &EvalArgs, known: &[DatasetClass], contract: &Contract) -> Result<Self> {
-        if matches!(args.format, Format::Masks | Format::Csv | Format::Pet) {
+    fn of(args: &EvalArgs, format: Format, known: &[DatasetClass], contract: &Contract) -> Result<Self> {
+        if matches!(format, Format::Masks | Format::Csv | Format::Pet) {
             // A model that was trained on such data has no other class than the bright tone.
             let only = (contract.classes.len() == 2 && contract.classes[0].background).then_some(1);
             let label = contract.class_index(&args.foreground).or(only).ok_or_else(|| {
@@ -286,7 +295,7 @@ impl Classes {
                 "model {} has {} classes, {} has {}",
                 contract.name,
                 contract.classes.len(),
-                args.format.name(),
+                format.name(),
                 known.len()
             ))
             .hint("score a model that was trained on this data set's classes"));

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use serde_json::Value as Json;
 use tracing::info;
 
 use crate::cli::args::{ModelArgs, VisualizeArgs};
@@ -16,6 +18,8 @@ use vision::frame::{FrameFormat, Mask};
 use vision::model::contract::Class;
 use vision::overlay::{OverlayOptions, Painter, Visualize};
 use vision::picture::{image_ref, is_picture, read_rgb, write_index_png, write_rgb_png};
+use vision::scene::{Segment, classes_of};
+use vision::score::rle::Rle;
 use vision::segment::Engine;
 
 /// Arguments of `segd image`.
@@ -25,8 +29,11 @@ pub struct ImageArgs {
     #[arg(required = true, value_name = "IN")]
     pub inputs: Vec<PathBuf>,
     /// FILE.png for one picture; a folder, made if needed, for several
-    #[arg(long, short, value_name = "OUT")]
-    pub output: PathBuf,
+    #[arg(long, short, value_name = "OUT", required_unless_present = "json")]
+    pub output: Option<PathBuf>,
+    /// Print what is in the pictures, in the form of COCO's results: file, class, score, box, area, mask as run lengths
+    #[arg(long)]
+    pub json: bool,
     /// Model and backend.
     #[command(flatten)]
     pub model: ModelArgs,
@@ -41,7 +48,13 @@ pub struct ImageArgs {
 /// Usage for wrong arguments; fatal, after all others are done, if a picture could not be segmented.
 pub fn run(args: ImageArgs) -> Result<()> {
     let inputs = expand(&args.inputs)?;
-    let jobs = plan(&inputs, &args.output)?;
+    let jobs: Vec<(PathBuf, Option<PathBuf>)> = match &args.output {
+        Some(output) => plan(&inputs, output)?
+            .into_iter()
+            .map(|(from, to)| (from, Some(to)))
+            .collect(),
+        None => inputs.iter().map(|input| (input.clone(), None)).collect(),
+    };
     let drawing = config::drawing(&args.visualize.section())?;
     let options = args.model.options()?;
     let model = options.find()?;
@@ -61,20 +74,25 @@ pub fn run(args: ImageArgs) -> Result<()> {
         overlay,
         classes,
         mask: Mask::zeros(0, 0),
+        segments: Vec::new(),
         painter: None,
         painted: Vec::new(),
+        results: args.json.then(Vec::new),
     };
 
     let bar = progress(jobs.len());
     let mut failed = 0;
     for (input, output) in &jobs {
-        if let Err(error) = images.segment(input, output) {
+        if let Err(error) = images.segment(input, output.as_deref()) {
             failed += 1;
             bar.suspend(|| eprintln!("segd: {error}"));
         }
         bar.inc(1);
     }
     bar.finish_and_clear();
+    if let Some(results) = &images.results {
+        super::print_report(true, results, |_| ())?;
+    }
     match failed {
         0 => Ok(()),
         _ => Err(Error::fatal(format!(
@@ -90,18 +108,90 @@ struct Images {
     overlay: OverlayOptions,
     classes: Vec<Class>,
     mask: Mask,
+    segments: Vec<Segment>,
     painter: Option<(FrameFormat, Painter)>,
     painted: Vec<u8>,
+    /// What was found, if it is to be printed.
+    results: Option<Vec<CocoResult>>,
+}
+
+/// One object, or all of a class, as COCO writes results; with the names that numbers stand for.
+#[derive(Debug, Serialize)]
+struct CocoResult {
+    /// The picture's file name without its extension; a number where it is one, as in COCO.
+    image_id: Json,
+    file_name: String,
+    /// The class's number in the contract.
+    category_id: u16,
+    category_name: String,
+    score: f32,
+    /// Left, top, width, height in pixels.
+    bbox: [u64; 4],
+    area: u64,
+    segmentation: CocoMask,
+}
+
+#[derive(Debug, Serialize)]
+struct CocoMask {
+    /// Height, width.
+    size: [usize; 2],
+    counts: String,
+}
+
+/// What a picture's map holds; without classes that are background.
+fn results<'a>(
+    input: &'a Path,
+    map: &'a Mask,
+    segments: &'a [Segment],
+    classes: &'a [Class],
+) -> impl Iterator<Item = CocoResult> + 'a {
+    let name = input
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    (0..=u8::MAX).zip(segments).filter_map(move |(number, segment)| {
+        let class = classes
+            .get(usize::from(segment.class))
+            .filter(|class| !class.background)?;
+        let mask = Rle::of(map, number);
+        (mask.area() > 0).then(|| CocoResult {
+            image_id: name
+                .parse::<u64>()
+                .map_or_else(|_| Json::from(name.clone()), Json::from),
+            file_name: input
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+            category_id: segment.class,
+            category_name: class.name.clone(),
+            score: segment.score,
+            bbox: mask.bbox(),
+            area: mask.area(),
+            segmentation: CocoMask {
+                size: [mask.height, mask.width],
+                counts: mask.to_coco(),
+            },
+        })
+    })
 }
 
 impl Images {
-    fn segment(&mut self, input: &Path, output: &Path) -> Result<()> {
+    fn segment(&mut self, input: &Path, output: Option<&Path>) -> Result<()> {
         let picture = read_rgb(input)?;
         let image = image_ref(&picture)?;
         self.engine
-            .segment(&image, &mut self.mask)
+            .segment_objects(&image, &mut self.mask, &mut self.segments)
             .map_err(|e| Error::fatal(format!("{}: not segmented", input.display())).caused_by(e))?;
+        if let Some(all) = &mut self.results {
+            all.extend(results(input, &self.mask, &self.segments, &self.classes));
+        }
+        let Some(output) = output else {
+            return Ok(());
+        };
         if self.overlay.mode == Visualize::Labels {
+            classes_of(&mut self.mask, &self.segments);
             return write_index_png(output, &self.mask, &self.classes);
         }
         let painter = match &mut self.painter {
@@ -113,7 +203,8 @@ impl Images {
         };
         let out = painter.output_format();
         self.painted.resize(out.packed_bytes(), 0);
-        painter.paint(&image, Some(&self.mask), &mut self.painted);
+        let scene = Some((&self.mask, &self.segments[..]));
+        painter.paint_segments(&image, scene, &mut self.painted);
         write_rgb_png(output, out.width, out.height, &self.painted)
     }
 }

@@ -23,8 +23,11 @@ pub mod args;
 pub mod bench;
 pub mod check_config;
 pub mod eval;
+mod eval_objects;
 pub mod hash_password;
 pub mod image;
+#[cfg(feature = "tract")]
+pub mod import;
 #[cfg(feature = "gstreamer")]
 mod latency;
 pub mod missing;
@@ -77,6 +80,9 @@ pub enum Command {
     Probe(probe::ProbeArgs),
     /// List the models that are found, with their scores
     Models(models::ModelsArgs),
+    /// Make a model of an ONNX file: its contract, a look at its answer, a self-test
+    #[cfg(feature = "tract")]
+    Import(Box<import::ImportArgs>),
     /// Check a configuration file, and open what it names
     CheckConfig(check_config::CheckConfigArgs),
     /// Make a user's entry for the configuration out of a password that is read from standard input
@@ -195,6 +201,8 @@ fn command(cli: Cli) -> Result<()> {
         Some(Command::Bench(args)) => bench::run(*args),
         Some(Command::Probe(args)) => probe::run(args),
         Some(Command::Models(args)) => models::run(args),
+        #[cfg(feature = "tract")]
+        Some(Command::Import(args)) => import::run(&args),
         Some(Command::CheckConfig(args)) => check_config::run(args),
         Some(Command::HashPassword(args)) => hash_password::run(args),
     }

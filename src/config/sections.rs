@@ -185,7 +185,7 @@ section! {
 section! {
     /// `[overlay]`: how masks are drawn.
     OverlaySection {
-        /// `overlay`, `mask`, `labels`, `contour` or `side-by-side`.
+        /// `overlay`, `mask`, `labels`, `contour`, `side-by-side` or `instances`.
         visualize: Visualize,
         /// Opacity of the colours, 0 to 1.
         alpha: f32,

@@ -12,11 +12,14 @@ use crate::clock::{SharedClock, Stop, TimeNs};
 use crate::mailbox::{MailboxReceiver, MailboxSender, Received};
 use crate::metrics::{Metrics, Stage, thread_cpu_ns};
 use vision::answer::Answer;
+use vision::decode::Hidden;
 use vision::error::{Error, Result};
-use vision::frame::{Frame, FrameFormat};
+use vision::frame::{Frame, FrameFormat, Mask};
 use vision::infer::{RunsOn, cost_ns};
-use vision::propagate::LogitSmoother;
+use vision::propagate::{LogitSmoother, Tiles, warp_labels};
+use vision::scene::Segment;
 use vision::segment::Engine;
+use vision::track::{Before, Tracker};
 
 /// Who gets the masks.
 pub(super) enum InferTo {
@@ -62,6 +65,7 @@ impl InferStage {
             answer: Answer::empty(),
             smoother: LogitSmoother::default(),
             last_key: None,
+            follower: Follower::default(),
         };
         loop {
             let item = match self.from.recv() {
@@ -88,6 +92,7 @@ impl InferStage {
                 self.looks = next.looks;
                 self.failures = 0;
                 work.last_key = None;
+                work.follower.restart();
                 prepared = None;
                 chosen = true;
             }
@@ -171,6 +176,8 @@ impl InferStage {
         work: &mut Work,
     ) -> (Arc<TimedMask>, Result<()>) {
         if let Some(timed) = Arc::get_mut(&mut slot) {
+            self.engine
+                .hide(&hidden_classes(&self.control.looks(), &self.looks));
             let vitals = &self.metrics.vitals;
             vitals.infer_began_ns.store(self.clock.now_ns().max(1), Relaxed);
             let inferred = self.engine.infer(&frame.image(), &mut work.answer);
@@ -185,6 +192,10 @@ impl InferStage {
             // Not through `timed` for both: the mask may have to be replaced.
             let mut segments = std::mem::take(&mut timed.segments);
             self.engine.decode(&work.answer, timed.mask_mut(), &mut segments);
+            if let Some(least) = self.engine.least_score() {
+                let map = timed.mask_mut();
+                work.follower.follow(frame, key, least, map, &mut segments);
+            }
             timed.segments = segments;
             timed.captured_at_ns = frame.captured_at_ns;
             if key.is_some() {
@@ -224,6 +235,64 @@ struct Work {
     smoother: LogitSmoother,
     /// The key whose logits the smoother holds.
     last_key: Option<u64>,
+    follower: Follower,
+}
+
+/// Follows the objects from key to key.
+#[derive(Default)]
+struct Follower {
+    tracker: Option<Tracker>,
+    /// Whether the next picture is of another model.
+    is_new: bool,
+    /// The key before, its map, and when it was taken.
+    key: Option<u64>,
+    before: Mask,
+    tiles: Tiles,
+    moved: Mask,
+    at_ns: TimeNs,
+}
+
+impl Follower {
+    /// What comes next is another model's.
+    fn restart(&mut self) {
+        self.is_new = true;
+        self.key = None;
+    }
+
+    /// Gives the objects of a picture their numbers; `least` is the least score that they have.
+    fn follow(
+        &mut self,
+        frame: &Frame,
+        key: Option<&AskedMask>,
+        least: f32,
+        map: &Mask,
+        segments: &mut [Segment],
+    ) {
+        let tracker = self.tracker.get_or_insert_with(|| Tracker::new(least));
+        if std::mem::take(&mut self.is_new) {
+            tracker.restart(least);
+        }
+        let is_same_size = (map.width, map.height) == (self.before.width, self.before.height);
+        let along = key
+            .and_then(|key| key.along.as_ref())
+            .filter(|(before, _)| is_same_size && self.key == Some(*before));
+        // A source that was opened again begins with other times.
+        let cut = key.is_some_and(|key| key.cut) || !is_same_size || frame.pts_ns < self.at_ns;
+        let before = match along {
+            _ if cut => Before::Cut,
+            None => Before::Unknown,
+            Some((_, field)) => {
+                warp_labels(&self.before, &self.tiles, field, &mut self.moved);
+                Before::Moved(&self.moved)
+            }
+        };
+        tracker.update(map, segments, before, frame.pts_ns);
+        (self.before.width, self.before.height) = (map.width, map.height);
+        self.before.labels.clone_from(&map.labels);
+        self.tiles.read(&self.before);
+        self.key = key.map(|key| key.id);
+        self.at_ns = frame.pts_ns;
+    }
 }
 
 impl InferStage {
@@ -287,6 +356,21 @@ impl InferStage {
         self.clock.wait(AFTER_FAILURE, &self.stop);
         Ok(())
     }
+}
+
+/// Which classes of the engine's model must not be seen. `now` is what is shown, `own` what belongs to the model, which may
+/// be about to be shown.
+fn hidden_classes(now: &Looks, own: &Looks) -> Hidden {
+    let looks = match now.model.generation == own.model.generation {
+        true => now,
+        false => own,
+    };
+    let mut hidden = [false; 256];
+    let how = looks.privacy.iter().flat_map(|privacy| &privacy.redact.how);
+    for (hidden, how) in hidden.iter_mut().zip(how) {
+        *hidden = how.is_some();
+    }
+    hidden
 }
 
 /// Takes a mask that nobody else holds out of the list.

@@ -159,9 +159,10 @@ impl Masks {
         let options = self.scheduler.options();
         let id = self.next_id;
         self.next_id += 1;
-        let known = keys
-            .newest()
-            .filter(|key| options.propagate && options.smooth.is_on() && !key.before_cut);
+        // Objects are followed along the motion as well.
+        let is_wanted = options.smooth.is_on() || self.control.looks().model.has_things();
+        let cut = keys.newest().is_some_and(|key| key.before_cut);
+        let known = keys.newest().filter(|_| options.propagate && is_wanted && !cut);
         let along = known.map(|before| {
             let field = match self.spare.take() {
                 Some(mut field) if field.vectors.len() == before.field().vectors.len() => {
@@ -176,6 +177,7 @@ impl Masks {
             id,
             along,
             smooth: options.smooth,
+            cut,
         };
         keys.start(id, now_ns);
         self.asked.push(Asked {

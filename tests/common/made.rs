@@ -74,6 +74,11 @@ impl Segmenter for MadeSegmenter {
                 width,
                 labels,
             } => outputs.write(0, "answer", &[1, *height, *width], Elements::U8(labels)),
+            Answer::Objects(given) => {
+                for (index, tensor) in given.tensors().iter().enumerate() {
+                    outputs.write(index, &tensor.name, &tensor.shape, tensor.values.elements());
+                }
+            }
         }
         Ok(())
     }
@@ -95,6 +100,8 @@ pub enum Gives {
     Labels,
     /// Scores on a coarser grid.
     Logits,
+    /// Candidates `boxes` and prototypes `masks`.
+    Objects,
 }
 
 /// A model of a background and one class, with an input of this size.
@@ -102,10 +109,18 @@ pub fn model(width: usize, height: usize, class: &str, gives: Gives) -> Arc<Mode
     let output = match gives {
         Gives::Labels => "kind = \"labels\"\ndtype = \"u8\"",
         Gives::Logits => "kind = \"logits\"\nlayout = \"nchw\"\ndtype = \"f32\"\ngrid = \"half-pixel\"",
+        Gives::Objects => {
+            "kind = \"prototypes\"\nnms = 0.5\ntensors = [{ role = \"detections\", name = \"boxes\" }, \
+             { role = \"prototypes\", name = \"masks\" }]"
+        }
+    };
+    let (format, thing) = match gives {
+        Gives::Objects => (2, "thing = true"),
+        _ => (1, ""),
     };
     let text = format!(
         r#"
-        format = 1
+        format = {format}
         name = "made"
         [input]
         layout = "nchw"
@@ -123,6 +138,7 @@ pub fn model(width: usize, height: usize, class: &str, gives: Gives) -> Arc<Mode
         [[classes]]
         name = "{class}"
         color = [255, 255, 255]
+        {thing}
         [[files]]
         path = "made.onnx"
         precision = "fp32"

@@ -187,14 +187,14 @@ impl Tiny {
         if self.unknown_operator {
             push("Frobnicate", &[], vec![]);
         }
-        let element = match self.kind {
-            Role::Logits => {
+        let element = match self.kind == Role::Logits {
+            true => {
                 if self.layout == Layout::Nhwc {
                     push("Transpose", &[], vec![ints("perm", &[0, 2, 3, 1])]);
                 }
                 DataType::Float
             }
-            Role::Labels => {
+            false => {
                 push(
                     "ArgMax",
                     &[],

@@ -2,8 +2,12 @@
 //! the file has.
 
 use crate::error::{Error, Result};
-use crate::model::contract::{Contract, Layout, OutputType, Role, TensorContract};
+use crate::model::contract::{Activation, Contract, Layout, OutputKind, OutputType, Role, TensorContract};
 use crate::tensor::{Elements, Outputs, Values};
+
+pub mod objects;
+
+use objects::Form;
 
 /// What a network says of one picture.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +32,8 @@ pub enum Answer {
         /// `height * width` class indices.
         labels: Vec<u8>,
     },
+    /// Outputs that objects are read from, all numbers finite.
+    Objects(Outputs),
 }
 
 impl Answer {
@@ -44,13 +50,27 @@ impl Answer {
 /// Of the cells of a picture, at most this share may have the same score for every class.
 const MOST_UNDECIDED: f64 = 0.25;
 
+/// Where one channel is cut into two classes.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    /// A cell of a larger number is of the second class.
+    above: f32,
+    /// Whether numbers are probabilities.
+    of_probabilities: bool,
+}
+
 /// What the contract says of the output, as far as reading an answer needs it.
 #[derive(Debug, Clone)]
 pub struct Reader {
     role: Role,
     layout: Layout,
     dtype: OutputType,
+    /// Channels of logits.
     classes: usize,
+    /// Where one channel is cut into two classes.
+    cut: Option<Cut>,
+    /// Of answers that are neither logits nor labels.
+    form: Option<Form>,
     /// Whose answer it is, for errors.
     origin: String,
 }
@@ -61,11 +81,24 @@ impl Reader {
         let TensorContract {
             role, layout, dtype, ..
         } = *contract.output.semantic();
+        let objects = &contract.output.objects;
+        let is_binary = contract.output.kind == OutputKind::Binary;
         Self {
             role,
             layout,
             dtype,
-            classes: contract.classes.len(),
+            classes: if is_binary { 1 } else { contract.classes.len() },
+            cut: is_binary.then(|| match objects.activation {
+                Activation::Sigmoid => Cut {
+                    above: objects::logit(objects.threshold),
+                    of_probabilities: false,
+                },
+                Activation::None | Activation::Softmax => Cut {
+                    above: objects.threshold,
+                    of_probabilities: true,
+                },
+            }),
+            form: contract.output.kind.has_objects().then(|| Form::new(contract)),
             origin: origin.to_owned(),
         }
     }
@@ -85,6 +118,9 @@ impl Reader {
     }
 
     fn check_shape(&self, outputs: &Outputs) -> Result<()> {
+        if let Some(form) = &self.form {
+            return form.check(outputs).map_err(|why| self.error(why));
+        }
         let tensor = outputs
             .tensors()
             .first()
@@ -98,13 +134,13 @@ impl Reader {
             )));
         }
         let expected = match self.role {
-            Role::Logits => {
-                let (height, width) = self.logits_cells(&tensor.shape)?;
-                self.classes * height * width
-            }
             Role::Labels => {
                 let (height, width) = self.labels_cells(&tensor.shape)?;
                 height * width
+            }
+            _ => {
+                let (height, width) = self.logits_cells(&tensor.shape)?;
+                self.classes * height * width
             }
         };
         self.full(&tensor.shape, expected, elements.len())
@@ -118,19 +154,66 @@ impl Reader {
     /// labels past the last class, scores that are not finite, or scores that are equal for every class in many cells.
     pub fn read(&self, outputs: &mut Outputs, answer: &mut Answer) -> Result<()> {
         self.check_shape(outputs)?;
+        if let Some(form) = &self.form {
+            form.check_numbers(outputs).map_err(|why| self.no_answer(why))?;
+            if !matches!(answer, Answer::Objects(_)) {
+                *answer = Answer::Objects(Outputs::default());
+            }
+            if let Answer::Objects(mine) = answer {
+                std::mem::swap(mine, outputs);
+            }
+            return Ok(());
+        }
         let Some(tensor) = outputs.tensor_mut(0) else {
             return Err(self.error("it gave no output".to_owned()));
         };
         match (self.role, &mut tensor.values) {
-            (Role::Logits, Values::F32(found)) => self.logits(&tensor.shape, found, answer),
-            (Role::Logits, _) => Err(self.error("logits that are not f32".to_owned())),
             (Role::Labels, found) => self.labels(&tensor.shape, found.elements(), answer),
+            (_, Values::F32(found)) => match self.cut {
+                Some(cut) => self.one_channel(&tensor.shape, found, cut, answer),
+                None => self.logits(&tensor.shape, found, answer),
+            },
+            _ => Err(self.error("logits that are not f32".to_owned())),
         }
     }
 
-    /// Rows and cells a row of `[1, C, H, W]` or `[1, H, W, C]`.
+    /// The logits of two classes, from one channel and where it is cut.
+    fn one_channel(&self, shape: &[usize], found: &[f32], cut: Cut, answer: &mut Answer) -> Result<()> {
+        let (rows, cells_a_row) = self.logits_cells(shape)?;
+        if !found.iter().fold(true, |all, value| all & value.is_finite()) {
+            let bad = found.iter().filter(|value| !value.is_finite()).count();
+            return Err(self.no_answer(format!("{bad} of its {} scores are not finite", found.len())));
+        }
+        if cut.of_probabilities {
+            objects::probabilities("scores", found.iter().copied()).map_err(|why| self.no_answer(why))?;
+        }
+        if !matches!(answer, Answer::Logits { .. }) {
+            *answer = Answer::Logits {
+                classes: 2,
+                height: rows,
+                width: cells_a_row,
+                values: Vec::new(),
+            };
+        }
+        if let Answer::Logits {
+            classes,
+            height,
+            width,
+            values,
+        } = answer
+        {
+            (*classes, *height, *width) = (2, rows, cells_a_row);
+            values.clear();
+            values.resize(found.len(), cut.above);
+            values.extend_from_slice(found);
+        }
+        Ok(())
+    }
+
+    /// Rows and cells a row of `[1, C, H, W]` or `[1, H, W, C]`; of one channel also `[1, H, W]` and `[H, W]`.
     fn logits_cells(&self, shape: &[usize]) -> Result<(usize, usize)> {
         let (classes, height, width) = match (shape, self.layout) {
+            (&[h, w] | &[1, h, w], _) if self.cut.is_some() => (1, h, w),
             (&[1, c, h, w], Layout::Nchw) | (&[1, h, w, c], Layout::Nhwc) => (c, h, w),
             _ => (0, 0, 0),
         };
@@ -146,7 +229,10 @@ impl Reader {
         if classes != self.classes {
             return Err(self.error(format!(
                 "its output has shape {shape:?}, {classes} classes; the contract has {}",
-                self.classes
+                match self.cut {
+                    Some(_) => "one channel".to_owned(),
+                    None => self.classes.to_string(),
+                }
             )));
         }
         Ok((height, width))
@@ -320,6 +406,8 @@ mod tests {
             layout,
             dtype,
             classes,
+            cut: None,
+            form: None,
             origin: "x.onnx".into(),
         }
     }

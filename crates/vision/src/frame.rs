@@ -314,7 +314,7 @@ impl Frame {
 }
 
 /// Class indices, one byte a pixel, row by row, without padding.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mask {
     /// Pixels a row.
     pub width: usize,

@@ -22,6 +22,7 @@ pub mod preprocess;
 pub mod infer;
 pub mod decode;
 pub mod propagate;
+pub mod track;
 pub mod overlay;
 pub mod redact;
 pub mod fit;
@@ -29,6 +30,9 @@ pub mod fit;
 // The stages joined, and held to what they should say.
 pub mod segment;
 pub mod selftest;
+
+// A network's file to a model's contract.
+pub mod import;
 
 // Data sets, scores and picture files.
 pub mod picture;

@@ -38,6 +38,8 @@ pub struct Segment {
     pub track: Option<u32>,
     /// How sure the network is, 0 to 1; 1 if it does not say.
     pub score: f32,
+    /// Too unsure to be shown, counted or followed; there so that its class can be hidden.
+    pub doubtful: bool,
 }
 
 impl Segment {
@@ -48,6 +50,7 @@ impl Segment {
             instance: None,
             track: None,
             score: 1.0,
+            doubtful: false,
         }
     }
 }
@@ -126,6 +129,13 @@ impl Scene {
 
 /// Area and bounding box of each of `segments` numbers.
 fn extents(map: &Mask, segments: usize) -> Vec<Extent> {
+    let mut all = Vec::new();
+    measure(map, segments, &mut all);
+    all
+}
+
+/// Finds where each of `segments` numbers of a map is: `extents` gets as many, of no area for those that take no pixel.
+pub fn measure(map: &Mask, segments: usize, extents: &mut Vec<Extent>) {
     /// First and last column, first and last row, pixels.
     #[derive(Clone, Copy)]
     struct Found {
@@ -151,22 +161,19 @@ fn extents(map: &Mask, segments: usize) -> Vec<Extent> {
         }
     }
     let whole = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    found
-        .iter()
-        .take(segments)
-        .map(|found| match found.pixels {
-            0 => Extent::default(),
-            pixels => Extent {
-                bbox: Rect {
-                    x: whole(found.columns.0),
-                    y: whole(found.rows.0),
-                    width: whole(found.columns.1 - found.columns.0),
-                    height: whole(found.rows.1 - found.rows.0),
-                },
-                area: whole(pixels),
+    extents.clear();
+    extents.extend(found.iter().take(segments).map(|found| match found.pixels {
+        0 => Extent::default(),
+        pixels => Extent {
+            bbox: Rect {
+                x: whole(found.columns.0),
+                y: whole(found.rows.0),
+                width: whole(found.columns.1 - found.columns.0),
+                height: whole(found.rows.1 - found.rows.0),
             },
-        })
-        .collect()
+            area: whole(pixels),
+        },
+    }));
 }
 
 /// Whether segment `i` is class `i`, as in every semantic scene: tables by class serve as they are.
@@ -174,7 +181,25 @@ pub fn is_by_class(segments: &[Segment]) -> bool {
     segments
         .iter()
         .enumerate()
-        .all(|(index, segment)| usize::from(segment.class) == index && segment.instance.is_none())
+        .all(|(index, s)| usize::from(s.class) == index && s.instance.is_none() && !s.doubtful)
+}
+
+impl ModelInfo {
+    /// Whether its scenes may hold objects that are worth following.
+    pub fn has_things(&self) -> bool {
+        self.classes.iter().any(|class| class.thing)
+    }
+}
+
+/// Makes a map of segments one of classes: each pixel gets its segment's class, and 0 if it has none.
+pub fn classes_of(map: &mut Mask, segments: &[Segment]) {
+    let mut classes = [0; 256];
+    for (class, segment) in classes.iter_mut().zip(segments) {
+        *class = u8::try_from(segment.class).unwrap_or(0);
+    }
+    map.labels
+        .iter_mut()
+        .for_each(|label| *label = classes[usize::from(*label)]);
 }
 
 #[cfg(test)]
@@ -223,5 +248,12 @@ mod tests {
         assert!(!is_by_class(&segments));
         segments[2] = Segment::of_class(1);
         assert!(!is_by_class(&segments));
+        let mut map = Mask {
+            width: 4,
+            height: 1,
+            labels: vec![0, 1, 2, 9],
+        };
+        classes_of(&mut map, &segments);
+        assert_eq!(map.labels, [0, 1, 1, 0]);
     }
 }

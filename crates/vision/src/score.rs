@@ -1,11 +1,13 @@
 //! Scores of predicted labels against true ones.
 //!
 //! Pixels are counted in one confusion matrix over all pictures, as PASCAL VOC and CamVid score: a mean over pictures is
-//! another figure. Borders and regions, which pixel counts don't see, have scores of their own.
+//! another figure. Borders and regions, which pixel counts don't see, have scores of their own, and so have [`objects`].
 
 mod bootstrap;
 mod boundary;
+pub mod objects;
 mod regions;
+pub mod rle;
 
 pub use bootstrap::{Bootstrap, Intervals};
 pub use boundary::{BoundaryScore, TOLERANCE};

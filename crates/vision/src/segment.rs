@@ -9,14 +9,14 @@ use std::sync::Arc;
 use tracing::warn;
 
 use crate::answer::Answer;
-use crate::decode::{Decoder, decoder};
+use crate::decode::{Decoder, Hidden, decoder};
 use crate::error::{Error, Result};
 use crate::frame::{FrameFormat, ImageRef, Mask};
 use crate::infer::{Backend, InputSize, Outputs, RunsOn, Segmenter, TensorData};
 use crate::model::Model;
 use crate::preprocess::Preprocessor;
 use crate::propagate::CellGrid;
-use crate::scene::Segment;
+use crate::scene::{Segment, classes_of, is_by_class};
 use crate::timing::{Step, StepTimer};
 
 /// A backend that takes over when the running one fails.
@@ -56,6 +56,7 @@ pub struct Engine {
     /// For [`segment`](Self::segment).
     answer: Answer,
     segments: Vec<Segment>,
+    hidden: Hidden,
     timer: Arc<dyn StepTimer>,
 }
 
@@ -81,6 +82,7 @@ impl Engine {
             outputs: Outputs::default(),
             answer: Answer::empty(),
             segments: Vec::new(),
+            hidden: [false; 256],
             timer,
         }
     }
@@ -139,13 +141,14 @@ impl Engine {
             }
         }
         let preprocessor = Preprocessor::new(input, format, size);
-        let decoder = decoder(
+        let mut decoder = decoder(
             &self.model.contract,
             &format!("model {}", self.model.contract.name),
             size,
             preprocessor.placement(),
             (format.width, format.height),
         );
+        decoder.hide(&self.hidden);
         self.prepared = Some(Prepared {
             format,
             size,
@@ -158,6 +161,22 @@ impl Engine {
             .ok_or_else(|| Error::fatal("no network was prepared; please report this"))
     }
 
+    /// Names the classes that must not be seen, from the next picture on: see [`Decoder::hide`].
+    pub fn hide(&mut self, classes: &Hidden) {
+        if self.hidden != *classes {
+            self.hidden = *classes;
+            if let Some(prepared) = &mut self.prepared {
+                prepared.decoder.hide(classes);
+            }
+        }
+    }
+
+    /// The least score of an object, 0 to 1; `None` for a model that does not tell objects apart.
+    pub fn least_score(&self) -> Option<f32> {
+        let output = &self.model.contract.output;
+        output.tells_objects().then_some(output.objects.score)
+    }
+
     /// The input's size for the pictures prepared for last.
     pub fn input_size(&self) -> Option<InputSize> {
         self.prepared.as_ref().map(|p| p.size)
@@ -168,18 +187,37 @@ impl Engine {
         self.segmenters.last().map_or(1, |s| s.threads())
     }
 
-    /// Labels every pixel of `image`; `mask` gets the image's size.
+    /// Labels every pixel of `image` with its class; `mask` gets the image's size.
     ///
     /// # Errors
     /// As [`infer`](Self::infer).
     pub fn segment(&mut self, image: &ImageRef<'_>, mask: &mut Mask) -> Result<()> {
-        let mut answer = std::mem::replace(&mut self.answer, Answer::empty());
         let mut segments = std::mem::take(&mut self.segments);
+        let segmented = self.segment_objects(image, mask, &mut segments);
+        if segmented.is_ok() && !is_by_class(&segments) {
+            classes_of(mask, &segments);
+        }
+        self.segments = segments;
+        segmented
+    }
+
+    /// Finds the segments of `image`: `map` gets the image's size, and for each pixel the place of its segment in
+    /// `segments`.
+    ///
+    /// # Errors
+    /// As [`infer`](Self::infer).
+    pub fn segment_objects(
+        &mut self,
+        image: &ImageRef<'_>,
+        map: &mut Mask,
+        segments: &mut Vec<Segment>,
+    ) -> Result<()> {
+        let mut answer = std::mem::replace(&mut self.answer, Answer::empty());
         let inferred = self.infer(image, &mut answer);
         if inferred.is_ok() {
-            self.decode(&answer, mask, &mut segments);
+            self.decode(&answer, map, segments);
         }
-        (self.answer, self.segments) = (answer, segments);
+        self.answer = answer;
         inferred
     }
 
@@ -212,8 +250,8 @@ impl Engine {
         }
     }
 
-    /// Where the cells of `answer`, one of the last [`infer`](Self::infer), lie in its picture. `None` for labels,
-    /// and before the first.
+    /// Where the cells of `answer`, one of the last [`infer`](Self::infer), lie in its picture. `None` for labels and
+    /// objects, and before the first.
     pub fn cells(&self, answer: &Answer) -> Option<CellGrid> {
         let (Some(prepared), Answer::Logits { height, width, .. }) = (&self.prepared, answer) else {
             return None;

@@ -179,7 +179,7 @@ fn share_equal(a: &[u8], b: &[u8]) -> f64 {
 }
 
 /// Sky, ground, and things on it: smooth areas of several colours with edges between them.
-fn made_picture() -> RgbImage {
+pub fn made_picture() -> RgbImage {
     let (width, height) = (PICTURE_SIDE, PICTURE_SIDE * 3 / 4);
     RgbImage::from_fn(width, height, |x, y| {
         let (u, v) = (f64::from(x) / f64::from(width), f64::from(y) / f64::from(height));

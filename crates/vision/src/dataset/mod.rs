@@ -9,6 +9,7 @@ mod folder;
 mod hold_out;
 mod labels;
 mod masks;
+pub mod objects;
 mod pet;
 mod voc;
 

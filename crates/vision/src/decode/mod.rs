@@ -3,13 +3,28 @@
 use crate::answer::{Answer, Reader};
 use crate::error::Result;
 use crate::frame::Mask;
-use crate::model::contract::{Contract, OutputKind};
+use crate::model::contract::{Contract, Grid, OutputKind};
 use crate::scene::Segment;
 use crate::tensor::{InputSize, Outputs, Placement};
 
+mod boxes;
+mod boxes_masks;
+mod centers;
+mod prototypes;
+mod queries;
+mod roster;
 pub mod semantic;
+mod stamp;
+#[cfg(test)]
+mod tests;
 
+use boxes_masks::BoxesMasksDecoder;
+use centers::CentersDecoder;
+use prototypes::PrototypesDecoder;
+use queries::QueriesDecoder;
+pub use roster::Hidden;
 pub use semantic::SemanticDecoder;
+use semantic::cells::CellMap;
 
 /// Makes label maps and segments of a network's outputs, for pictures of one size.
 pub trait Decoder: Send {
@@ -21,7 +36,17 @@ pub trait Decoder: Send {
 
     /// Writes the number of each pixel's segment into `map`, which gets the picture's size, and what the segments are
     /// into `segments`. `answer` is one that [`read`](Self::read) made.
+    ///
+    /// A decoder of objects gives at most [`MAX_SEGMENTS`](crate::model::contract::MAX_SEGMENTS) of them. Pixels that
+    /// no object covers are the first class's; where objects overlap, the surer one is in front.
     fn decode(&mut self, answer: &Answer, map: &mut Mask, segments: &mut Vec<Segment>);
+
+    /// Names the classes that must not be seen, from the next picture on. Their objects are in front of all others, and
+    /// those that are [too unsure](Segment::doubtful) for an object are found as well. Decoders of classes alone have
+    /// nothing to do: each pixel has the class that it has.
+    fn hide(&mut self, classes: &Hidden) {
+        let _ = classes;
+    }
 }
 
 /// The decoder that `contract` asks for. The picture has `width` x `height` pixels and fills `placement` of an input of
@@ -36,12 +61,88 @@ pub fn decoder(
     placement: Placement,
     (width, height): (usize, usize),
 ) -> Box<dyn Decoder> {
+    let place = Place {
+        grid: contract.output.grid,
+        size,
+        window: placement,
+        picture: (width, height),
+    };
     match contract.output.kind {
-        OutputKind::Semantic => Box::new(Semantic {
+        // What binary networks say is read as logits of two classes.
+        OutputKind::Semantic | OutputKind::Binary => Box::new(Semantic {
             reader: Reader::new(contract, origin),
-            decoder: SemanticDecoder::new(contract.output.grid, size, placement, width, height),
+            decoder: place.semantic(),
             classes: contract.classes.len(),
         }),
+        OutputKind::Prototypes => Box::new(PrototypesDecoder::new(contract, origin, place)),
+        OutputKind::BoxesMasks => Box::new(BoxesMasksDecoder::new(contract, origin, place)),
+        OutputKind::Queries => Box::new(QueriesDecoder::new(contract, origin, place)),
+        OutputKind::Centers => Box::new(CentersDecoder::new(contract, origin, place)),
+    }
+}
+
+/// Where the picture lies in the network's input, and how large it is.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    grid: Grid,
+    size: InputSize,
+    window: Placement,
+    picture: (usize, usize),
+}
+
+impl Place {
+    /// Leaves every pixel to the first class.
+    fn clear(&self, map: &mut Mask, segments: &mut Vec<Segment>) {
+        self.blank(map);
+        segments.clear();
+        segments.push(Segment::of_class(0));
+    }
+
+    /// A map of zeros.
+    fn blank(&self, map: &mut Mask) {
+        (map.width, map.height) = self.picture;
+        map.labels.clear();
+        map.labels.resize(map.width * map.height, 0);
+    }
+
+    /// Makes `cells` those of an output of `width` x `height`, if they are not.
+    fn cells<'a>(&self, cells: &'a mut Option<CellMap>, (width, height): (usize, usize)) -> &'a CellMap {
+        if cells
+            .as_ref()
+            .is_some_and(|c| (c.width, c.height) != (width, height))
+        {
+            *cells = None;
+        }
+        cells.get_or_insert_with(|| {
+            CellMap::new(self.grid, self.size, self.window, self.picture, width, height)
+        })
+    }
+
+    fn semantic(&self) -> SemanticDecoder {
+        let (width, height) = self.picture;
+        SemanticDecoder::new(self.grid, self.size, self.window, width, height)
+    }
+}
+
+/// The outputs of an answer of objects.
+///
+/// # Panics
+/// If it is another answer.
+fn outputs_of(answer: &Answer) -> &Outputs {
+    match answer {
+        Answer::Objects(outputs) => outputs,
+        _ => panic!("classes for a decoder of objects"),
+    }
+}
+
+/// What reading an answer has checked already.
+///
+/// # Panics
+/// If the answer was not read.
+fn was_read<T>(found: Result<T, String>) -> T {
+    match found {
+        Ok(found) => found,
+        Err(why) => panic!("an answer that was not read: {why}"),
     }
 }
 

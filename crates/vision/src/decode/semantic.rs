@@ -19,7 +19,7 @@
 //! The same argument drops classes from the remaining cells: a class whose largest of four logits is below some
 //! class's smallest can't win.
 
-mod cells;
+pub(in crate::decode) mod cells;
 #[cfg(test)]
 mod tests;
 
@@ -95,7 +95,7 @@ impl SemanticDecoder {
     ///
     /// # Panics
     /// If the number of values in `answer` is not what its sides give, or it has no cell, or not 1 to 256 classes. Its
-    /// [reader](crate::answer::Reader) checks that.
+    /// [reader](crate::answer::Reader) checks that. If it is one of objects, which have decoders of their own.
     pub fn run(&mut self, answer: &Answer, mask: &mut Mask) {
         (mask.width, mask.height) = (self.width, self.height);
         mask.labels.resize(self.width * self.height, 0);
@@ -114,26 +114,41 @@ impl SemanticDecoder {
                 height,
                 width,
                 values,
-            } => {
-                assert!((1..=256).contains(classes), "{classes} classes");
-                assert_eq!(
-                    values.len(),
-                    classes * width * height,
-                    "logits of {classes} classes in {width}x{height} cells"
-                );
-                self.map_for(*width, *height);
-                win(
-                    values,
-                    *classes,
-                    *width,
-                    *height,
-                    &mut self.winners,
-                    &mut self.scratch,
-                );
-                if let Some(map) = &self.map {
-                    interpolate(map, values, *classes, &self.winners, mask, &mut self.scratch);
-                }
-            }
+            } => self.run_logits(*classes, (*width, *height), values, mask),
+            Answer::Objects(_) => panic!("objects for a decoder of classes"),
+        }
+    }
+
+    /// As [`run`](Self::run) for logits of `classes` in `width` x `height` cells.
+    ///
+    /// # Panics
+    /// As [`run`](Self::run).
+    pub fn run_logits(
+        &mut self,
+        classes: usize,
+        (width, height): (usize, usize),
+        values: &[f32],
+        mask: &mut Mask,
+    ) {
+        (mask.width, mask.height) = (self.width, self.height);
+        mask.labels.resize(self.width * self.height, 0);
+        assert!((1..=256).contains(&classes), "{classes} classes");
+        assert_eq!(
+            values.len(),
+            classes * width * height,
+            "logits of {classes} classes in {width}x{height} cells"
+        );
+        self.map_for(width, height);
+        win(
+            values,
+            classes,
+            width,
+            height,
+            &mut self.winners,
+            &mut self.scratch,
+        );
+        if let Some(map) = &self.map {
+            interpolate(map, values, classes, &self.winners, mask, &mut self.scratch);
         }
     }
 

@@ -275,7 +275,7 @@ impl OrtBackend {
                     )
             })?;
         let shape = input_shape(contract, size);
-        let sides = check_input(&probe, contract, &shape).map_err(mismatch)?;
+        let (has_batch, sides) = check_input(&probe, contract, &shape).map_err(mismatch)?;
         let names: Vec<&str> = probe.outputs().iter().map(|o| o.name()).collect();
         let wanted: Vec<(usize, String)> = pick_outputs(&names, contract)
             .map_err(mismatch)?
@@ -311,6 +311,7 @@ impl OrtBackend {
             },
             wanted,
             shape,
+            has_batch,
             dtype: contract.input.dtype,
             size,
             runs_on: RunsOn {
@@ -407,6 +408,8 @@ struct Facts {
     /// Place and name of each output that the contract names.
     wanted: Vec<(usize, String)>,
     shape: [usize; 4],
+    /// Whether the input's first side counts pictures. Some networks take one without saying so.
+    has_batch: bool,
     dtype: InputType,
     size: InputSize,
     runs_on: RunsOn,
@@ -538,10 +541,16 @@ impl Facts {
             Error::transient(format!("{file}: ONNX Runtime failed to run it")).caused_by(one_line(&e))
         };
         // The input is lent, not copied.
-        let found = match input {
-            TensorData::F32(values) => TensorRef::from_array_view((*shape, values.as_slice()))
+        let [_, a, b, c] = *shape;
+        let one = [a, b, c];
+        let found = match (input, self.has_batch) {
+            (TensorData::F32(values), true) => TensorRef::from_array_view((*shape, values.as_slice()))
                 .and_then(|tensor| session.run(ort::inputs![tensor])),
-            TensorData::U8(values) => TensorRef::from_array_view((*shape, values.as_slice()))
+            (TensorData::F32(values), false) => TensorRef::from_array_view((one, values.as_slice()))
+                .and_then(|tensor| session.run(ort::inputs![tensor])),
+            (TensorData::U8(values), true) => TensorRef::from_array_view((*shape, values.as_slice()))
+                .and_then(|tensor| session.run(ort::inputs![tensor])),
+            (TensorData::U8(values), false) => TensorRef::from_array_view((one, values.as_slice()))
                 .and_then(|tensor| session.run(ort::inputs![tensor])),
         }
         .map_err(failed)?;
@@ -582,13 +591,13 @@ fn input_shape(contract: &Contract, size: InputSize) -> [usize; 4] {
     }
 }
 
-/// Checks that the network has one input, of the contract's type, into which `shape` fits. Gives the sizes of
-/// its symbolic dimensions.
+/// Checks that the network has one input, of the contract's type, into which `shape` fits, with or without its first side.
+/// Says whether with it, and gives the sizes of its symbolic dimensions.
 fn check_input(
     session: &Session,
     contract: &Contract,
     shape: &[usize; 4],
-) -> Result<Vec<(String, i64)>, String> {
+) -> Result<(bool, Vec<(String, i64)>), String> {
     let [input] = session.inputs() else {
         return Err(format!("it has {} inputs, expected 1", session.inputs().len()));
     };
@@ -609,10 +618,12 @@ fn check_input(
             "its input holds {ty}, the contract says {expected} (input.dtype)"
         ));
     }
-    let fits = dims.len() == 4
+    let has_batch = dims.len() != 3;
+    let wanted_sides = &shape[usize::from(!has_batch)..];
+    let fits = dims.len() == wanted_sides.len()
         && dims
             .iter()
-            .zip(shape)
+            .zip(wanted_sides)
             .all(|(&dim, &wanted)| dim < 0 || usize::try_from(dim) == Ok(wanted));
     if !fits {
         let text: Vec<String> = dims
@@ -625,7 +636,7 @@ fn check_input(
         ));
     }
     let mut sides: Vec<(String, i64)> = Vec::new();
-    for ((symbol, &dim), &wanted) in dimension_symbols.iter().zip(dims.iter()).zip(shape) {
+    for ((symbol, &dim), &wanted) in dimension_symbols.iter().zip(dims.iter()).zip(wanted_sides) {
         if dim < 0 && !symbol.is_empty() {
             sides.push((symbol.clone(), wanted as i64));
         }
@@ -633,7 +644,7 @@ fn check_input(
     // A name for two different sides can't be fixed; it stays open.
     let all = sides.clone();
     sides.retain(|(name, size)| all.iter().all(|(n, s)| n != name || s == size));
-    Ok(sides)
+    Ok((has_batch, sides))
 }
 
 /// ONNX Runtime's message in one line that a log can hold.

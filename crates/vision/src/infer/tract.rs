@@ -100,9 +100,11 @@ impl Backend for TractBackend {
         let fatal = |what: String| Error::fatal(format!("{location}: {what}"));
         let key = NetworkKey::new(contract, file, size);
         let network = self.networks.get(key, || load(model, file, size))?;
+        let shape = input_shape(contract, size);
+        let shape = network.sides(&shape);
         let input = match contract.input.dtype {
-            InputType::F32 => Tensor::zero_dt(f32::datum_type(), &input_shape(contract, size)),
-            InputType::U8 => Tensor::zero_dt(u8::datum_type(), &input_shape(contract, size)),
+            InputType::F32 => Tensor::zero_dt(f32::datum_type(), shape),
+            InputType::U8 => Tensor::zero_dt(u8::datum_type(), shape),
         }
         .map_err(|e| fatal("no input tensor".into()).caused_by(cause(&e)))?;
         let state = TypedSimpleState::new(&network.plan)
@@ -133,8 +135,17 @@ impl Backend for TractBackend {
 struct Network {
     plan: Arc<TypedSimplePlan>,
     is_int8: bool,
+    /// Whether the input's first side counts pictures. Some networks take one without saying so.
+    has_batch: bool,
     /// Of the outputs.
     names: Vec<String>,
+}
+
+impl Network {
+    /// The sides of `shape` that the input has.
+    fn sides<'a>(&self, shape: &'a [usize; 4]) -> &'a [usize] {
+        &shape[usize::from(!self.has_batch)..]
+    }
 }
 
 /// All that what is made ready depends on.
@@ -206,7 +217,7 @@ fn load(model: &Model, file: &ModelFile, size: InputSize) -> Result<Network> {
         int8::register(&mut onnx);
     }
     let shape = input_shape(contract, size);
-    check_input(&proto, contract, &shape).map_err(|why| {
+    let has_batch = check_input(&proto, contract, &shape).map_err(|why| {
         fatal(why)
             .hint("the contract and the network don't belong together: correct contract.toml or export again")
     })?;
@@ -215,7 +226,8 @@ fn load(model: &Model, file: &ModelFile, size: InputSize) -> Result<Network> {
     let names: Vec<String> = outputs.iter().map(|&index| all_names[index].to_owned()).collect();
 
     let prepared = catch_unwind(AssertUnwindSafe(|| {
-        prepare_plan(&onnx, &proto, &shape, contract.input.dtype, &outputs)
+        let sides = &shape[usize::from(!has_batch)..];
+        prepare_plan(&onnx, &proto, sides, contract.input.dtype, &outputs)
     }))
     .unwrap_or_else(|panic| {
         let what = panic.downcast_ref::<String>().map(String::as_str);
@@ -230,7 +242,12 @@ fn load(model: &Model, file: &ModelFile, size: InputSize) -> Result<Network> {
         .caused_by(cause(&e))
         .hint("use --backend ort, or export with operators that tract has")
     })?;
-    Ok(Network { plan, is_int8, names })
+    Ok(Network {
+        plan,
+        is_int8,
+        has_batch,
+        names,
+    })
 }
 
 /// Whether networks of 8 bits run faster here than the same in 32-bit float.
@@ -366,8 +383,9 @@ fn true_inputs(proto: &ModelProto) -> Vec<&ValueInfoProto> {
         .collect()
 }
 
-/// Checks that the network has one input, of the contract's type, into which `shape` fits.
-fn check_input(proto: &ModelProto, contract: &Contract, shape: &[usize; 4]) -> Result<(), String> {
+/// Checks that the network has one input, of the contract's type, into which `shape` fits, with or without its first side;
+/// and says whether with it.
+fn check_input(proto: &ModelProto, contract: &Contract, shape: &[usize; 4]) -> Result<bool, String> {
     use tract_onnx::pb::tensor_proto::DataType;
     let inputs = true_inputs(proto);
     let [input] = inputs[..] else {
@@ -388,10 +406,12 @@ fn check_input(proto: &ModelProto, contract: &Contract, shape: &[usize; 4]) -> R
         ));
     }
     let dims: Vec<Option<i64>> = tensor.shape.iter().flat_map(|s| &s.dim).map(fixed).collect();
-    let fits = dims.len() == 4
+    let has_batch = dims.len() != 3;
+    let sides = &shape[usize::from(!has_batch)..];
+    let fits = dims.len() == sides.len()
         && dims
             .iter()
-            .zip(shape)
+            .zip(sides)
             .all(|(fixed, &wanted)| fixed.is_none_or(|d| usize::try_from(d) == Ok(wanted)));
     if !fits {
         let text: Vec<String> = dims
@@ -403,7 +423,7 @@ fn check_input(proto: &ModelProto, contract: &Contract, shape: &[usize; 4]) -> R
             text.join(", ")
         ));
     }
-    Ok(())
+    Ok(has_batch)
 }
 
 fn fixed(dim: &tract_onnx::pb::tensor_shape_proto::Dimension) -> Option<i64> {
@@ -423,7 +443,7 @@ fn output_names(proto: &ModelProto) -> Vec<&str> {
 fn prepare_plan(
     onnx: &tract_onnx::Onnx,
     proto: &ModelProto,
-    shape: &[usize; 4],
+    shape: &[usize],
     dtype: InputType,
     outputs: &[usize],
 ) -> TractResult<Arc<TypedSimplePlan>> {

@@ -9,9 +9,11 @@ use crate::error::{Error, Result};
 use crate::tensor::InputSize;
 
 mod check;
+mod objects;
 mod output;
 
 pub use crate::tensor::{InputType, OutputType};
+pub use objects::{Activation, BoxForm, BoxUnit, DetectionForm, MAX_SEGMENTS, Objects, Reading};
 
 /// The newest `format` that this version reads. It writes the oldest that can say what a contract holds.
 pub const FORMAT: u32 = 2;
@@ -138,16 +140,44 @@ fn one() -> usize {
 pub enum OutputKind {
     /// A class for each cell, from one output of [`Role::Logits`] or [`Role::Labels`].
     Semantic,
+    /// Whether each cell is of the second class, from one channel of [`Role::Logits`].
+    Binary,
+    /// Objects, whose masks are sums of prototypes: YOLO's segmenting networks, YOLACT.
+    Prototypes,
+    /// Objects, each with a small mask on its box: Mask R-CNN.
+    BoxesMasks,
+    /// Queries, each with scores and a mask of the picture: MaskFormer, Mask2Former.
+    Queries,
+    /// Pixels that point at the centre of their object: Panoptic-DeepLab.
+    Centers,
 }
 
 /// What one output holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// A score for each class in each cell; the largest wins.
+    /// A score for each class in each cell; the largest wins. Of [`OutputKind::Binary`] one channel.
     Logits,
     /// The winning class's index in each cell.
     Labels,
+    /// Candidates: box, scores and coefficients, `[1, N, A]` or `[1, A, N]`.
+    Detections,
+    /// Boxes, `[N, 4]` or `[1, N, 4]`.
+    Boxes,
+    /// Scores of boxes, `[N]`, or of each class `[N, C]`; of queries `[1, Q, C]`, or `[1, Q, C + 1]`.
+    Scores,
+    /// The class of each box, `[N]`.
+    Classes,
+    /// A number for each prototype and box, `[1, N, M]`.
+    Coefficients,
+    /// Masks that are summed up, `[1, M, H, W]`, or `[1, H, W, M]`.
+    Prototypes,
+    /// Probabilities on each box, `[N, 1, H, W]`; of queries logits `[1, Q, H, W]`.
+    Masks,
+    /// How likely each cell is the centre of an object, `[1, 1, H, W]`.
+    Heat,
+    /// From each cell to the centre of its object, in input pixels: down, right, `[1, 2, H, W]`.
+    Offsets,
 }
 
 /// Where the cells of an output that is smaller than the input lie.
@@ -161,7 +191,7 @@ pub enum Grid {
 }
 
 /// What the network gives.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "output::Written", into = "output::Written")]
 pub struct OutputContract {
     /// What the answer is.
@@ -170,6 +200,8 @@ pub struct OutputContract {
     pub grid: Grid,
     /// The outputs that the answer is read from, at least one.
     pub tensors: Vec<TensorContract>,
+    /// How objects are decided, and where a mask ends; not for [`OutputKind::Semantic`].
+    pub objects: Objects,
 }
 
 /// One output of the network.
@@ -196,10 +228,11 @@ impl OutputContract {
             kind: OutputKind::Semantic,
             grid,
             tensors: vec![tensor],
+            objects: Objects::default(),
         }
     }
 
-    /// The output of a semantic answer.
+    /// The first output: the only one of a semantic answer.
     ///
     /// # Panics
     /// If there is none, which no contract that was read has.

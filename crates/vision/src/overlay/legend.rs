@@ -43,12 +43,18 @@ pub struct Inks {
     pub text: Ink,
 }
 
+/// Letters that a count takes behind a name, with the gap before it.
+fn count_letters(count: Option<usize>) -> usize {
+    count.map_or(0, |count| 2 + count.checked_ilog10().unwrap_or(0) as usize)
+}
+
 /// Draws the box in the upper left corner of the part of the canvas from column `left` on, clipped to it.
+/// Behind a name stands how many there are, where that is known.
 /// All sides are even, so that chroma samples are wholly inside or outside.
 pub fn draw<'a>(
     canvas: &mut Canvas<'_>,
     left: usize,
-    entries: impl Iterator<Item = &'a Entry> + Clone,
+    entries: impl Iterator<Item = (&'a Entry, Option<usize>)> + Clone,
     inks: Inks,
 ) {
     let lines = entries.clone().count();
@@ -56,7 +62,10 @@ pub fn draw<'a>(
         return;
     }
     let s = scale(canvas.height, lines);
-    let letters = entries.clone().map(|e| e.glyphs.len()).max().unwrap_or(0);
+    let letters = entries
+        .clone()
+        .map(|(e, count)| e.glyphs.len() + count_letters(count));
+    let letters = letters.max().unwrap_or(0);
     let (x, y) = (left + GAP * s, GAP * s);
     canvas.fill(
         Rect {
@@ -67,7 +76,7 @@ pub fn draw<'a>(
         },
         inks.shade,
     );
-    for (line, entry) in entries.enumerate() {
+    for (line, (entry, count)) in entries.enumerate() {
         let (x, y) = (x + GAP * s, y + (GAP + LINE * line) * s);
         canvas.fill(
             Rect {
@@ -81,6 +90,14 @@ pub fn draw<'a>(
         for (letter, rows) in entry.glyphs.iter().enumerate() {
             let x = x + (GLYPH + GAP + GLYPH * letter) * s;
             draw_glyph(canvas, [x, y], s, rows, inks.text);
+        }
+        // From the last digit to the first.
+        let mut rest = count.unwrap_or(0);
+        for digit in (1..count_letters(count)).rev() {
+            let x = x + (GLYPH + GAP + GLYPH * (entry.glyphs.len() + digit)) * s;
+            let rows = glyph(char::from_digit((rest % 10) as u32, 10).unwrap_or('0'));
+            draw_glyph(canvas, [x, y], s, &rows, inks.text);
+            rest /= 10;
         }
     }
 }

@@ -11,6 +11,7 @@ mod contour;
 mod ink;
 mod legend;
 mod notice;
+mod objects;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use contour::Contour;
 use ink::Ink;
 use legend::Entry;
 pub use notice::notice;
+use objects::{Labels as ObjectLabels, Object};
 use rows::{ChromaRows, Inks};
 
 /// The legend names a class that takes at least this many pixels of a thousand.
@@ -52,6 +54,8 @@ pub enum Visualize {
     Contour,
     /// The picture, and on its right the overlay.
     SideBySide,
+    /// The overlay with each object in a colour of its own, outlined and labelled with its number and score.
+    Instances,
 }
 
 impl Visualize {
@@ -63,6 +67,7 @@ impl Visualize {
             Self::Labels => "labels",
             Self::Contour => "contour",
             Self::SideBySide => "side-by-side",
+            Self::Instances => "instances",
         }
     }
 }
@@ -129,6 +134,9 @@ pub struct Painter {
     hidden: u8,
     /// A legend line for each drawn class.
     entries: Vec<(u8, Entry)>,
+    /// The names of the classes, for labels.
+    names: Vec<String>,
+    objects: ObjectLabels,
     legend_inks: legend::Inks,
     contour: Contour,
     /// The contour's labels of the whole picture.
@@ -146,7 +154,9 @@ impl Painter {
         let yuv = format.pixel != PixelFormat::Rgb24;
         let black = Ink::new(ink::code(format, [0; 3]), 256);
         let (nothing, opacity) = match options.mode {
-            Visualize::Overlay | Visualize::SideBySide => (Ink::COPY, ink::opacity(options.alpha)),
+            Visualize::Overlay | Visualize::SideBySide | Visualize::Instances => {
+                (Ink::COPY, ink::opacity(options.alpha))
+            }
             Visualize::Contour => (Ink::COPY, 256),
             Visualize::Mask | Visualize::Labels => (black, 256),
         };
@@ -193,6 +203,8 @@ impl Painter {
             bare: Box::new([nothing; 256]),
             hidden,
             entries,
+            names: classes.iter().map(|class| class.name.clone()).collect(),
+            objects: ObjectLabels::default(),
             legend_inks: legend::Inks {
                 shade: Ink::new(ink::code(format, [0; 3]), 166),
                 text: Ink::new(ink::code(format, [255; 3]), 256),
@@ -224,7 +236,8 @@ impl Painter {
     }
 
     /// As [`paint`](Self::paint) for a map whose numbers stand for `segments`; for classes, if there are none. Each is
-    /// drawn as its class is; borders run between segments, and the legend counts classes.
+    /// drawn as its class is, with [`Visualize::Instances`] each object in its own colour; borders run between segments, and
+    /// the legend names classes and counts their objects.
     ///
     /// # Panics
     /// As [`paint`](Self::paint).
@@ -236,10 +249,11 @@ impl Painter {
     ) {
         let (mask, segments) = (scene.map(|(mask, _)| mask), scene.map_or(&[][..], |(_, s)| s));
         let by_class = is_by_class(segments);
-        // Numbers without a segment have no class either.
-        let class_of = |number: usize| match segments.get(number) {
+        let no_class = usize::from(self.hidden);
+        // Numbers without a segment have no class either, and what is doubtful is not shown.
+        let class_of = |number: usize| match segments.get(number).filter(|segment| !segment.doubtful) {
             Some(segment) => usize::from(segment.class).min(255),
-            None => usize::from(self.hidden),
+            None => no_class,
         };
         let mut hidden = self.hidden;
         if !by_class {
@@ -249,6 +263,14 @@ impl Painter {
             hidden = (0..=255_u8)
                 .find(|&n| usize::from(n) >= segments.len())
                 .unwrap_or(255);
+            if self.options.mode == Visualize::Instances {
+                for (number, segment) in segments.iter().enumerate().take(256) {
+                    if let Some(color) = self.own_color(segment) {
+                        let opacity = ink::opacity(self.options.alpha);
+                        self.segment_inks[number] = Ink::new(ink::code(self.format, color), opacity);
+                    }
+                }
+            }
             if self.options.mode == Visualize::Contour {
                 self.segment_inks[usize::from(hidden)] = self.bare[0];
             }
@@ -258,6 +280,7 @@ impl Painter {
             "the painter was made for another format"
         );
         let (width, height) = (self.format.width, self.format.height);
+        let whole_mask = mask;
         let mask = mask
             .filter(|m| (m.width, m.height) == (width, height) && m.labels.len() == width * height)
             .map(|m| m.labels.as_slice());
@@ -282,6 +305,14 @@ impl Painter {
             Some(mask) => (Labels::each(mask, width), mask_inks),
         };
         paint_at(image, labels, inks, &mut canvas, left, &mut self.scratch);
+        if let (Some(_), Some(whole)) = (mask, whole_mask)
+            && !by_class
+        {
+            self.objects.measure(whole, segments.len());
+            if self.options.mode == Visualize::Instances {
+                self.draw_objects(whole, segments, hidden, &mut canvas);
+            }
+        }
         if let Some(mask) = mask
             && self.options.legend
             && self.options.mode != Visualize::Labels
@@ -296,13 +327,57 @@ impl Painter {
                 }
             }
             let least = (mask.len() * LEGEND_PER_MILLE / 1000).max(1);
-            let present = self
-                .entries
-                .iter()
-                .filter(|(label, _)| counts[usize::from(*label)] as usize >= least)
-                .map(|(_, entry)| entry);
+            let present =
+                self.entries
+                    .iter()
+                    .filter(|(label, _)| counts[usize::from(*label)] as usize >= least)
+                    .map(|(label, entry)| {
+                        let objects = segments.iter().zip(&self.objects.extents).filter(|(s, e)| {
+                            s.class == u16::from(*label) && s.instance.is_some() && e.area > 0
+                        });
+                        let is_thing = segments
+                            .iter()
+                            .any(|s| s.class == u16::from(*label) && s.instance.is_some());
+                        (entry, (!by_class && is_thing).then(|| objects.count()))
+                    });
             legend::draw(&mut canvas, left, present, self.legend_inks);
         }
+    }
+}
+
+impl Painter {
+    /// The colour of an object that is drawn; `None` for anything else.
+    fn own_color(&self, segment: &Segment) -> Option<[u8; 3]> {
+        let is_drawn = self
+            .entries
+            .iter()
+            .any(|(label, _)| u16::from(*label) == segment.class);
+        let number = segment.track.or(segment.instance)?;
+        (is_drawn && segment.instance.is_some() && !segment.doubtful).then(|| objects::color(number))
+    }
+
+    /// Outlines and labels.
+    fn draw_objects(&mut self, mask: &Mask, segments: &[Segment], hidden: u8, canvas: &mut Canvas<'_>) {
+        let mut inks = [None; 256];
+        for (ink, segment) in inks.iter_mut().zip(segments) {
+            *ink = self
+                .own_color(segment)
+                .map(|color| Ink::new(ink::code(self.format, color), 256));
+        }
+        self.objects.outline(canvas, mask, &inks, hidden);
+        let drawn = segments
+            .iter()
+            .enumerate()
+            .filter(|(number, _)| matches!(inks.get(*number), Some(Some(_))));
+        let named = drawn.map(|(number, segment)| Object {
+            number,
+            segment,
+            class: self
+                .names
+                .get(usize::from(segment.class))
+                .map_or("", String::as_str),
+        });
+        self.objects.write(canvas, named, self.legend_inks);
     }
 }
 

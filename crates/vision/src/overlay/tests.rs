@@ -360,3 +360,71 @@ fn names_of_modes() {
         "{error}"
     );
 }
+
+#[test]
+fn objects_have_colours_outlines_labels_and_a_count_of_their_own() {
+    let f = format(PixelFormat::I420, 320, 240, Colorimetry::default());
+    let data = vec![100; f.packed_bytes()];
+    let image = ImageRef::packed(f, &data).unwrap();
+    let mut mask = Mask::zeros(320, 240);
+    let mut square = |number: u8, left: usize| {
+        for y in 100..180 {
+            mask.labels[y * 320 + left..y * 320 + left + 80].fill(number);
+        }
+    };
+    square(1, 20);
+    square(2, 200);
+    square(3, 110);
+    let object = |class: u16, track: u32| Segment {
+        instance: Some(track),
+        track: Some(track),
+        score: 0.87,
+        ..Segment::of_class(class)
+    };
+    let mut segments = vec![Segment::of_class(0), object(1, 7), object(1, 8), object(2, 9)];
+    segments[3].doubtful = true;
+    let mut painter = Painter::new(
+        f,
+        &classes(),
+        OverlayOptions {
+            mode: Visualize::Instances,
+            ..OverlayOptions::default()
+        },
+    );
+    let mut out = vec![0; f.packed_bytes()];
+    painter.paint_segments(&image, Some((&mask, &segments)), &mut out);
+    let luma = |out: &[u8], x: usize, y: usize| out[y * 320 + x];
+    let code = |number: u32| ink::code(f, objects::color(number));
+    let half = |code: u8| ((100 * 128 + u32::from(code) * 128 + 128) >> 8) as u8;
+    for (number, left) in [(7, 20), (8, 200)] {
+        assert_eq!(
+            luma(&out, left + 40, 150),
+            half(code(number)[0]),
+            "inside {number}"
+        );
+        assert_eq!(luma(&out, left, 150), code(number)[0], "the outline of {number}");
+        let chroma = out[320 * 240 + 75 * 160 + (left + 40) / 2];
+        assert_eq!(chroma, half(code(number)[1]), "inside {number}");
+    }
+    assert_ne!(code(7), code(8));
+    assert_eq!(luma(&out, 150, 150), 100, "what is doubtful is not drawn");
+    let white = |out: &[u8], xs: std::ops::Range<usize>, ys: std::ops::Range<usize>| {
+        ys.flat_map(|y| xs.clone().map(move |x| (x, y)))
+            .filter(|&(x, y)| luma(out, x, y) == 235)
+            .count()
+    };
+    assert!(white(&out, 20..140, 100..114) > 60, "the label of 7");
+    assert!(white(&out, 200..320, 100..114) > 60, "the label of 8");
+    assert_eq!(white(&out, 110..190, 116..180), 0);
+    // "red 2": the count stands behind the name.
+    let with_both = white(&out, 44..64, 4..20);
+    segments[2].instance = None;
+    segments[2].track = None;
+    painter.paint_segments(&image, Some((&mask, &segments)), &mut out);
+    assert_ne!(white(&out, 44..64, 4..20), with_both);
+    assert_eq!(
+        luma(&out, 240, 150),
+        half(ink::code(f, [255, 0, 0])[0]),
+        "stuff has its class's colour"
+    );
+}

@@ -28,15 +28,30 @@ pub struct CellAxis {
 }
 
 impl CellAxis {
+    /// An axis of no pixel.
+    pub fn empty() -> Self {
+        Self {
+            spans: Vec::new(),
+            weights: Vec::new(),
+            nearest: Vec::new(),
+        }
+    }
+
     /// `pixels` of the mask lie on `length` pixels of the input from `start` on, and `cells` on all `side` of
     /// the input.
     pub fn new(grid: Grid, pixels: usize, start: usize, length: usize, side: usize, cells: usize) -> Self {
+        let mut axis = Self::empty();
+        axis.set(grid, pixels, start, length, side, cells);
+        axis
+    }
+
+    /// Becomes what [`new`](Self::new) makes; allocates only for more pixels or cells than ever before.
+    pub fn set(&mut self, grid: Grid, pixels: usize, start: usize, length: usize, side: usize, cells: usize) {
         let last = (cells - 1) as f64;
-        let mut axis = Self {
-            spans: Vec::new(),
-            weights: Vec::with_capacity(pixels),
-            nearest: Vec::with_capacity(pixels),
-        };
+        let axis = self;
+        axis.spans.clear();
+        axis.weights.clear();
+        axis.nearest.clear();
         for pixel in 0..pixels {
             // From the input's edge, in input pixels.
             let at = start as f64 + (pixel as f64 + 0.5) * length as f64 / pixels as f64;
@@ -63,7 +78,6 @@ impl CellAxis {
                 }),
             }
         }
-        axis
     }
 }
 

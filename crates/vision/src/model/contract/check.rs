@@ -14,7 +14,7 @@ impl Contract {
         self.output.check()?;
         if self.format < self.oldest_format() {
             return Err(format!(
-                "format = {}, but classes with thing = true need format = {}",
+                "format = {}, but output.kind and classes with thing = true need format = {}",
                 self.format,
                 self.oldest_format()
             ));
@@ -67,6 +67,7 @@ impl Contract {
         if self.classes.is_empty() || self.classes.len() > 256 {
             return Err(format!("{} classes, expected 1 to 256", self.classes.len()));
         }
+        self.output.check_classes(&self.classes)?;
         for (i, class) in self.classes.iter().enumerate() {
             if class.name.is_empty() || self.classes[..i].iter().any(|c| c.name == class.name) {
                 return Err(format!(

@@ -2,17 +2,23 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::objects::{Activation, BoxForm, BoxUnit, DetectionForm, Objects, Reading};
 use super::{
     Grid, Layout, OutputContract, OutputKind, OutputType, Role, TensorContract, f32_type, half_pixel, nchw,
 };
 
 /// `output.kind` as it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 enum WrittenKind {
     Logits,
     Labels,
     Semantic,
+    Binary,
+    Prototypes,
+    BoxesMasks,
+    Queries,
+    Centers,
 }
 
 /// The section. The keys of an output stand beside `kind` where it names the output's role (format 1), and in
@@ -29,27 +35,149 @@ pub(super) struct Written {
     grid: Grid,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    activation: Option<Activation>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    threshold: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    score: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    doubt: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nms: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_objects: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first_class: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    detections: Option<DetectionForm>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    boxes: Option<BoxForm>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    box_unit: Option<BoxUnit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reading: Option<Reading>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tensors: Vec<TensorContract>,
+}
+
+impl Written {
+    /// The section without an output's own keys.
+    fn of(kind: WrittenKind, grid: Grid, tensors: Vec<TensorContract>) -> Self {
+        Self {
+            kind,
+            layout: None,
+            dtype: None,
+            grid,
+            name: None,
+            activation: None,
+            threshold: None,
+            score: None,
+            doubt: None,
+            nms: None,
+            max_objects: None,
+            first_class: None,
+            detections: None,
+            boxes: None,
+            box_unit: None,
+            reading: None,
+            tensors,
+        }
+    }
+
+    /// The keys of objects that are written.
+    fn written_keys(&self) -> impl Iterator<Item = &'static str> {
+        let keys = [
+            ("activation", self.activation.is_some()),
+            ("threshold", self.threshold.is_some()),
+            ("score", self.score.is_some()),
+            ("doubt", self.doubt.is_some()),
+            ("nms", self.nms.is_some()),
+            ("max_objects", self.max_objects.is_some()),
+            ("first_class", self.first_class.is_some()),
+            ("detections", self.detections.is_some()),
+            ("boxes", self.boxes.is_some()),
+            ("box_unit", self.box_unit.is_some()),
+            ("reading", self.reading.is_some()),
+        ];
+        keys.into_iter()
+            .filter(|(_, is_there)| *is_there)
+            .map(|(key, _)| key)
+    }
+
+    /// How objects are decided; what is not written is as usual.
+    fn objects(&self, kind: OutputKind) -> Result<Objects, String> {
+        let usual = Objects::default();
+        if self.activation.is_none() && matches!(kind, OutputKind::Binary | OutputKind::Queries) {
+            return Err(format!(
+                "output.kind = {:?} needs output.activation: \"none\" for probabilities, \"sigmoid\" or \"softmax\" for logits",
+                kind.as_str()
+            ));
+        }
+        let score = self.score.unwrap_or(usual.score);
+        Ok(Objects {
+            activation: self.activation.unwrap_or(usual.activation),
+            threshold: self.threshold.unwrap_or(usual.threshold),
+            score,
+            doubt: self.doubt.unwrap_or(score / 2.0),
+            nms: self.nms,
+            max_objects: self.max_objects.unwrap_or(usual.max_objects),
+            first_class: match kind {
+                OutputKind::Binary | OutputKind::Centers => 0,
+                OutputKind::Queries if self.reading == Some(Reading::Semantic) => {
+                    self.first_class.unwrap_or(0)
+                }
+                _ => self.first_class.unwrap_or(usual.first_class),
+            },
+            detections: self.detections.unwrap_or(usual.detections),
+            boxes: self.boxes.unwrap_or(match kind {
+                OutputKind::BoxesMasks => BoxForm::Corners,
+                _ if self.detections == Some(DetectionForm::BestClass) => BoxForm::Corners,
+                _ => usual.boxes,
+            }),
+            box_unit: self.box_unit.unwrap_or(usual.box_unit),
+            reading: self.reading.unwrap_or(usual.reading),
+        })
+    }
 }
 
 impl TryFrom<Written> for OutputContract {
     type Error = String;
 
     fn try_from(written: Written) -> Result<Self, String> {
+        let kind = match written.kind {
+            WrittenKind::Logits | WrittenKind::Labels | WrittenKind::Semantic => OutputKind::Semantic,
+            WrittenKind::Binary => OutputKind::Binary,
+            WrittenKind::Prototypes => OutputKind::Prototypes,
+            WrittenKind::BoxesMasks => OutputKind::BoxesMasks,
+            WrittenKind::Queries => OutputKind::Queries,
+            WrittenKind::Centers => OutputKind::Centers,
+        };
+        if let Some(key) = written.written_keys().find(|key| !kind.keys().contains(key)) {
+            return Err(format!(
+                "output.{key} is not a key of output.kind = {:?}",
+                kind.as_str()
+            ));
+        }
         let role = match written.kind {
             WrittenKind::Logits => Role::Logits,
             WrittenKind::Labels => Role::Labels,
-            WrittenKind::Semantic => {
+            _ => {
                 if written.layout.is_some() || written.dtype.is_some() || written.name.is_some() {
-                    return Err(
-                        "output.kind = \"semantic\" has layout, dtype and name in [[output.tensors]]".into(),
-                    );
+                    return Err(format!(
+                        "output.kind = {:?} has layout, dtype and name in [[output.tensors]]",
+                        kind.as_str()
+                    ));
                 }
+                let objects = match kind {
+                    OutputKind::Semantic => Objects::default(),
+                    _ => written.objects(kind)?,
+                };
                 return Ok(Self {
-                    kind: OutputKind::Semantic,
+                    kind,
                     grid: written.grid,
                     tensors: written.tensors,
+                    objects,
                 });
             }
         };
@@ -70,28 +198,46 @@ impl TryFrom<Written> for OutputContract {
 
 impl From<OutputContract> for Written {
     fn from(output: OutputContract) -> Self {
-        let OutputContract { kind, grid, tensors } = output;
-        let OutputKind::Semantic = kind;
-        if let [tensor] = tensors.as_slice() {
+        let OutputContract {
+            kind,
+            grid,
+            tensors,
+            objects,
+        } = output;
+        if let (OutputKind::Semantic, [tensor]) = (kind, tensors.as_slice()) {
+            let kind = match tensor.role {
+                Role::Labels => WrittenKind::Labels,
+                _ => WrittenKind::Logits,
+            };
             return Self {
-                kind: match tensor.role {
-                    Role::Logits => WrittenKind::Logits,
-                    Role::Labels => WrittenKind::Labels,
-                },
                 layout: Some(tensor.layout),
                 dtype: Some(tensor.dtype),
-                grid,
                 name: tensor.name.clone(),
-                tensors: Vec::new(),
+                ..Self::of(kind, grid, Vec::new())
             };
         }
+        let written = match kind {
+            OutputKind::Semantic => WrittenKind::Semantic,
+            OutputKind::Binary => WrittenKind::Binary,
+            OutputKind::Prototypes => WrittenKind::Prototypes,
+            OutputKind::BoxesMasks => WrittenKind::BoxesMasks,
+            OutputKind::Queries => WrittenKind::Queries,
+            OutputKind::Centers => WrittenKind::Centers,
+        };
+        let has = |key: &str| kind.keys().contains(&key);
         Self {
-            kind: WrittenKind::Semantic,
-            layout: None,
-            dtype: None,
-            grid,
-            name: None,
-            tensors,
+            activation: has("activation").then_some(objects.activation),
+            threshold: has("threshold").then_some(objects.threshold),
+            score: has("score").then_some(objects.score),
+            doubt: has("doubt").then_some(objects.doubt),
+            nms: objects.nms.filter(|_| has("nms")),
+            max_objects: has("max_objects").then_some(objects.max_objects),
+            first_class: has("first_class").then_some(objects.first_class),
+            detections: has("detections").then_some(objects.detections),
+            boxes: has("boxes").then_some(objects.boxes),
+            box_unit: has("box_unit").then_some(objects.box_unit),
+            reading: has("reading").then_some(objects.reading),
+            ..Self::of(written, grid, tensors)
         }
     }
 }
@@ -104,13 +250,21 @@ impl OutputContract {
 
     /// Says which key holds what, and what was expected.
     pub(super) fn check(&self) -> Result<(), String> {
-        let OutputKind::Semantic = self.kind;
+        if self.kind != OutputKind::Semantic {
+            return self.check_objects();
+        }
         let [tensor] = self.tensors.as_slice() else {
             return Err(format!(
                 "output.kind = \"semantic\" with {} [[output.tensors]], expected one of role \"logits\" or \"labels\"",
                 self.tensors.len()
             ));
         };
+        if !matches!(tensor.role, Role::Logits | Role::Labels) {
+            return Err(format!(
+                "output.kind = \"semantic\" with an output of role {:?}, expected \"logits\" or \"labels\"",
+                tensor.role.as_str()
+            ));
+        }
         if tensor.role == Role::Logits && tensor.dtype != OutputType::F32 {
             return Err("output.dtype must be \"f32\" for kind = \"logits\"".into());
         }

@@ -156,3 +156,122 @@ fn format_2_lists_outputs_and_things_and_is_written_only_where_it_is_needed() {
     );
     assert_eq!(Contract::parse(&text, "again").unwrap().classes, things.classes);
 }
+
+const OBJECTS: &str = r#"
+    format = 2
+    name = "objects"
+    [input]
+    layout = "nchw"
+    dtype = "f32"
+    color = "rgb"
+    resize = "letterbox"
+    width = 640
+    height = 640
+    [output]
+    kind = "prototypes"
+    nms = 0.45
+    score = 0.25
+    tensors = [{ role = "detections", name = "output0" }, { role = "prototypes", name = "output1" }]
+    [[classes]]
+    name = "nothing"
+    color = [0, 0, 0]
+    background = true
+    [[classes]]
+    name = "person"
+    color = [192, 128, 128]
+    thing = true
+    [[files]]
+    path = "fp32.onnx"
+    precision = "fp32"
+    backends = ["tract", "ort"]
+    sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+"#;
+
+#[test]
+fn objects_survive_writing_and_reading() {
+    let contract = Contract::parse(OBJECTS, "contract.toml").unwrap();
+    assert_eq!(contract.output.kind, OutputKind::Prototypes);
+    assert_eq!(
+        (contract.output.objects.score, contract.output.objects.doubt),
+        (0.25, 0.125)
+    );
+    let text = contract.to_toml().unwrap();
+    assert!(text.starts_with("format = 2\n"), "{text}");
+    assert_eq!(Contract::parse(&text, "again").unwrap(), contract);
+}
+
+#[test]
+fn contracts_that_decide_nothing_are_refused() {
+    let queries = "kind = \"queries\"\nactivation = \"softmax\"\n\
+        tensors = [{ role = \"scores\", name = \"a\" }, { role = \"masks\", name = \"b\" }]";
+    let old = "kind = \"prototypes\"\n    nms = 0.45\n    score = 0.25\n    \
+        tensors = [{ role = \"detections\", name = \"output0\" }, { role = \"prototypes\", name = \"output1\" }]";
+    assert!(Contract::parse(&OBJECTS.replacen(old, queries, 1), "").is_ok());
+    for (from, to, expected) in [
+        ("format = 2", "format = 1", "need format = 2"),
+        ("score = 0.25", "score = 0.0", "output.score = 0"),
+        ("score = 0.25", "score = 1.0", "output.score = 1"),
+        ("score = 0.25", "doubt = 0.9", "output.doubt"),
+        ("nms = 0.45", "nms = 1.5", "output.nms"),
+        ("nms = 0.45", "threshold = nan", "output.threshold"),
+        ("nms = 0.45", "max_objects = 300", "output.max_objects"),
+        ("nms = 0.45", "first_class = 2", "output.first_class"),
+        (
+            "nms = 0.45",
+            "reading = \"instance\"",
+            "output.reading is not a key",
+        ),
+        ("nms = 0.45", "activation = \"softmax\"", "softmax"),
+        ("nms = 0.45", "layout = \"nchw\"", "[[output.tensors]]"),
+        (
+            "role = \"detections\"",
+            "role = \"boxes\"",
+            "expected detections, prototypes",
+        ),
+        ("name = \"output1\"", "dtype = \"f32\"", "needs its name"),
+        (
+            "name = \"output1\"",
+            "name = \"output1\", dtype = \"i64\"",
+            "must be \"f32\"",
+        ),
+        ("thing = true", "", "needs thing = true"),
+        ("background = true", "", "background = true"),
+        (
+            "background = true",
+            "background = true\nthing = true",
+            "can't be a thing",
+        ),
+        (
+            old,
+            &queries.replace("activation = \"softmax\"\n", ""),
+            "output.activation",
+        ),
+        (
+            old,
+            &queries.replace("softmax\"", "softmax\"\nreading = \"semantic\"\nfirst_class = 1"),
+            "first_class = 0",
+        ),
+        (
+            old,
+            "kind = \"binary\"\ntensors = [{ role = \"logits\" }]",
+            "output.activation",
+        ),
+        (
+            old,
+            "kind = \"binary\"\nactivation = \"none\"\ntensors = [{ role = \"labels\" }]",
+            "expected logits",
+        ),
+    ] {
+        let text = OBJECTS.replacen(from, to, 1);
+        assert_ne!(text, OBJECTS, "{from}");
+        let error = Contract::parse(&text, "contract.toml").unwrap_err().to_string();
+        assert!(error.contains(expected), "{from} -> {to}: {error}");
+    }
+    let one = GOOD.replacen(
+        "[[classes]]\n    name = \"background\"\n    color = [0, 0, 0]\n    background = true\n",
+        "",
+        1,
+    );
+    let error = Contract::parse(&one, "contract.toml").unwrap_err().to_string();
+    assert!(error.contains("labels every pixel"), "{error}");
+}

@@ -1,0 +1,361 @@
+//! `segd import`, as it is used: from an exporter's file to objects in a picture.
+
+#![cfg(feature = "tract")]
+
+#[path = "common/objects.rs"]
+mod objects;
+#[path = "common/onnx.rs"]
+mod onnx;
+
+use std::path::PathBuf;
+
+use assert_cmd::Command;
+use assert_cmd::assert::Assert;
+use image::{Rgb, RgbImage};
+use onnx::Tiny;
+use predicates::prelude::*;
+use vision::dataset::read_index_png;
+use vision::infer::InputSize;
+use vision::model::Model;
+use vision::model::contract::{OutputKind, Resize};
+
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn segd(&self, args: &[&str]) -> Assert {
+        Command::cargo_bin("segd")
+            .unwrap()
+            .current_dir(self.0.path())
+            .env("SEGD_LOG", "error")
+            .args(args)
+            .assert()
+    }
+
+    fn model(&self, folder: &str) -> Model {
+        Model::open(&self.path(folder)).unwrap()
+    }
+
+    /// A dark picture with two bright squares, of the network's size.
+    fn squares(&self) {
+        let side = objects::SIDE as u32;
+        let bright = |x: u32, y: u32| (8..24).contains(&y) && ((8..24).contains(&x) || (40..56).contains(&x));
+        RgbImage::from_fn(side, side, |x, y| Rgb([if bright(x, y) { 255 } else { 0 }; 3]))
+            .save(self.path("squares.png"))
+            .unwrap();
+    }
+}
+
+const PERSON_AND_CAR: [objects::Candidate; 3] = [
+    ([4.0, 4.0, 28.0, 28.0], 0.9, 0),
+    // The same again, less surely.
+    ([5.0, 4.0, 29.0, 28.0], 0.8, 0),
+    ([36.0, 4.0, 60.0, 28.0], 0.7, 1),
+];
+
+#[test]
+fn a_yolo_becomes_a_model_that_finds_its_objects() {
+    let place = Place::new();
+    std::fs::write(
+        place.path("yolo.onnx"),
+        objects::yolo(&["person", "car"], &PERSON_AND_CAR),
+    )
+    .unwrap();
+    place.squares();
+    place
+        .segd(&["import", "yolo.onnx", "--image", "squares.png"])
+        .success()
+        .stdout(
+            predicate::str::contains("as YOLO gives them: 3 classes")
+                .and(predicate::str::contains("runs on  tract"))
+                .and(predicate::str::contains("assumed").not())
+                .and(predicate::str::contains("no self-test").not())
+                .and(predicate::str::contains("wrote    yolo/contract.toml")),
+        );
+    let contract = place.model("yolo").contract;
+    assert_eq!(
+        (contract.format, contract.output.kind),
+        (2, OutputKind::Prototypes)
+    );
+    assert_eq!(
+        (contract.input.resize, contract.input.width),
+        (Resize::Letterbox, 64)
+    );
+    assert_eq!(contract.description, "made network");
+    assert!(contract.selftest.is_some());
+    let sheet = image::open(place.path("yolo/normalizations.png")).unwrap();
+    assert_eq!((sheet.width(), sheet.height()), (1280, 1280));
+
+    for backend in ["tract", "auto"] {
+        place
+            .segd(&[
+                "image",
+                "squares.png",
+                "-o",
+                "labels.png",
+                "--visualize",
+                "labels",
+                "--model",
+                "yolo",
+                "--backend",
+                backend,
+            ])
+            .success();
+        let labels = read_index_png(&place.path("labels.png")).unwrap();
+        let at = |x: usize, y: usize| labels.data[y * labels.width + x];
+        assert_eq!((at(16, 16), at(48, 16), at(32, 16), at(16, 40)), (1, 2, 0, 0));
+        let count = |class: u8| labels.data.iter().filter(|&&l| l == class).count();
+        // Edges lie where the brightness of two cells is half, so each square keeps its size.
+        assert!(
+            count(1).abs_diff(256) < 40 && count(2).abs_diff(256) < 40,
+            "{} {}",
+            count(1),
+            count(2)
+        );
+    }
+    // Importing again is no mistake; another network in the same folder is.
+    place.segd(&["import", "yolo.onnx"]).success();
+    std::fs::write(place.path("other.onnx"), objects::yolo(&["cup"], &[])).unwrap();
+    place
+        .segd(&["import", "other.onnx", "--out", "yolo"])
+        .code(2)
+        .stderr(predicate::str::contains("another model"));
+}
+
+#[test]
+fn a_mask_r_cnn_of_one_picture_becomes_a_model() {
+    let place = Place::new();
+    let candidates: Vec<objects::Candidate> = PERSON_AND_CAR.iter().map(|&(b, s, c)| (b, s, c + 1)).collect();
+    std::fs::write(place.path("rcnn.onnx"), objects::mask_rcnn(3, &candidates)).unwrap();
+    std::fs::write(place.path("names.txt"), "person\ncar\n").unwrap();
+    place.squares();
+    place
+        .segd(&[
+            "import",
+            "rcnn.onnx",
+            "--labels",
+            "names.txt",
+            "--out",
+            "made/rcnn",
+            "--image",
+            "squares.png",
+        ])
+        .success()
+        .stdout(
+            predicate::str::contains("as Mask R-CNN gives them")
+                .and(predicate::str::contains("runs on  tract")),
+        );
+    let contract = place.model("made/rcnn").contract;
+    assert_eq!(contract.output.objects.first_class, 0);
+    assert!(place.path("made/rcnn/normalizations.png").is_file());
+    place
+        .segd(&[
+            "image",
+            "squares.png",
+            "-o",
+            "labels.png",
+            "--visualize",
+            "labels",
+            "--model",
+            "made/rcnn",
+        ])
+        .success();
+    let labels = read_index_png(&place.path("labels.png")).unwrap();
+    let at = |x: usize, y: usize| labels.data[y * labels.width + x];
+    assert_eq!((at(16, 16), at(48, 16), at(16, 40)), (1, 2, 0));
+}
+
+#[test]
+fn what_is_not_known_is_said_and_can_be_told() {
+    let place = Place::new();
+    let tiny = Tiny {
+        fixed: Some(InputSize {
+            width: 32,
+            height: 32,
+        }),
+        ..Tiny::default()
+    };
+    std::fs::write(place.path("tiny.onnx"), tiny.onnx()).unwrap();
+    place.segd(&["import", "tiny.onnx"]).success().stdout(
+        predicate::str::contains("assumed  the classes' names")
+            .and(predicate::str::contains("--normalize"))
+            .and(predicate::str::contains("look at  tiny/normalizations.png")),
+    );
+    assert_eq!(place.model("tiny").contract.input.mean, [123.675, 116.28, 103.53]);
+    std::fs::write(place.path("names.txt"), "sky\nroad\ncar\ntree\n").unwrap();
+    place
+        .segd(&[
+            "import",
+            "tiny.onnx",
+            "--normalize",
+            "symmetric",
+            "--labels",
+            "names.txt",
+        ])
+        .success()
+        .stdout(predicate::str::contains("--normalize").not());
+    let contract = place.model("tiny").contract;
+    assert_eq!(
+        (contract.input.mean, contract.classes[3].name.as_str()),
+        ([127.5; 3], "tree")
+    );
+}
+
+#[test]
+fn files_that_are_no_network_are_refused_and_leave_nothing() {
+    let place = Place::new();
+    std::fs::write(place.path("broken.onnx"), b"PK\x03\x04 not a network").unwrap();
+    let unknown = Tiny {
+        unknown_operator: true,
+        ..Tiny::default()
+    };
+    std::fs::write(place.path("unknown.onnx"), unknown.onnx()).unwrap();
+    std::fs::write(place.path("names.txt"), "a\nb\n").unwrap();
+    std::fs::write(place.path("tiny.onnx"), Tiny::default().onnx()).unwrap();
+    for (args, code, said) in [
+        (&["missing.onnx"][..], 2, "missing.onnx: can't be read"),
+        (&["broken.onnx"], 2, "not an ONNX file"),
+        (&["unknown.onnx"], 1, "Frobnicate"),
+        (&["tiny.onnx", "--labels", "names.txt"], 2, "--labels has 2 names"),
+        (&["tiny.onnx", "--labels", "none.txt"], 2, "none.txt"),
+    ] {
+        place
+            .segd(&[&["import"], args].concat())
+            .code(code)
+            .stderr(predicate::str::contains(said));
+    }
+    let left: Vec<_> = std::fs::read_dir(place.0.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert_eq!(left.len(), 4, "{left:?}");
+}
+
+#[test]
+fn objects_are_printed_as_coco_has_them() {
+    let place = Place::new();
+    std::fs::write(
+        place.path("yolo.onnx"),
+        objects::yolo(&["person", "car"], &PERSON_AND_CAR),
+    )
+    .unwrap();
+    place.squares();
+    place
+        .segd(&["import", "yolo.onnx", "--image", "squares.png"])
+        .success();
+    let out = place
+        .segd(&["image", "squares.png", "--json", "--model", "yolo"])
+        .success();
+    let found: serde_json::Value = serde_json::from_slice(&out.get_output().stdout).unwrap();
+    let names: Vec<&str> = found
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|o| o["category_name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["person", "car"]);
+    for (object, (score, left)) in found.as_array().unwrap().iter().zip([(0.9, 8), (0.7, 40)]) {
+        assert_eq!(
+            (object["file_name"].as_str(), object["image_id"].as_str()),
+            (Some("squares.png"), Some("squares"))
+        );
+        assert!(
+            (object["score"].as_f64().unwrap() - score).abs() < 1e-6,
+            "{object}"
+        );
+        let bbox: Vec<i64> = object["bbox"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|v| v.as_i64().unwrap())
+            .collect();
+        assert!(
+            (bbox[0] - left).abs() <= 1 && (bbox[2] - 16).abs() <= 2,
+            "{object}"
+        );
+        assert_eq!(object["segmentation"]["size"], serde_json::json!([64, 64]));
+        let text = object["segmentation"]["counts"].as_str().unwrap();
+        let mask = vision::score::rle::Rle::from_coco(64, 64, text).unwrap();
+        assert_eq!(Some(mask.area()), object["area"].as_u64());
+    }
+    place
+        .segd(&["image", "squares.png", "--model", "yolo"])
+        .code(2)
+        .stderr(predicate::str::contains("--output"));
+}
+
+#[test]
+fn objects_are_scored() {
+    let place = Place::new();
+    std::fs::write(
+        place.path("yolo.onnx"),
+        objects::yolo(&["person", "car"], &PERSON_AND_CAR),
+    )
+    .unwrap();
+    place.squares();
+    place
+        .segd(&["import", "yolo.onnx", "--image", "squares.png"])
+        .success();
+    for folder in [
+        "ImageSets/Segmentation",
+        "JPEGImages",
+        "SegmentationClass",
+        "SegmentationObject",
+    ] {
+        std::fs::create_dir_all(place.path("voc").join(folder)).unwrap();
+    }
+    std::fs::write(place.path("voc/ImageSets/Segmentation/val.txt"), "one\n").unwrap();
+    image::open(place.path("squares.png"))
+        .unwrap()
+        .to_rgb8()
+        .save(place.path("voc/JPEGImages/one.jpg"))
+        .unwrap();
+    let side = objects::SIDE as u32;
+    let labels = |person: u8, car: u8| {
+        image::GrayImage::from_fn(side, side, |x, y| {
+            let inside = (8..24).contains(&y);
+            image::Luma([match x {
+                8..24 if inside => person,
+                40..56 if inside => car,
+                _ => 0,
+            }])
+        })
+    };
+    labels(1, 2)
+        .save(place.path("voc/SegmentationObject/one.png"))
+        .unwrap();
+    labels(15, 7)
+        .save(place.path("voc/SegmentationClass/one.png"))
+        .unwrap();
+    let eval = |args: &[&str]| place.segd(&[&["eval", "--dataset", "voc", "--model", "yolo"], args].concat());
+    let out = eval(&["--objects", "voc", "--json"]).success();
+    let report: serde_json::Value = serde_json::from_slice(&out.get_output().stdout).unwrap();
+    assert_eq!(
+        (
+            report["mask_ap50"].as_f64(),
+            report["recognition_quality"].as_f64()
+        ),
+        (Some(1.0), Some(1.0))
+    );
+    assert!(report["panoptic_quality"].as_f64().unwrap() > 0.8, "{report}");
+    assert_eq!(report["not_scored"].as_array().unwrap().len(), 18);
+    // A car that is not there.
+    labels(1, 0)
+        .save(place.path("voc/SegmentationObject/one.png"))
+        .unwrap();
+    let out = eval(&["--objects", "voc"]).success();
+    let text = String::from_utf8_lossy(&out.get_output().stdout).into_owned();
+    assert!(
+        text.contains("person") && text.contains("PQ") && text.contains("potted plant"),
+        "{text}"
+    );
+    eval(&[]).code(2).stderr(predicate::str::contains("--format"));
+    eval(&["--format", "voc", "--objects", "voc"]).code(2);
+}
