@@ -318,14 +318,15 @@ mod tests {
         let convs = fold(&graph, &weights).unwrap();
         std::fs::write(&onnx, float::write("made", &graph, &convs)).unwrap();
 
-        for path in [checkpoint, onnx] {
+        // The ONNX file holds weights of eleven bits.
+        for (path, limit) in [(checkpoint, 1e-5), (onnx, 1e-3)] {
             let mut read = Weights::random(&graph, 2, Device::Cpu);
             load(&path, kind, &graph, &mut read).unwrap();
             let again = fold(&graph, &read).unwrap();
             for (node, _) in trunk(&graph) {
                 let (a, b) = (&convs[&node.name], &again[&node.name]);
                 for (a, b) in a.weight.iter().chain(&a.bias).zip(b.weight.iter().chain(&b.bias)) {
-                    assert!((a - b).abs() <= 1e-5 * a.abs().max(1.0), "{}: {a} {b}", node.name);
+                    assert!((a - b).abs() <= limit * a.abs().max(1.0), "{}: {a} {b}", node.name);
                 }
             }
             // The head is not touched.
