@@ -282,7 +282,7 @@ fn objects_are_printed_as_coco_has_them() {
         );
         assert_eq!(object["segmentation"]["size"], serde_json::json!([64, 64]));
         let text = object["segmentation"]["counts"].as_str().unwrap();
-        let mask = vision::score::rle::Rle::from_coco(64, 64, text).unwrap();
+        let mask = vision::rle::Rle::from_coco(64, 64, text).unwrap();
         assert_eq!(Some(mask.area()), object["area"].as_u64());
     }
     place
