@@ -77,7 +77,7 @@ fn a_yolo_becomes_a_model_that_finds_its_objects() {
                 .and(predicate::str::contains("runs on  tract"))
                 .and(predicate::str::contains("assumed").not())
                 .and(predicate::str::contains("no self-test").not())
-                .and(predicate::str::contains("wrote    yolo/contract.toml")),
+                .and(predicate::str::contains("wrote    ./yolo/contract.toml")),
         );
     let contract = place.model("yolo").contract;
     assert_eq!(
@@ -103,7 +103,7 @@ fn a_yolo_becomes_a_model_that_finds_its_objects() {
                 "--visualize",
                 "labels",
                 "--model",
-                "yolo",
+                "./yolo",
                 "--backend",
                 backend,
             ])
@@ -186,7 +186,7 @@ fn what_is_not_known_is_said_and_can_be_told() {
     place.segd(&["import", "tiny.onnx"]).success().stdout(
         predicate::str::contains("assumed  the classes' names")
             .and(predicate::str::contains("--normalize"))
-            .and(predicate::str::contains("look at  tiny/normalizations.png")),
+            .and(predicate::str::contains("look at  ./tiny/normalizations.png")),
     );
     assert_eq!(place.model("tiny").contract.input.mean, [123.675, 116.28, 103.53]);
     std::fs::write(place.path("names.txt"), "sky\nroad\ncar\ntree\n").unwrap();
@@ -251,7 +251,7 @@ fn objects_are_printed_as_coco_has_them() {
         .segd(&["import", "yolo.onnx", "--image", "squares.png"])
         .success();
     let out = place
-        .segd(&["image", "squares.png", "--json", "--model", "yolo"])
+        .segd(&["image", "squares.png", "--json", "--model", "./yolo"])
         .success();
     let found: serde_json::Value = serde_json::from_slice(&out.get_output().stdout).unwrap();
     let names: Vec<&str> = found
@@ -282,11 +282,11 @@ fn objects_are_printed_as_coco_has_them() {
         );
         assert_eq!(object["segmentation"]["size"], serde_json::json!([64, 64]));
         let text = object["segmentation"]["counts"].as_str().unwrap();
-        let mask = vision::score::rle::Rle::from_coco(64, 64, text).unwrap();
+        let mask = vision::rle::Rle::from_coco(64, 64, text).unwrap();
         assert_eq!(Some(mask.area()), object["area"].as_u64());
     }
     place
-        .segd(&["image", "squares.png", "--model", "yolo"])
+        .segd(&["image", "squares.png", "--model", "./yolo"])
         .code(2)
         .stderr(predicate::str::contains("--output"));
 }
@@ -334,7 +334,8 @@ fn objects_are_scored() {
     labels(15, 7)
         .save(place.path("voc/SegmentationClass/one.png"))
         .unwrap();
-    let eval = |args: &[&str]| place.segd(&[&["eval", "--dataset", "voc", "--model", "yolo"], args].concat());
+    let eval =
+        |args: &[&str]| place.segd(&[&["eval", "--dataset", "voc", "--model", "./yolo"], args].concat());
     let out = eval(&["--objects", "voc", "--json"]).success();
     let report: serde_json::Value = serde_json::from_slice(&out.get_output().stdout).unwrap();
     assert_eq!(

@@ -6,14 +6,14 @@ use tracing::info;
 use super::eval::EvalArgs;
 use super::image::progress;
 use crate::metrics::Metrics;
-use vision::dataset::objects::{ObjectDataset, ObjectFormat, usual_name};
+use vision::dataset::objects::{ObjectDataset, ObjectFormat, TrueObject, usual_name};
 use vision::error::{Error, Result};
 use vision::frame::Mask;
 use vision::model::Contract;
 use vision::picture::image_ref;
+use vision::rle::Rle;
 use vision::scene::Segment;
-use vision::score::objects::{FoundObject, ObjectScores, Panoptic, TrueObject};
-use vision::score::rle::Rle;
+use vision::score::objects::{FoundObject, ObjectScores, Panoptic};
 use vision::segment::Engine;
 
 /// What was scored, how, and the scores: shares, 0 to 1; null for a class without objects.

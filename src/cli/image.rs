@@ -18,8 +18,8 @@ use vision::frame::{FrameFormat, Mask};
 use vision::model::contract::Class;
 use vision::overlay::{OverlayOptions, Painter, Visualize};
 use vision::picture::{image_ref, is_picture, read_rgb, write_index_png, write_rgb_png};
+use vision::rle::Rle;
 use vision::scene::{Segment, classes_of};
-use vision::score::rle::Rle;
 use vision::segment::Engine;
 
 /// Arguments of `segd image`.

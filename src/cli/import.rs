@@ -308,7 +308,13 @@ fn report(
     has_sheet: bool,
     untested: Option<Error>,
 ) {
-    let out = out.display();
+    // A name without a slash is one of the models that are installed.
+    let here = if out.components().count() == 1 && out.is_relative() {
+        "./"
+    } else {
+        ""
+    };
+    let out = format!("{here}{}", out.display());
     for note in &proposal.known {
         println!("known    {note}");
     }

@@ -13,6 +13,7 @@ pub mod frame;
 pub mod pool;
 pub mod tensor;
 pub mod scene;
+pub mod rle;
 pub mod timing;
 
 // The path of a picture.

@@ -7,7 +7,6 @@ mod bootstrap;
 mod boundary;
 pub mod objects;
 mod regions;
-pub mod rle;
 
 pub use bootstrap::{Bootstrap, Intervals};
 pub use boundary::{BoundaryScore, TOLERANCE};

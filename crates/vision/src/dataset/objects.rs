@@ -10,8 +10,7 @@ use serde::Deserialize;
 use super::{VOC_CLASSES, failed, labels, read_names};
 use crate::error::Result;
 use crate::picture;
-use crate::score::objects::TrueObject;
-use crate::score::rle::Rle;
+use crate::rle::Rle;
 
 /// Layout of the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -32,7 +31,18 @@ impl ObjectFormat {
     }
 }
 
-/// The numbers of a VOC label file that stand for no label.
+/// A true object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrueObject {
+    /// Its class, of those that are scored.
+    pub class: usize,
+    /// Its pixels.
+    pub mask: Rle,
+    /// Many that nobody told apart.
+    pub crowd: bool,
+}
+
+/// The number of a VOC label file that stands for no label.
 const VOID: u8 = 255;
 
 /// Objects of a picture, as they are written.

@@ -136,6 +136,7 @@ pub struct Painter {
     entries: Vec<(u8, Entry)>,
     /// The names of the classes, for labels.
     names: Vec<String>,
+    colors: Vec<[u8; 3]>,
     objects: ObjectLabels,
     legend_inks: legend::Inks,
     contour: Contour,
@@ -204,6 +205,7 @@ impl Painter {
             hidden,
             entries,
             names: classes.iter().map(|class| class.name.clone()).collect(),
+            colors: classes.iter().map(|class| class.color).collect(),
             objects: ObjectLabels::default(),
             legend_inks: legend::Inks {
                 shade: Ink::new(ink::code(format, [0; 3]), 166),
@@ -264,8 +266,9 @@ impl Painter {
                 .find(|&n| usize::from(n) >= segments.len())
                 .unwrap_or(255);
             if self.options.mode == Visualize::Instances {
+                let numbered = are_numbered(segments);
                 for (number, segment) in segments.iter().enumerate().take(256) {
-                    if let Some(color) = self.own_color(segment) {
+                    if let Some(color) = self.own_color(segment, numbered) {
                         let opacity = ink::opacity(self.options.alpha);
                         self.segment_inks[number] = Ink::new(ink::code(self.format, color), opacity);
                     }
@@ -346,22 +349,28 @@ impl Painter {
 }
 
 impl Painter {
-    /// The colour of an object that is drawn; `None` for anything else.
-    fn own_color(&self, segment: &Segment) -> Option<[u8; 3]> {
-        let is_drawn = self
+    /// The colour of an object that is drawn; `None` for anything else. In a video, an object that has no number yet has its
+    /// class's colour.
+    fn own_color(&self, segment: &Segment, numbered: bool) -> Option<[u8; 3]> {
+        let drawn = self
             .entries
             .iter()
             .any(|(label, _)| u16::from(*label) == segment.class);
-        let number = segment.track.or(segment.instance)?;
-        (is_drawn && segment.instance.is_some() && !segment.doubtful).then(|| objects::color(number))
+        let instance = segment.instance.filter(|_| drawn && !segment.doubtful)?;
+        match segment.track {
+            Some(track) => Some(objects::color(track)),
+            None if numbered => self.colors.get(usize::from(segment.class)).copied(),
+            None => Some(objects::color(instance)),
+        }
     }
 
     /// Outlines and labels.
     fn draw_objects(&mut self, mask: &Mask, segments: &[Segment], hidden: u8, canvas: &mut Canvas<'_>) {
         let mut inks = [None; 256];
+        let numbered = are_numbered(segments);
         for (ink, segment) in inks.iter_mut().zip(segments) {
             *ink = self
-                .own_color(segment)
+                .own_color(segment, numbered)
                 .map(|color| Ink::new(ink::code(self.format, color), 256));
         }
         self.objects.outline(canvas, mask, &inks, hidden);
@@ -379,6 +388,11 @@ impl Painter {
         });
         self.objects.write(canvas, named, self.legend_inks);
     }
+}
+
+/// Whether objects have numbers that last, as in a video.
+fn are_numbered(segments: &[Segment]) -> bool {
+    segments.iter().any(|segment| segment.track.is_some())
 }
 
 /// Columns of the left part of a side-by-side picture.

@@ -7,23 +7,13 @@
 //! Panoptic quality follows Kirillov et al. 2019, over objects: a found and a true object of a class match if they share more
 //! than half. Crowds and void are left out: what lies in them by more than half counts for nothing.
 
-use super::rle::Rle;
+use crate::dataset::objects::TrueObject;
+use crate::rle::Rle;
 
 /// Objects of a class and picture that are scored.
 const MOST: usize = 100;
 /// Limits of intersection over union: 0.5, 0.55, ... 0.95.
 pub const LIMITS: [f64; 10] = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95];
-
-/// A true object.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TrueObject {
-    /// Its class, of those that are scored.
-    pub class: usize,
-    /// Its pixels.
-    pub mask: Rle,
-    /// Many that nobody told apart.
-    pub crowd: bool,
-}
 
 /// An object that was found.
 #[derive(Debug, Clone, PartialEq)]
