@@ -6,11 +6,12 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::{
-    AccessSection, CaptureSection, Drawing, Hiding, MasksSection, ModelSection, NumberOrAuto, OverlaySection,
-    PrivacySection, RunSection, StreamSection, check_range,
+    AccessSection, CaptureSection, Drawing, EventSettings, EventsSection, Hiding, MasksSection, ModelSection,
+    NumberOrAuto, OverlaySection, PrivacySection, RunSection, StreamSection, check_range,
 };
 use crate::capture::{CaptureOptions, Pace, SourceSpec, parse_uri};
 use crate::choose::{ChoiceOptions, DeviceName, InputLength, Threads};
+use crate::events::file::FileOptions;
 use crate::output::access::{RtspAccess, TlsFiles, User};
 use crate::output::{OutputSpec, StreamOptions, parse_output};
 use crate::pipeline::{self, LostPicture, MaskPolicy, PipelineOptions};
@@ -328,6 +329,23 @@ pub(super) fn access(section: &AccessSection) -> Result<RtspAccess> {
     };
     access.validate()?;
     Ok(access)
+}
+
+/// Where events go.
+pub(super) fn events(section: &EventsSection) -> Result<EventSettings> {
+    let max_mb = section.file_max_mb.unwrap_or(16.0);
+    check_range("events.file_max_mb", max_mb, 0.01..=100_000.0)?;
+    let keep = section.file_keep.unwrap_or(4);
+    check_range("events.file_keep", f64::from(keep), 0.0..=1000.0)?;
+    let file = section.file.as_deref().filter(|file| !file.is_empty());
+    Ok(EventSettings {
+        stdout: file == Some("-"),
+        file: file.filter(|file| *file != "-").map(|path| FileOptions {
+            path: path.into(),
+            max_bytes: (max_mb * 1e6) as u64,
+            keep,
+        }),
+    })
 }
 
 /// The most that an RTSP stream is encoded with, kbit/s.

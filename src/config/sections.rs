@@ -257,6 +257,20 @@ section! {
 }
 
 section! {
+    /// `[events]`: where it is told what happens in zones and at lines.
+    EventsSection {
+        /// A file of JSON lines; `-` for standard output.
+        file: String,
+        /// The file is begun anew before it gets larger, in megabytes.
+        file_max_mb: f64,
+        /// Earlier files that are kept beside it.
+        file_keep: u32,
+        /// Tell of classes that `[privacy]` hides.
+        hidden: bool,
+    }
+}
+
+section! {
     /// What only the command line can say: how one run goes.
     RunSection {
         /// End after this many frames.

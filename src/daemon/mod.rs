@@ -5,6 +5,7 @@
 
 mod build;
 mod check;
+mod events;
 mod hint;
 pub mod reload;
 pub mod status;
@@ -51,7 +52,8 @@ pub fn run(origin: Origin) -> Result<()> {
         built.iter().for_each(|b| b.parts.control.share(turns.clone()));
     }
     let live = built.iter().all(|b| b.options.live);
-    let health = Health::new(watched(&settings, &built));
+    let desk = events::desk(&settings)?;
+    let health = Health::new(watched(&settings, &built)).with_events(desk.clone());
     let signals = signals(notify::stopping)?;
     let _http = if live {
         serve_health(&settings.health, &health)?
@@ -65,6 +67,7 @@ pub fn run(origin: Origin) -> Result<()> {
     };
     let mut fleet = Fleet::new(settings, &built, chooser);
     fleet.upgrade()?;
+    fleet.watch(&desk)?;
     let jobs = fleet.settings().cameras.iter().zip(built);
     let jobs = jobs.map(|(camera, built)| {
         let metrics = built.parts.metrics.clone();

@@ -80,6 +80,9 @@ impl Polygon {
                     (i + 1) % count + 1
                 ));
             }
+        }
+        for i in 0..count {
+            let (a, b) = (corner(i), corner(i + 1));
             // The last side and the first are neighbours too.
             for j in i + 2..count - usize::from(i == 0) {
                 if meet(a, b, corner(j), corner(j + 1)) {
