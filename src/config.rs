@@ -28,7 +28,7 @@ pub use looks::{Drawing, Hiding};
 pub use resolve::{drawing, model};
 pub use sections::{
     AccessSection, CaptureSection, EventsSection, HealthSection, Inputs, MasksSection, ModelSection,
-    NumberOrAuto, OverlaySection, PrivacySection, RunSection, StreamSection,
+    MqttSection, NumberOrAuto, OverlaySection, PrivacySection, RunSection, StreamSection,
 };
 pub use settings::{CameraSettings, EventSettings, HealthSettings, Settings};
 pub use zones::{LineLayer, ZoneLayer};

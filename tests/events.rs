@@ -166,10 +166,10 @@ impl Rig {
                 None => thing.class as u8,
                 Some(track) => {
                     segments.push(Segment {
-                        class: thing.class,
                         instance: Some(track),
                         track: Some(track),
                         score: 0.9,
+                        ..Segment::of_class(thing.class)
                     });
                     segments.len() as u8 - 1
                 }

@@ -154,6 +154,26 @@ const KEYS: &[(&str, &[&str])] = &[
     ("events.file_keep", &["4", "0", "1000", "1001"]),
     ("events.hidden", &["true", "false"]),
     (
+        "mqtt.url",
+        &[
+            "\"mqtt://127.0.0.1\"",
+            "\"mqtts://broker.lan:1\"",
+            "\"mqtt://[::1]:1883/\"",
+            "\"\"",
+            "\"broker.lan\"",
+            "\"mqtt://\"",
+            "\"mqtt://a:0\"",
+            "\"mqtt://me:secret@a\"",
+            "\"http://a\"",
+        ],
+    ),
+    ("mqtt.user", &["\"ann\""]),
+    ("mqtt.password", &["\"secret\""]),
+    ("mqtt.ca", &["\"/nonexistent.pem\""]),
+    ("mqtt.topic", &["\"segd\"", "\"home/segd\"", "\"\"", "\"a/+\""]),
+    ("mqtt.discovery", &["\"homeassistant\"", "\"\"", "\"a#\""]),
+    ("mqtt.snapshots", &["true", "false"]),
+    (
         "zone",
         &[
             "[]",

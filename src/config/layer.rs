@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::sections::{
-    AccessSection, CaptureSection, EventsSection, HealthSection, MasksSection, ModelSection, OverlaySection,
-    PrivacySection, RunSection, StreamSection,
+    AccessSection, CaptureSection, EventsSection, HealthSection, MasksSection, ModelSection, MqttSection,
+    OverlaySection, PrivacySection, RunSection, StreamSection,
 };
 use super::{LineLayer, Settings, ZoneLayer, from_environment};
 use vision::error::{Error, Result};
@@ -42,6 +42,7 @@ macro_rules! camera_sections {
             access: AccessSection,
             health: HealthSection,
             events: EventsSection,
+            mqtt: MqttSection,
             camera: Vec<CameraLayer>,
             zone: Vec<ZoneLayer>,
             line: Vec<LineLayer>,
@@ -54,6 +55,7 @@ macro_rules! camera_sections {
                     access: root.access,
                     health: root.health,
                     events: root.events,
+                    mqtt: root.mqtt,
                     camera: root.camera,
                     zone: root.zone,
                     line: root.line,
@@ -108,6 +110,8 @@ pub struct Layer {
     pub health: HealthSection,
     /// `[events]`
     pub events: EventsSection,
+    /// `[mqtt]`
+    pub mqtt: MqttSection,
     /// `[[camera]]`, any number: each its own pipeline, with the sections above as its defaults.
     pub camera: Vec<CameraLayer>,
     /// `[[zone]]`, any number.
@@ -137,6 +141,7 @@ impl Layer {
             access: self.access.over(&below.access),
             health: self.health.over(&below.health),
             events: self.events.over(&below.events),
+            mqtt: self.mqtt.over(&below.mqtt),
             camera: first_of(&self.camera, &below.camera),
             zone: first_of(&self.zone, &below.zone),
             line: first_of(&self.line, &below.line),
@@ -152,6 +157,7 @@ impl Layer {
             access: self.access.with_defaults(&other.access),
             health: self.health.with_defaults(&other.health),
             events: self.events.with_defaults(&other.events),
+            mqtt: self.mqtt.with_defaults(&other.mqtt),
             camera: self.camera.iter().chain(&other.camera).cloned().collect(),
             zone: self.zone.iter().chain(&other.zone).cloned().collect(),
             line: self.line.iter().chain(&other.line).cloned().collect(),
@@ -387,7 +393,7 @@ mod tests {
             format!("{sections:?}"),
             format!("{:?}", all.access),
             format!("{:?}", all.health),
-            format!("{:?}", all.events),
+            format!("{:?} {:?}", all.events, all.mqtt),
             format!("{:?} {:?}", all.zone, all.line),
         ] {
             assert!(!section.contains(": None"), "a key is missing: {section}");

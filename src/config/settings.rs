@@ -9,6 +9,7 @@ use crate::choose::ChoiceOptions;
 use crate::clock::RealClock;
 use crate::events::Watch;
 use crate::events::file::FileOptions;
+use crate::events::mqtt::MqttOptions;
 use crate::output::access::RtspAccess;
 use crate::output::{OutputSpec, StreamOptions, check_files};
 use crate::pipeline::PipelineOptions;
@@ -64,6 +65,8 @@ pub struct EventSettings {
     pub stdout: bool,
     /// Into a file.
     pub file: Option<FileOptions>,
+    /// To a broker.
+    pub mqtt: Option<MqttOptions>,
 }
 
 /// The HTTP server, and what counts as unwell.
@@ -112,7 +115,7 @@ impl Settings {
             cameras,
             access,
             health,
-            events: resolve::events(&common.events)?,
+            events: resolve::events(&common.events, &common.mqtt)?,
         })
     }
 

@@ -52,8 +52,9 @@ pub fn run(origin: Origin) -> Result<()> {
         built.iter().for_each(|b| b.parts.control.share(turns.clone()));
     }
     let live = built.iter().all(|b| b.options.live);
-    let desk = events::desk(&settings)?;
+    let desk = events::desk(&settings);
     let health = Health::new(watched(&settings, &built)).with_events(desk.clone());
+    events::start(&desk, &settings, &health)?;
     let signals = signals(notify::stopping)?;
     let _http = if live {
         serve_health(&settings.health, &health)?
@@ -82,8 +83,9 @@ pub fn run(origin: Origin) -> Result<()> {
     let jobs = jobs.collect();
     let _notify = notify::start(health.clone())?;
     let _reload = reload::on_signal(signals.reload, origin, fleet, health)?;
-    run_all(jobs, &signals.stop)?;
-    Ok(())
+    let ended = run_all(jobs, &signals.stop);
+    desk.close();
+    ended.map(drop)
 }
 
 fn watched(settings: &Settings, built: &[Built]) -> Vec<Watched> {

@@ -256,6 +256,12 @@ impl EventDesk {
         let _ = self.live.send(told);
     }
 
+    /// Ends the sinks; each has half a second for what waits.
+    pub fn close(&self) {
+        let sinks = std::mem::take(&mut *self.open());
+        drop(sinks);
+    }
+
     /// The events from now on.
     pub fn listen(&self) -> broadcast::Receiver<Arc<Told>> {
         self.live.subscribe()

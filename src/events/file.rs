@@ -136,8 +136,8 @@ fn open(path: &Path) -> std::io::Result<Opened> {
     Ok((file, found.len(), found.is_file()))
 }
 
-/// `events.jsonl.1`
-fn numbered(path: &Path, number: u32) -> PathBuf {
+/// The name of an earlier file, the newer the lower its number: `events.jsonl.1`.
+pub fn numbered(path: &Path, number: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{number}"));
     name.into()

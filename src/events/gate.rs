@@ -17,6 +17,16 @@ pub enum Direction {
     Right,
 }
 
+impl Direction {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Left => "left",
+            Self::Right => "right",
+        }
+    }
+}
+
 /// Tracks that are remembered; the one that was seen longest ago is forgotten first.
 const MOST_TRACKS: usize = 1024;
 /// A track that was not seen for so long is forgotten.

@@ -180,7 +180,8 @@ impl Meter {
         (self.width, self.height) == (map.width, map.height)
     }
 
-    /// Measures a map whose numbers stand for `segments`; numbers past them stand for nothing.
+    /// Measures a map whose numbers stand for `segments`; numbers past them stand for nothing, and what is doubtful is not
+    /// counted.
     ///
     /// # Panics
     /// If the map has another size.
@@ -216,7 +217,11 @@ impl Meter {
         self.tracks.clear();
         self.footings.clear();
         self.footings.resize(256, (u32::MAX, Body::default()));
-        let tracked = || (0..=u8::MAX).zip(segments).filter(|(_, s)| s.track.is_some());
+        let tracked = || {
+            (0..=u8::MAX)
+                .zip(segments)
+                .filter(|(_, s)| s.track.is_some() && !s.doubtful)
+        };
         let (mut first, mut any) = (u32::MAX, false);
         for (number, _) in tracked() {
             let body = self.runs.body(number);
@@ -264,7 +269,8 @@ impl Scratch {
         self.keys.clear();
         self.keys.resize(256, 0);
         for (number, segment) in segments.iter().enumerate().take(256) {
-            let slot = zone.classes.iter().position(|class| *class == segment.class);
+            let classes = &mut zone.classes.iter().filter(|_| !segment.doubtful);
+            let slot = classes.position(|class| *class == segment.class);
             self.slots[number] = slot.map_or(NO_SLOT, |slot| slot as u16);
             self.keys[number] = match segment.instance {
                 Some(_) => number as u16,
@@ -491,10 +497,11 @@ mod tests {
 
     fn segments(kind: &[u8]) -> Vec<Segment> {
         let one = |(number, kind): (usize, &u8)| Segment {
-            class: u16::from(kind % 3),
             instance: (kind / 3 > 0).then_some(number as u32),
             track: (kind / 3 > 1).then_some(100 + number as u32),
             score: f32::from(*kind) / 10.0,
+            doubtful: *kind == 8,
+            ..Segment::of_class(u16::from(kind % 3))
         };
         kind.iter().enumerate().map(one).collect()
     }
@@ -534,7 +541,7 @@ mod tests {
             let found = &meter.zones()[0];
             prop_assert_eq!(found.classes.len(), 2);
             for (count, class) in found.classes.iter().zip([2_u16, 0]) {
-                let is_class = |p| segments.get(slow.number(p)).is_some_and(|s| s.class == class);
+                let is_class = |p| segments.get(slow.number(p)).is_some_and(|s| s.class == class && !s.doubtful);
                 let here: Vec<_> = slow.pixels().filter(|p| slow.is_inside(*p) && is_class(*p)).collect();
                 prop_assert_eq!(count.class, class);
                 prop_assert_eq!(count.area, share(here.len()));
@@ -554,7 +561,7 @@ mod tests {
             }
             let is_seen = |n: usize| slow.pixels().any(|p| slow.number(p) == n);
             let tracked: Vec<usize> = (0..segments.len())
-                .filter(|&n| segments[n].track.is_some() && is_seen(n))
+                .filter(|&n| segments[n].track.is_some() && !segments[n].doubtful && is_seen(n))
                 .collect();
             prop_assert_eq!(meter.tracks().len(), tracked.len());
             for (&number, seen) in tracked.iter().zip(meter.tracks()) {

@@ -16,6 +16,7 @@ pub mod file;
 pub mod gate;
 pub mod geometry;
 pub mod measure;
+pub mod mqtt;
 pub mod rules;
 mod runs;
 pub mod watch;
