@@ -305,11 +305,6 @@ fn a_broker_that_comes_back_gets_what_it_missed_once() {
     let _broker = Broker::start(port, "allow_anonymous true");
     let reader = Reader::new(port);
     wait_for("it works again", LIMIT, || daemon.get("/healthz").0 == 200);
-    let of_zone = |r: &Reader, name: &str, kind: &str| {
-        let events: Vec<_> = r.on("segd/segd/event").iter().map(|text| json(text)).collect();
-        let is = |e: &&serde_json::Value| e["zone"] == name && e["type"] == kind;
-        events.iter().filter(is).count()
-    };
     // Whoever subscribes after segd has connected may have missed events: count what the sink has delivered.
     wait_for("all events", LIMIT, || {
         let status = daemon.status();
@@ -324,7 +319,6 @@ fn a_broker_that_comes_back_gets_what_it_missed_once() {
         .map(|e| (e["id"].to_string(), e["type"].to_string()))
         .collect();
     assert_eq!(distinct.len(), all.len(), "nothing comes twice");
-    assert!(of_zone(&reader, "one", "start") <= 4 && of_zone(&reader, "two", "end") == 0);
 }
 
 #[test]
