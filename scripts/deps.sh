@@ -7,7 +7,7 @@ goal=${1:-run}
 build="build-essential pkg-config cmake nasm libclang-dev libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libgstrtspserver-1.0-dev"
 runtime="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav"
 fetch="python3 python3-pip"
-tests="ffmpeg openssl glib-networking"
+tests="ffmpeg openssl glib-networking mosquitto mosquitto-clients"
 peers="ffmpeg python3-venv"
 vm="qemu-system-x86 debootstrap busybox-static kmod e2fsprogs"
 
@@ -34,6 +34,8 @@ declare -A why=(
   [python3-venv]="keeps the other programs' packages apart"
   [openssl]="the tests make certificates with it"
   [glib-networking]="TLS, for rtsps://"
+  [mosquitto]="the MQTT broker that the tests start"
+  [mosquitto-clients]="reads and writes what the tests publish"
   [qemu-user-static]="runs aarch64 programs"
   [qemu-system-x86]="the virtual machine of the tests"
   [debootstrap]="makes a Debian in a folder"

@@ -18,6 +18,7 @@ mod looks;
 mod resolve;
 mod sections;
 mod settings;
+mod zones;
 
 pub use crate::capture::ControlValue;
 pub use diff::{CameraDiff, Diff};
@@ -26,10 +27,11 @@ pub use layer::{CameraLayer, Layer, Layers, Origin, Sections};
 pub use looks::{Drawing, Hiding};
 pub use resolve::{drawing, model};
 pub use sections::{
-    AccessSection, CaptureSection, HealthSection, Inputs, MasksSection, ModelSection, NumberOrAuto,
-    OverlaySection, PrivacySection, RunSection, StreamSection,
+    AccessSection, CaptureSection, EventsSection, HealthSection, Inputs, MasksSection, ModelSection,
+    MqttSection, NumberOrAuto, OverlaySection, PrivacySection, RunSection, StreamSection,
 };
-pub use settings::{CameraSettings, HealthSettings, Settings};
+pub use settings::{CameraSettings, EventSettings, HealthSettings, Settings};
+pub use zones::{LineLayer, ZoneLayer};
 
 use vision::error::{Error, Result};
 

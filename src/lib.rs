@@ -33,6 +33,7 @@ pub mod metrics;
 pub mod stamp;
 pub mod snapshot;
 pub mod observe;
+pub mod events;
 pub mod health;
 pub mod web;
 

@@ -8,9 +8,10 @@ use clap::{CommandFactory, Parser};
 use segd::cli::Cli;
 
 /// Pages whose options are segd's, not those of another program.
-const PAGES_ABOUT_SEGD: [&str; 4] = [
+const PAGES_ABOUT_SEGD: [&str; 5] = [
     "README.md",
     "docs/configuration.md",
+    "docs/events.md",
     "docs/boards.md",
     "docs/jetson.md",
 ];

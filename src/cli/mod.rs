@@ -23,6 +23,7 @@ pub mod args;
 pub mod bench;
 pub mod check_config;
 pub mod eval;
+pub mod events;
 mod eval_objects;
 pub mod hash_password;
 pub mod image;
@@ -83,6 +84,8 @@ pub enum Command {
     /// Make a model of an ONNX file: its contract, a look at its answer, a self-test
     #[cfg(feature = "tract")]
     Import(Box<import::ImportArgs>),
+    /// List what happened in zones and at lines, from the file that events.file names
+    Events(events::EventsArgs),
     /// Check a configuration file, and open what it names
     CheckConfig(check_config::CheckConfigArgs),
     /// Make a user's entry for the configuration out of a password that is read from standard input
@@ -203,6 +206,7 @@ fn command(cli: Cli) -> Result<()> {
         Some(Command::Models(args)) => models::run(args),
         #[cfg(feature = "tract")]
         Some(Command::Import(args)) => import::run(&args),
+        Some(Command::Events(args)) => events::run(args),
         Some(Command::CheckConfig(args)) => check_config::run(args),
         Some(Command::HashPassword(args)) => hash_password::run(args),
     }

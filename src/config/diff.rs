@@ -45,6 +45,9 @@ impl Settings {
         if health(old) != health(new) {
             diff.restart.push("[health]".into());
         }
+        if old.events != new.events {
+            diff.restart.push("[events]".into());
+        }
         let most = |settings: &Self| settings.cameras.first().map(|c| c.stream.max_bitrate_kbps);
         if most(old) != most(new) {
             diff.restart.push("access.max_bitrate_kbps".into());
@@ -133,6 +136,7 @@ mod tests {
             "model.size = 96",
             "access.max_clients = 3",
             "access.insecure = true",
+            "zone = [{ name = \"z\", polygon = [[0, 0], [1, 0], [1, 1]] }]",
         ] {
             assert_eq!(restarts("", new), [""; 0], "{new}");
         }
@@ -155,6 +159,7 @@ mod tests {
             ("stream.bitrate_kbps = 900", "segd: [stream]"),
             ("access.max_bitrate_kbps = 900", "access.max_bitrate_kbps"),
             ("health.max_mask_age_ms = 900", "[health]"),
+            ("events.file = \"a.jsonl\"", "[events]"),
         ] {
             assert_eq!(restarts("", new), [expected], "{new}");
         }

@@ -9,8 +9,8 @@ use vision::error::{Error, Result};
 const PREFIX: &str = "SEGD_";
 
 /// Sections whose keys can be set.
-const SECTIONS: [&str; 8] = [
-    "capture", "model", "masks", "overlay", "privacy", "stream", "access", "health",
+const SECTIONS: [&str; 10] = [
+    "capture", "model", "masks", "overlay", "privacy", "stream", "access", "health", "events", "mqtt",
 ];
 
 /// Short names of some keys.

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::sections::{
-    AccessSection, CaptureSection, HealthSection, MasksSection, ModelSection, OverlaySection, PrivacySection,
-    RunSection, StreamSection,
+    AccessSection, CaptureSection, EventsSection, HealthSection, MasksSection, ModelSection, MqttSection,
+    OverlaySection, PrivacySection, RunSection, StreamSection,
 };
-use super::{Settings, from_environment};
+use super::{LineLayer, Settings, ZoneLayer, from_environment};
 use vision::error::{Error, Result};
 
 /// The one list of the sections that belong to a camera: they stand in the file's root, for all cameras, and in each
@@ -41,7 +41,11 @@ macro_rules! camera_sections {
             $($section: $type,)*
             access: AccessSection,
             health: HealthSection,
+            events: EventsSection,
+            mqtt: MqttSection,
             camera: Vec<CameraLayer>,
+            zone: Vec<ZoneLayer>,
+            line: Vec<LineLayer>,
         }
 
         impl From<RootKeys> for Layer {
@@ -50,7 +54,11 @@ macro_rules! camera_sections {
                     sections: Sections { $($section: root.$section,)* },
                     access: root.access,
                     health: root.health,
+                    events: root.events,
+                    mqtt: root.mqtt,
                     camera: root.camera,
+                    zone: root.zone,
+                    line: root.line,
                     run: RunSection::default(),
                 }
             }
@@ -100,8 +108,16 @@ pub struct Layer {
     pub access: AccessSection,
     /// `[health]`
     pub health: HealthSection,
+    /// `[events]`
+    pub events: EventsSection,
+    /// `[mqtt]`
+    pub mqtt: MqttSection,
     /// `[[camera]]`, any number: each its own pipeline, with the sections above as its defaults.
     pub camera: Vec<CameraLayer>,
+    /// `[[zone]]`, any number.
+    pub zone: Vec<ZoneLayer>,
+    /// `[[line]]`, any number.
+    pub line: Vec<LineLayer>,
     /// Of the command line alone.
     pub run: RunSection,
 }
@@ -124,11 +140,11 @@ impl Layer {
             sections: self.sections.over(&below.sections),
             access: self.access.over(&below.access),
             health: self.health.over(&below.health),
-            camera: if self.camera.is_empty() {
-                below.camera.clone()
-            } else {
-                self.camera.clone()
-            },
+            events: self.events.over(&below.events),
+            mqtt: self.mqtt.over(&below.mqtt),
+            camera: first_of(&self.camera, &below.camera),
+            zone: first_of(&self.zone, &below.zone),
+            line: first_of(&self.line, &below.line),
             run: self.run.over(&below.run),
         }
     }
@@ -140,7 +156,11 @@ impl Layer {
             sections: self.sections.with_defaults(&other.sections),
             access: self.access.with_defaults(&other.access),
             health: self.health.with_defaults(&other.health),
+            events: self.events.with_defaults(&other.events),
+            mqtt: self.mqtt.with_defaults(&other.mqtt),
             camera: self.camera.iter().chain(&other.camera).cloned().collect(),
+            zone: self.zone.iter().chain(&other.zone).cloned().collect(),
+            line: self.line.iter().chain(&other.line).cloned().collect(),
             run: self.run.with_defaults(&other.run),
         }
     }
@@ -171,6 +191,11 @@ impl Layer {
             }
         })
     }
+}
+
+/// A list, or the one below where nothing is in it.
+fn first_of<T: Clone>(above: &[T], below: &[T]) -> Vec<T> {
+    if above.is_empty() { below } else { above }.to_vec()
 }
 
 /// For serde's "unknown field `x`, expected one of `a`, `b`": the listed key nearest to `x`.
@@ -362,12 +387,14 @@ mod tests {
         let sections = &all.sections;
         assert!(sections.capture.input.is_some() && sections.model.size.is_some());
         assert!(sections.stream.encoder.is_some());
-        assert_eq!(all.camera.len(), 2);
+        assert_eq!((all.camera.len(), all.zone.len(), all.line.len()), (2, 1, 1));
         // Each key that exists is shown.
         for section in [
             format!("{sections:?}"),
             format!("{:?}", all.access),
             format!("{:?}", all.health),
+            format!("{:?} {:?}", all.events, all.mqtt),
+            format!("{:?} {:?}", all.zone, all.line),
         ] {
             assert!(!section.contains(": None"), "a key is missing: {section}");
         }

@@ -74,13 +74,36 @@ impl CameraSettings {
     /// How a model's masks are shown, and what is hidden. `generation` counts the models that the pipeline has run.
     ///
     /// # Errors
-    /// Usage for a class that the model doesn't have, with the classes that it has.
+    /// Usage for a class that the model doesn't have, with the classes that it has, or that a zone or line looks for and
+    /// the pictures hide.
     pub fn looks(&self, contract: &Contract, generation: u64) -> Result<Looks> {
+        let privacy = self.hiding.options(contract)?;
+        self.check_watched(contract, privacy.as_ref())?;
         Ok(Looks {
             model: ModelInfo::of(contract, generation),
             overlay: self.drawing.options(contract)?,
-            privacy: self.hiding.options(contract)?,
+            privacy,
         })
+    }
+
+    /// Refuses zones and lines that look for a class that the model doesn't have, or that the pictures hide.
+    fn check_watched(&self, contract: &Contract, privacy: Option<&Privacy>) -> Result<()> {
+        let is_hidden = |label: u8| {
+            let how = privacy.and_then(|privacy| privacy.redact.how.get(usize::from(label)));
+            how.is_some_and(Option::is_some)
+        };
+        for (part, names) in self.watch.named_classes() {
+            for name in names {
+                let label = class_label(name, contract).map_err(|e| e.within(&part))?;
+                if is_hidden(label) && !self.watch.tells_hidden {
+                    return Err(Error::usage(format!(
+                        "{part}: classes: {name:?} is hidden by [privacy], and nothing is told of it"
+                    ))
+                    .hint("leave it out, or set events.hidden = true"));
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -6,11 +6,13 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::{
-    AccessSection, CaptureSection, Drawing, Hiding, MasksSection, ModelSection, NumberOrAuto, OverlaySection,
-    PrivacySection, RunSection, StreamSection, check_range,
+    AccessSection, CaptureSection, Drawing, EventSettings, EventsSection, Hiding, MasksSection, ModelSection,
+    MqttSection, NumberOrAuto, OverlaySection, PrivacySection, RunSection, StreamSection, check_range,
 };
 use crate::capture::{CaptureOptions, Pace, SourceSpec, parse_uri};
 use crate::choose::{ChoiceOptions, DeviceName, InputLength, Threads};
+use crate::events::file::FileOptions;
+use crate::events::mqtt::{MqttOptions, Secret};
 use crate::output::access::{RtspAccess, TlsFiles, User};
 use crate::output::{OutputSpec, StreamOptions, parse_output};
 use crate::pipeline::{self, LostPicture, MaskPolicy, PipelineOptions};
@@ -328,6 +330,106 @@ pub(super) fn access(section: &AccessSection) -> Result<RtspAccess> {
     };
     access.validate()?;
     Ok(access)
+}
+
+/// Where events go.
+pub(super) fn events(section: &EventsSection, broker: &MqttSection) -> Result<EventSettings> {
+    let max_mb = section.file_max_mb.unwrap_or(16.0);
+    check_range("events.file_max_mb", max_mb, 0.01..=100_000.0)?;
+    let keep = section.file_keep.unwrap_or(4);
+    check_range("events.file_keep", f64::from(keep), 0.0..=1000.0)?;
+    let file = section.file.as_deref().filter(|file| !file.is_empty());
+    Ok(EventSettings {
+        stdout: file == Some("-"),
+        file: file.filter(|file| *file != "-").map(|path| FileOptions {
+            path: path.into(),
+            max_bytes: (max_mb * 1e6) as u64,
+            keep,
+        }),
+        mqtt: mqtt(broker)?,
+    })
+}
+
+/// The broker; `None` if none is named.
+fn mqtt(section: &MqttSection) -> Result<Option<MqttOptions>> {
+    let Some(url) = section.url.as_deref().filter(|url| !url.is_empty()) else {
+        return Ok(None);
+    };
+    let wrong = |why: &str| {
+        Error::usage(format!("mqtt.url = {url:?}: {why}"))
+            .hint("expected mqtt://HOST[:PORT], or mqtts://HOST[:PORT] over TLS")
+    };
+    let (tls, rest) = match url.split_once("://") {
+        Some(("mqtt", rest)) => (false, rest),
+        Some(("mqtts", rest)) => (true, rest),
+        _ => return Err(wrong("it does not begin with mqtt:// or mqtts://")),
+    };
+    if rest.contains('@') {
+        // The text may hold a password.
+        return Err(Error::usage("mqtt.url: user and password have no place in it")
+            .hint("set mqtt.user and mqtt.password"));
+    }
+    let rest = rest.trim_end_matches('/');
+    let (host, port) = match rest.strip_prefix('[') {
+        Some(v6) => {
+            let (host, port) = v6
+                .split_once(']')
+                .ok_or_else(|| wrong("the bracket isn't closed"))?;
+            (host, port.strip_prefix(':'))
+        }
+        None => match rest.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (rest, None),
+        },
+    };
+    let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+    if host.is_empty() || !host.chars().all(is_host) {
+        return Err(wrong("there is no name or address of a broker"));
+    }
+    let port = match port {
+        None => match tls {
+            true => 8883,
+            false => 1883,
+        },
+        Some(port) => port
+            .parse()
+            .ok()
+            .filter(|port| *port > 0)
+            .ok_or_else(|| wrong("the port is no number from 1 to 65535"))?,
+    };
+    let topic = |key: &str, text: &str| -> Result<String> {
+        let is_level = |level: &str| {
+            let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+            !level.is_empty() && level.chars().all(is_name)
+        };
+        match text.split('/').all(is_level) {
+            true => Ok(text.to_owned()),
+            false => Err(Error::usage(format!(
+                "{key} = {text:?}, expected letters, digits, - and _, in levels with / between them"
+            ))),
+        }
+    };
+    if section.password.is_some() && section.user.is_none() {
+        return Err(Error::usage("mqtt.password is set without mqtt.user"));
+    }
+    if section.ca.is_some() && !tls {
+        return Err(Error::usage("mqtt.ca is set, and mqtt.url is not over TLS").hint("write mqtts://"));
+    }
+    let discovery = section.discovery.as_deref().unwrap_or("homeassistant");
+    Ok(Some(MqttOptions {
+        host: host.to_owned(),
+        port,
+        tls,
+        ca: section.ca.clone(),
+        user: section.user.clone(),
+        password: section.password.clone().map(Secret),
+        prefix: topic("mqtt.topic", section.topic.as_deref().unwrap_or("segd"))?,
+        discovery: match discovery {
+            "" => None,
+            prefix => Some(topic("mqtt.discovery", prefix)?),
+        },
+        snapshots: section.snapshots.unwrap_or(true),
+    }))
 }
 
 /// The most that an RTSP stream is encoded with, kbit/s.

@@ -257,6 +257,40 @@ section! {
 }
 
 section! {
+    /// `[events]`: where it is told what happens in zones and at lines.
+    EventsSection {
+        /// A file of JSON lines; `-` for standard output.
+        file: String,
+        /// The file is begun anew before it gets larger, in megabytes.
+        file_max_mb: f64,
+        /// Earlier files that are kept beside it.
+        file_keep: u32,
+        /// Tell of classes that `[privacy]` hides.
+        hidden: bool,
+    }
+}
+
+section! {
+    /// `[mqtt]`: a broker that is told of events and states.
+    MqttSection {
+        /// `mqtt://HOST[:PORT]`, or `mqtts://HOST[:PORT]` over TLS.
+        url: String,
+        /// Who segd is to the broker.
+        user: String,
+        /// The user's password.
+        password: String,
+        /// PEM file of the certificates that may sign the broker's.
+        ca: PathBuf,
+        /// What all topics begin with.
+        topic: String,
+        /// What Home Assistant's discovery topics begin with; an empty text for no discovery.
+        discovery: String,
+        /// Publish the outgoing picture when a presence begins.
+        snapshots: bool,
+    }
+}
+
+section! {
     /// What only the command line can say: how one run goes.
     RunSection {
         /// End after this many frames.

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use super::cameras::{NamedSections, named_sections};
-use super::{Drawing, Hiding, Layers, check_range, resolve};
+use super::{Drawing, Hiding, Layers, check_range, resolve, zones};
 use crate::capture::{CaptureOptions, SourceSpec};
 use crate::choose::ChoiceOptions;
 use crate::clock::RealClock;
+use crate::events::Watch;
+use crate::events::file::FileOptions;
+use crate::events::mqtt::MqttOptions;
 use crate::output::access::RtspAccess;
 use crate::output::{OutputSpec, StreamOptions, check_files};
 use crate::pipeline::PipelineOptions;
@@ -22,6 +25,8 @@ pub struct Settings {
     pub access: RtspAccess,
     /// The HTTP server, and what counts as unwell.
     pub health: HealthSettings,
+    /// Where events go.
+    pub events: EventSettings,
 }
 
 /// What one pipeline is made from. Each stage gets its own part.
@@ -49,6 +54,19 @@ pub struct CameraSettings {
     pub stream: StreamOptions,
     /// Where it goes.
     pub outputs: Vec<OutputSpec>,
+    /// What is watched in its pictures.
+    pub watch: Watch,
+}
+
+/// Where events go.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EventSettings {
+    /// To standard output.
+    pub stdout: bool,
+    /// Into a file.
+    pub file: Option<FileOptions>,
+    /// To a broker.
+    pub mqtt: Option<MqttOptions>,
 }
 
 /// The HTTP server, and what counts as unwell.
@@ -91,10 +109,13 @@ impl Settings {
         // An output must destroy no source, of whichever camera, and no other output.
         let sources = cameras.iter().flat_map(|camera| camera.source.files());
         check_files(sources, cameras.iter().flat_map(|camera| &camera.outputs))?;
+        let tells_hidden = common.events.hidden.unwrap_or(false);
+        zones::assign(&common.zone, &common.line, tells_hidden, &mut cameras)?;
         Ok(Self {
             cameras,
             access,
             health,
+            events: resolve::events(&common.events, &common.mqtt)?,
         })
     }
 
@@ -152,6 +173,7 @@ impl CameraSettings {
             hiding,
             stream,
             outputs,
+            watch: Watch::default(),
         })
     }
 }

@@ -5,6 +5,7 @@
 
 mod build;
 mod check;
+mod events;
 mod hint;
 pub mod reload;
 pub mod status;
@@ -51,7 +52,9 @@ pub fn run(origin: Origin) -> Result<()> {
         built.iter().for_each(|b| b.parts.control.share(turns.clone()));
     }
     let live = built.iter().all(|b| b.options.live);
-    let health = Health::new(watched(&settings, &built));
+    let desk = events::desk(&settings);
+    let health = Health::new(watched(&settings, &built)).with_events(desk.clone());
+    events::start(&desk, &settings, &health)?;
     let signals = signals(notify::stopping)?;
     let _http = if live {
         serve_health(&settings.health, &health)?
@@ -65,6 +68,7 @@ pub fn run(origin: Origin) -> Result<()> {
     };
     let mut fleet = Fleet::new(settings, &built, chooser);
     fleet.upgrade()?;
+    fleet.watch(&desk)?;
     let jobs = fleet.settings().cameras.iter().zip(built);
     let jobs = jobs.map(|(camera, built)| {
         let metrics = built.parts.metrics.clone();
@@ -79,8 +83,9 @@ pub fn run(origin: Origin) -> Result<()> {
     let jobs = jobs.collect();
     let _notify = notify::start(health.clone())?;
     let _reload = reload::on_signal(signals.reload, origin, fleet, health)?;
-    run_all(jobs, &signals.stop)?;
-    Ok(())
+    let ended = run_all(jobs, &signals.stop);
+    desk.close();
+    ended.map(drop)
 }
 
 fn watched(settings: &Settings, built: &[Built]) -> Vec<Watched> {

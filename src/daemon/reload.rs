@@ -11,6 +11,8 @@ use super::check::check_outputs;
 use crate::choose::{Choice, Chooser};
 use crate::clock::{SharedClock, Stop};
 use crate::config::{CameraSettings, Origin, Settings};
+use crate::events::watch::WatcherParts;
+use crate::events::{EventDesk, Watching};
 use crate::health::{Health, notify};
 use crate::metrics::Metrics;
 use crate::pipeline::control::{Control, Looks, NextModel};
@@ -29,6 +31,8 @@ struct Running {
     generation: u64,
     /// Moves the network to faster devices.
     upgrade: Option<Background>,
+    /// Watches its zones and lines, once there is a desk.
+    watching: Option<Watching>,
 }
 
 /// The pipelines that run, and the settings that they run with.
@@ -95,6 +99,7 @@ impl Fleet {
             clock: built.parts.clock.clone(),
             generation: 0,
             upgrade: None,
+            watching: None,
         });
         Self {
             settings,
@@ -115,6 +120,25 @@ impl Fleet {
     pub fn upgrade(&mut self) -> Result<()> {
         let chooser = &self.chooser;
         self.running.iter_mut().try_for_each(|r| r.upgrade(chooser))
+    }
+
+    /// Begins to watch zones and lines, and tells the desk, whose cameras are those of the settings.
+    ///
+    /// # Errors
+    /// Fatal if a thread can't be started.
+    pub fn watch(&mut self, desk: &Arc<EventDesk>) -> Result<()> {
+        let cameras = self.settings.cameras.iter().zip(desk.cameras());
+        for ((settings, camera), running) in cameras.zip(&mut self.running) {
+            let mut watching = Watching::new(WatcherParts {
+                control: running.control.clone(),
+                desk: desk.clone(),
+                camera: camera.clone(),
+                clock: running.clock.clone(),
+            });
+            watching.set(settings.watch.clone())?;
+            running.watching = Some(watching);
+        }
+        Ok(())
     }
 
     /// Prepares all that new settings need and changes nothing: a new model is loaded, tested and prepared beside the old
@@ -215,6 +239,7 @@ impl Fleet {
         apply_access(&prepared.new.access)?;
         self.settings.access = prepared.new.access;
         self.settings.health = prepared.new.health;
+        self.settings.events = prepared.new.events;
         let cameras = self.settings.cameras.iter_mut().zip(&mut self.running);
         for ((settings, running), change) in cameras.zip(prepared.changes) {
             let Some(change) = change else {
@@ -222,6 +247,9 @@ impl Fleet {
             };
             *settings = change.settings;
             running.control.set_infer_interval(settings.infer_interval);
+            if let Some(watching) = &mut running.watching {
+                watching.set(settings.watch.clone())?;
+            }
             match change.next {
                 None => running.control.set_looks(change.looks),
                 Some((engine, choice)) => {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::clock::SharedClock;
+use crate::events::EventDesk;
 use crate::metrics::{Metrics, Vitals};
 use crate::pipeline::control::Control;
 
@@ -36,6 +37,7 @@ pub struct Health {
     cameras: Arc<Vec<Watched>>,
     /// Configurations taken and refused since the start.
     pub reloads: Arc<Reloads>,
+    events: Option<Arc<EventDesk>>,
 }
 
 /// What became of reloads.
@@ -87,7 +89,20 @@ impl Health {
         Self {
             cameras: Arc::new(cameras),
             reloads: Arc::default(),
+            events: None,
         }
+    }
+
+    /// The same, with where events go.
+    #[must_use]
+    pub fn with_events(mut self, desk: Arc<EventDesk>) -> Self {
+        self.events = Some(desk);
+        self
+    }
+
+    /// Where events go.
+    pub fn events(&self) -> Option<&Arc<EventDesk>> {
+        self.events.as_ref()
     }
 
     /// The pipelines.
@@ -95,13 +110,14 @@ impl Health {
         &self.cameras
     }
 
-    /// Each camera's troubles, in one line each.
+    /// Each camera's troubles, and those of the sinks of events, in one line each.
     pub fn troubles(&self) -> Vec<String> {
         let all = self
             .cameras
             .iter()
             .flat_map(|c| c.troubles().into_iter().map(move |t| format!("{}: {t}", c.name)));
-        all.collect()
+        all.chain(self.events.iter().flat_map(|desk| desk.troubles()))
+            .collect()
     }
 
     /// Whether every pipeline that has not failed has handed a picture to its outputs, a notice that the camera is

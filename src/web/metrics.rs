@@ -7,6 +7,8 @@ use axum::extract::State;
 use axum::http::HeaderName;
 use axum::http::header::CONTENT_TYPE;
 
+use crate::events::EventDesk;
+use crate::events::desk::SinkState;
 use crate::health::{Health, Watched};
 use crate::metrics::{Latency, Stage, Vitals, open_files, process_cpu_ns, resident_bytes};
 
@@ -245,6 +247,9 @@ fn render(health: &Health) -> String {
         family.histogram(&[("camera", &camera.name)], &camera.metrics.capture_to_stream);
     }
 
+    if let Some(desk) = health.events() {
+        render_events(&mut out, desk);
+    }
     let mut family = Family::new(
         &mut out,
         "segd_reloads_total",
@@ -279,6 +284,51 @@ fn render(health: &Health) -> String {
         }
     }
     out
+}
+
+fn render_events(out: &mut String, desk: &EventDesk) {
+    let mut family = Family::new(
+        out,
+        "segd_events_total",
+        "counter",
+        "Events, by camera, zone or line, rule and type.",
+    );
+    for ((camera, place, rule, kind), count) in desk.counts() {
+        let labels = [
+            ("camera", &*camera),
+            ("place", &*place),
+            ("rule", rule),
+            ("type", kind),
+        ];
+        family.sample(&labels, count as f64);
+    }
+    type Value = fn(&SinkState) -> f64;
+    let families: [(&'static str, &str, &str, Value); 3] = [
+        (
+            "segd_events_delivered_total",
+            "counter",
+            "Events that a sink has taken.",
+            |sink| sink.delivered.load(Relaxed) as f64,
+        ),
+        (
+            "segd_events_lost_total",
+            "counter",
+            "Events that a sink could not take, or had no room for.",
+            |sink| sink.lost() as f64,
+        ),
+        (
+            "segd_event_sink_up",
+            "gauge",
+            "1 while a sink takes events.",
+            |sink| f64::from(u8::from(sink.trouble().is_none())),
+        ),
+    ];
+    for (name, kind, help, value) in families {
+        let mut family = Family::new(out, name, kind, help);
+        for sink in desk.sinks() {
+            family.sample(&[("sink", sink.kind), ("to", &sink.to)], value(&sink));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! in the table of `routes.rs`; `server.rs` knows about connections and limits and nothing about resources. A handler must
 //! not hold the thread up: it waits with `await`, and hands long work to `off_thread.rs`.
 
+mod events;
 mod healthz;
 mod metrics;
 mod off_thread;

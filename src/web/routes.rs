@@ -7,7 +7,7 @@ use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{MethodRouter, get};
 
-use super::{healthz, metrics, snapshot, status};
+use super::{events, healthz, metrics, snapshot, status};
 use crate::health::Health;
 
 /// A resource.
@@ -19,7 +19,7 @@ struct Route {
     methods: fn() -> MethodRouter<Health>,
 }
 
-const ROUTES: [Route; 5] = [
+const ROUTES: [Route; 6] = [
     Route {
         path: "/healthz",
         query: "",
@@ -44,6 +44,11 @@ const ROUTES: [Route; 5] = [
         path: "/snapshot.jpg",
         query: "[?camera=NAME]",
         methods: || get(snapshot::snapshot),
+    },
+    Route {
+        path: "/events",
+        query: "[?camera=NAME]",
+        methods: || get(events::events),
     },
 ];
 

@@ -28,6 +28,16 @@ fn render(health: &Health) -> Value {
             "taken": health.reloads.taken.load(Relaxed),
             "refused": health.reloads.refused.load(Relaxed),
         },
+        "events": health.events().map(|desk| json!({
+            "sinks": desk.sinks().iter().map(|sink| json!({
+                "kind": sink.kind,
+                "to": sink.to,
+                "trouble": sink.trouble(),
+                "delivered": sink.delivered.load(Relaxed),
+                "lost": sink.lost(),
+            })).collect::<Vec<_>>(),
+            "count": desk.counts().values().sum::<u64>(),
+        })),
         "cameras": health.cameras().iter().map(camera).collect::<Vec<_>>(),
     })
 }

@@ -1,0 +1,131 @@
+//! Events of a running segd: into its sinks, over HTTP, in its health and its metrics.
+
+#![cfg(all(feature = "tract", feature = "gstreamer"))]
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Duration;
+
+#[path = "common/daemon.rs"]
+mod daemon;
+#[path = "common/onnx.rs"]
+mod onnx;
+#[path = "common/schema.rs"]
+mod schema;
+
+use daemon::{Daemon, free_port, wait_for};
+use onnx::Tiny;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A zone that is the whole picture, in which some class always is, and rules that tell of it again.
+fn config(model: &Path, events: &str) -> String {
+    format!(
+        "[capture]\ninput = \"test://?width=128&height=96&fps=20\"\n[model]\nname = {:?}\nbackend = \"tract\"\n{events}\n\
+         [[zone]]\nname = \"all\"\npolygon = [[0, 0], [1, 0], [1, 1], [0, 1]]\nclasses = [\"class0\", \"class1\", \"class2\", \
+         \"class3\"]\ndwell_s = 0.5\n",
+        model.display()
+    )
+}
+
+fn model() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    Tiny::default().write(folder.path());
+    folder
+}
+
+#[track_caller]
+fn check(line: &str) -> serde_json::Value {
+    let value = serde_json::from_str(line).unwrap();
+    let faults = schema::faults(&schema::of_events(), &value, "event");
+    assert!(faults.is_empty(), "{faults:?}");
+    value
+}
+
+#[test]
+fn events_go_to_a_file_over_http_and_into_the_metrics() {
+    let model = model();
+    let daemon = Daemon::start(&config(model.path(), "[events]\nfile = \"FOLDER/events.jsonl\""));
+    let path = daemon.folder.path().join("events.jsonl");
+    let text = || std::fs::read_to_string(&path).unwrap_or_default();
+    wait_for("a start and a stay", LIMIT, || {
+        text().contains("\"start\"") && text().contains("\"update\"")
+    });
+    for line in text().lines() {
+        let event = check(line);
+        assert_eq!(
+            (&event["camera"], &event["zone"]),
+            (&"segd".into(), &"all".into())
+        );
+    }
+    assert!(
+        daemon
+            .get("/metrics")
+            .1
+            .contains("segd_events_total{camera=\"segd\",place=\"all\",rule=\"presence\",type=\"start\"}")
+    );
+    assert!(
+        daemon.status()["events"]["sinks"][0]["delivered"]
+            .as_u64()
+            .unwrap()
+            >= 2
+    );
+    assert_eq!(daemon.get("/healthz"), (200, "ok\n".to_owned()));
+
+    // A zone that comes with a reload is told of at once to who listens.
+    let mut stream = TcpStream::connect(("127.0.0.1", daemon.http)).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    write!(stream, "GET /events?camera=segd HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.is_empty()), "the head");
+    let more = "[[zone]]\nname = \"new\"\npolygon = [[0, 0], [1, 0], [1, 1]]\nclasses = [\"class0\", \"class1\", \"class2\", \"class3\"]\n";
+    daemon.configure(&(config(model.path(), "[events]\nfile = \"FOLDER/events.jsonl\"") + more));
+    daemon.signal("-HUP");
+    let data = lines.filter_map(|line| line.strip_prefix("data: ").map(check));
+    let of_new = data.into_iter().find(|event| event["zone"] == "new").unwrap();
+    assert_eq!(of_new["type"], "start");
+
+    // A zone that goes ends what has begun in it.
+    daemon.configure(&config(model.path(), "[events]\nfile = \"FOLDER/events.jsonl\""));
+    daemon.signal("-HUP");
+    let id = of_new["id"].as_str().unwrap();
+    wait_for("its end", LIMIT, || {
+        text()
+            .lines()
+            .any(|line| line.contains(id) && line.contains("\"end\""))
+    });
+    let (code, _) = daemon.stop(Duration::from_secs(10));
+    assert_eq!(code, Some(0));
+}
+
+#[test]
+fn a_sink_that_fails_is_unwell_and_the_video_goes_on() {
+    let model = model();
+    let events = "[events]\nfile = \"FOLDER/none/events.jsonl\"";
+    let daemon = Daemon::spawn(&config(model.path(), events), free_port(), &[]);
+    wait_for("the trouble", LIMIT, || {
+        let (code, text) = daemon.get("/healthz");
+        code == 503 && text.contains("events: file") && text.contains("none/events.jsonl")
+    });
+    assert_eq!(
+        daemon.metric(&format!(
+            "segd_event_sink_up{{sink=\"file\",to=\"{}/none/events.jsonl\"}}",
+            daemon.folder.path().display()
+        )),
+        0.0
+    );
+    let composed = || daemon.metric("segd_frames_composed_total{camera=\"segd\"}");
+    let before = composed();
+    wait_for("frames", LIMIT, || composed() > before + 10.0);
+    let lost = daemon.status()["events"]["sinks"][0]["lost"].as_u64().unwrap();
+    assert!(lost > 0);
+    // The next event arrives once the folder is there.
+    std::fs::create_dir(daemon.folder.path().join("none")).unwrap();
+    let more = "[[zone]]\nname = \"new\"\npolygon = [[0, 0], [1, 0], [1, 1]]\nclasses = [\"class0\", \"class1\", \"class2\", \"class3\"]\n";
+    daemon.configure(&(config(model.path(), events) + more));
+    daemon.signal("-HUP");
+    wait_for("it works again", LIMIT, || daemon.get("/healthz").0 == 200);
+    let text = std::fs::read_to_string(daemon.folder.path().join("none/events.jsonl")).unwrap();
+    assert!(text.lines().map(check).count() > 0);
+}
