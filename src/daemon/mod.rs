@@ -53,8 +53,10 @@ pub fn run(origin: Origin) -> Result<()> {
     let live = built.iter().all(|b| b.options.live);
     let health = Health::new(watched(&settings, &built));
     let signals = signals(notify::stopping)?;
+    let mut fleet = Fleet::new(settings, &built, chooser);
     let _http = if live {
-        serve_health(&settings.health, &health)?
+        let app = web::App::new(health.clone(), fleet.gate());
+        serve_health(&fleet.settings().health, app)?
     } else {
         None
     };
@@ -63,7 +65,6 @@ pub fn run(origin: Origin) -> Result<()> {
         (false, [only]) => status::show_progress(only.parts.metrics.clone(), only.options.max_frames)?,
         _ => None,
     };
-    let mut fleet = Fleet::new(settings, &built, chooser);
     fleet.upgrade()?;
     let jobs = fleet.settings().cameras.iter().zip(built);
     let jobs = jobs.map(|(camera, built)| {
@@ -102,7 +103,7 @@ fn watched(settings: &Settings, built: &[Built]) -> Vec<Watched> {
 }
 
 /// Starts HTTP. A port that was asked for must be free; the default one may belong to another segd.
-fn serve_health(settings: &HealthSettings, health: &Health) -> Result<Option<Background>> {
+fn serve_health(settings: &HealthSettings, app: web::App) -> Result<Option<Background>> {
     let bound = match settings.listen.as_deref() {
         Some("") => return Ok(None),
         Some(listen) => web::bind(listen, settings.insecure)?,
@@ -114,5 +115,5 @@ fn serve_health(settings: &HealthSettings, health: &Health) -> Result<Option<Bac
             }
         },
     };
-    bound.serve(health.clone()).map(Some)
+    bound.serve(app).map(Some)
 }

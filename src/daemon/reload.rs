@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::pipeline::control::{Control, Looks, NextModel};
 use crate::supervise::Background;
 use crate::upgrade::{self, Upgrade};
+use crate::web::Gate;
 use vision::error::Result;
 use vision::segment::Engine;
 
@@ -37,6 +38,7 @@ pub struct Fleet {
     settings: Settings,
     running: Vec<Running>,
     chooser: Arc<Chooser>,
+    gate: Arc<Gate>,
 }
 
 /// All that new settings need, ready to be put in force.
@@ -97,10 +99,16 @@ impl Fleet {
             upgrade: None,
         });
         Self {
+            gate: Gate::new(settings.access.clone()),
             settings,
             running: running.collect(),
             chooser,
         }
+    }
+
+    /// The gate of the pages over HTTP, which follows the settings.
+    pub fn gate(&self) -> Arc<Gate> {
+        self.gate.clone()
     }
 
     /// What is in force.
@@ -213,6 +221,7 @@ impl Fleet {
     /// started.
     pub fn apply(&mut self, prepared: Prepared) -> Result<Vec<String>> {
         apply_access(&prepared.new.access)?;
+        self.gate.set_rules(prepared.new.access.clone());
         self.settings.access = prepared.new.access;
         self.settings.health = prepared.new.health;
         let cameras = self.settings.cameras.iter_mut().zip(&mut self.running);

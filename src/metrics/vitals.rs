@@ -40,8 +40,10 @@ pub struct Vitals {
     pub outputs_down: AtomicU64,
     /// Frames that the outputs dropped.
     pub dropped_outputs: AtomicU64,
-    /// Clients that watch.
+    /// Clients of the outputs that watch.
     pub clients: AtomicU64,
+    /// Viewers that watch over HTTP.
+    pub viewers: AtomicU64,
     /// Encoders at work: those whose outputs want the same work once.
     pub encoders: AtomicU64,
     /// Pictures that were encoded, by all encoders together.
@@ -102,6 +104,11 @@ impl Vitals {
     /// The source is away, and why.
     pub fn set_source_lost(&self, why: String) {
         *self.source_lost.lock().unwrap_or_else(|e| e.into_inner()) = Some(why);
+    }
+
+    /// All who watch now.
+    pub fn watching(&self) -> u64 {
+        self.clients.load(Relaxed) + self.viewers.load(Relaxed)
     }
 
     /// A frame has come.

@@ -4,14 +4,20 @@
 //! in the table of `routes.rs`; `server.rs` knows about connections and limits and nothing about resources. A handler must
 //! not hold the thread up: it waits with `await`, and hands long work to `off_thread.rs`.
 
+mod app;
+mod camera;
 mod healthz;
 mod metrics;
+mod mjpeg;
 mod off_thread;
 mod routes;
+mod scene;
 mod server;
 mod snapshot;
 mod status;
+mod stream;
 
+pub use app::{App, Gate};
 #[cfg(fuzzing)]
 pub use routes::router;
 pub use server::{Bound, DEFAULT_LISTEN, bind, parse_listen};
@@ -26,6 +32,7 @@ mod tests {
 
     use super::*;
     use crate::health::Health;
+    use crate::output::access::RtspAccess;
     use crate::supervise::Background;
 
     /// What came back over HTTP.
@@ -53,8 +60,14 @@ mod tests {
 
     /// Serves on a free port until dropped.
     pub(super) fn serve(health: Health) -> (SocketAddr, Background) {
+        serve_as(health, RtspAccess::default())
+    }
+
+    /// Serves by these rules on a free port until dropped.
+    pub(super) fn serve_as(health: Health, rules: RtspAccess) -> (SocketAddr, Background) {
         let bound = bind("127.0.0.1:0", false).unwrap();
-        (bound.address(), bound.serve(health).unwrap())
+        let app = App::new(health, Gate::new(rules));
+        (bound.address(), bound.serve(app).unwrap())
     }
 
     pub(super) fn connect(address: SocketAddr) -> TcpStream {

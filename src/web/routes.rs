@@ -7,8 +7,8 @@ use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{MethodRouter, get};
 
-use super::{healthz, metrics, snapshot, status};
-use crate::health::Health;
+use super::app::App;
+use super::{healthz, metrics, mjpeg, scene, snapshot, status};
 
 /// A resource.
 struct Route {
@@ -16,10 +16,10 @@ struct Route {
     /// What may follow the path, as people are told.
     query: &'static str,
     /// Its methods; `get` answers HEAD as well.
-    methods: fn() -> MethodRouter<Health>,
+    methods: fn() -> MethodRouter<App>,
 }
 
-const ROUTES: [Route; 5] = [
+const ROUTES: [Route; 8] = [
     Route {
         path: "/healthz",
         query: "",
@@ -45,6 +45,21 @@ const ROUTES: [Route; 5] = [
         query: "[?camera=NAME]",
         methods: || get(snapshot::snapshot),
     },
+    Route {
+        path: "/scene.json",
+        query: "[?camera=NAME]",
+        methods: || get(scene::scene),
+    },
+    Route {
+        path: "/mask.png",
+        query: "[?camera=NAME]",
+        methods: || get(scene::mask),
+    },
+    Route {
+        path: "/stream.mjpeg",
+        query: "[?camera=NAME]",
+        methods: || get(mjpeg::stream),
+    },
 ];
 
 /// All addresses in one line, for people.
@@ -53,15 +68,15 @@ pub(super) fn listing() -> String {
 }
 
 /// Answers requests.
-pub fn router(health: Health) -> Router {
-    let add = |router: Router<Health>, route: &Route| router.route(route.path, (route.methods)());
+pub fn router(app: App) -> Router {
+    let add = |router: Router<App>, route: &Route| router.route(route.path, (route.methods)());
     ROUTES
         .iter()
         .fold(Router::new(), add)
         .fallback(async || (StatusCode::NOT_FOUND, listing() + "\n"))
         .method_not_allowed_fallback(not_allowed)
         .layer(map_response(not_stored))
-        .with_state(health)
+        .with_state(app)
 }
 
 /// The header `Allow` is added to this.
@@ -86,6 +101,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::health::Health;
     use crate::health::tests::watched;
     use crate::web::tests::{ask, get, serve};
 

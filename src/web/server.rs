@@ -4,11 +4,11 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn};
 use axum::response::IntoResponse;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -18,9 +18,9 @@ use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutWriter;
 use tracing::{debug, info};
 
+use super::app::{App, Connection};
 use super::routes;
 use crate::clock::Stop;
-use crate::health::Health;
 use crate::supervise::Background;
 use vision::error::{Error, Result};
 
@@ -71,7 +71,8 @@ pub fn parse_listen(listen: &str, insecure: bool) -> Result<SocketAddr> {
 /// What clients may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at a time; a further one takes the oldest one's place.
+    /// Connections at a time, beside those of viewers, who are counted elsewhere; a further one takes the oldest one's
+    /// place.
     pub connections: usize,
     /// Headers of a request.
     pub headers: usize,
@@ -110,9 +111,9 @@ impl Bound {
     ///
     /// # Errors
     /// If the runtime or its thread can't be started.
-    pub fn serve(self, health: Health) -> Result<Background> {
+    pub fn serve(self, app: App) -> Result<Background> {
         info!("health: http://{}{}", self.address, routes::listing());
-        self.serve_router(routes::router(health), Limits::DEFAULT)
+        self.serve_router(routes::router(app), Limits::DEFAULT)
     }
 
     fn serve_router(self, router: Router, limits: Limits) -> Result<Background> {
@@ -137,7 +138,7 @@ impl Bound {
 
 /// Accepts clients until told to stop.
 async fn accept(listener: &tokio::net::TcpListener, router: &Router, limits: &Limits, stop: &Stop) {
-    let mut connections: Vec<AbortHandle> = Vec::new();
+    let mut connections: Vec<(AbortHandle, Connection)> = Vec::new();
     while !stop.is_stopped() {
         let stream = match timeout(PERIOD, listener.accept()).await {
             Ok(Ok((stream, _))) => stream,
@@ -148,19 +149,23 @@ async fn accept(listener: &tokio::net::TcpListener, router: &Router, limits: &Li
             }
             Err(_) => continue,
         };
-        connections.retain(|c| !c.is_finished());
-        if connections.len() >= limits.connections {
-            connections.remove(0).abort();
+        connections.retain(|(task, _)| !task.is_finished());
+        let in_turn = || connections.iter().enumerate().filter(|(_, (_, c))| !c.is_kept());
+        if in_turn().count() >= limits.connections
+            && let Some((oldest, _)) = in_turn().next()
+        {
+            connections.remove(oldest).0.abort();
             // It closes its socket when it is its turn.
             yield_now().await;
         }
-        let (router, limits) = (router.clone(), *limits);
+        let this = Connection::default();
+        let (router, limits) = (router.clone().layer(Extension(this.clone())), *limits);
         let connection = tokio::spawn(async move {
             if let Err(e) = converse(stream, router, &limits).await {
                 debug!("http: {e}");
             }
         });
-        connections.push(connection.abort_handle());
+        connections.push((connection.abort_handle(), this));
     }
 }
 

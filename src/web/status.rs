@@ -70,7 +70,7 @@ fn camera(camera: &Watched) -> Value {
         "mask_age_s": seen.mask_age.map(|age| age.as_secs_f64()),
         "hidden": vitals.hidden.load(Relaxed),
         "notices": vitals.notices.load(Relaxed),
-        "clients": vitals.clients.load(Relaxed),
+        "clients": vitals.watching(),
         "outputs_down": seen.outputs_down,
         "output_failures": vitals.output_failures.load(Relaxed),
         "dropped_outputs": vitals.dropped_outputs.load(Relaxed),
