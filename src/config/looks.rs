@@ -1,11 +1,12 @@
 //! The second step: what can only be checked against a model's contract.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::CameraSettings;
 use crate::pipeline::control::{Looks, Privacy};
 use vision::error::{Error, Result};
-use vision::model::contract::Contract;
+use vision::model::contract::{Class, Contract};
 use vision::overlay::OverlayOptions;
 use vision::redact::{How, RedactOptions};
 use vision::scene::ModelInfo;
@@ -25,9 +26,13 @@ impl Drawing {
     /// # Errors
     /// Usage for a class that the model doesn't have.
     pub fn options(&self, contract: &Contract) -> Result<OverlayOptions> {
+        self.options_of(&contract.classes, &contract.name)
+    }
+
+    fn options_of(&self, classes: &[Class], model: &str) -> Result<OverlayOptions> {
         let mut options = self.options.clone();
         if let Some(names) = &self.classes {
-            let labels = names.iter().map(|name| class_label(name, contract));
+            let labels = names.iter().map(|name| class_label(name, classes, model));
             options.shown = Some(labels.collect::<Result<_>>()?);
         }
         Ok(options)
@@ -56,9 +61,13 @@ impl Hiding {
     /// # Errors
     /// Usage for a class that the model doesn't have.
     pub fn options(&self, contract: &Contract) -> Result<Option<Privacy>> {
-        let mut how = vec![None; contract.classes.len()];
+        self.options_of(&contract.classes, &contract.name)
+    }
+
+    fn options_of(&self, classes: &[Class], model: &str) -> Result<Option<Privacy>> {
+        let mut how = vec![None; classes.len()];
         for (this, name) in &self.classes {
-            how[usize::from(class_label(name, contract)?)] = Some(*this);
+            how[usize::from(class_label(name, classes, model)?)] = Some(*this);
         }
         Ok(self.is_on().then_some(Privacy {
             redact: RedactOptions {
@@ -82,21 +91,35 @@ impl CameraSettings {
             privacy: self.hiding.options(contract)?,
         })
     }
+
+    /// The same for the model that runs.
+    ///
+    /// # Errors
+    /// As [`looks`](Self::looks).
+    pub fn looks_of(&self, model: &Arc<ModelInfo>) -> Result<Looks> {
+        Ok(Looks {
+            overlay: self.drawing.options_of(&model.classes, &model.name)?,
+            privacy: self.hiding.options_of(&model.classes, &model.name)?,
+            model: model.clone(),
+        })
+    }
 }
 
-/// The label of the class `name`.
+/// The label of the class `name` of `model`.
 ///
 /// # Errors
 /// Usage, with the model's classes, and the one that was probably meant.
-fn class_label(name: &str, contract: &Contract) -> Result<u8> {
+pub fn class_label(name: &str, classes: &[Class], model: &str) -> Result<u8> {
     let name = name.trim();
-    contract
-        .class_index(name)
-        .ok_or_else(|| unknown_class(name, contract))
+    let found = classes
+        .iter()
+        .position(|class| class.name.eq_ignore_ascii_case(name));
+    let label = found.and_then(|index| u8::try_from(index).ok());
+    label.ok_or_else(|| unknown_class(name, classes, model))
 }
 
-fn unknown_class(name: &str, contract: &Contract) -> Error {
-    let names: Vec<&str> = contract.classes.iter().map(|c| c.name.as_str()).collect();
+fn unknown_class(name: &str, classes: &[Class], model: &str) -> Error {
+    let names: Vec<&str> = classes.iter().map(|c| c.name.as_str()).collect();
     let nearest = names
         .iter()
         .map(|known| {
@@ -108,8 +131,7 @@ fn unknown_class(name: &str, contract: &Contract) -> Error {
         .min()
         .filter(|(distance, _)| *distance <= 3);
     let error = Error::usage(format!(
-        "classes: model {} has no class {name:?}; it has {}",
-        contract.name,
+        "classes: model {model} has no class {name:?}; it has {}",
         names.join(", ")
     ));
     match nearest {

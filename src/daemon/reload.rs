@@ -220,8 +220,11 @@ impl Fleet {
     /// If the addresses that are served don't take the new users, before anything has changed; fatal if a thread can't be
     /// started.
     pub fn apply(&mut self, prepared: Prepared) -> Result<Vec<String>> {
-        apply_access(&prepared.new.access)?;
-        self.gate.set_rules(prepared.new.access.clone());
+        self.gate.set_rules(prepared.new.access.clone())?;
+        if let Err(refused) = apply_access(&prepared.new.access) {
+            self.gate.set_rules(self.settings.access.clone())?;
+            return Err(refused);
+        }
         self.settings.access = prepared.new.access;
         self.settings.health = prepared.new.health;
         let cameras = self.settings.cameras.iter_mut().zip(&mut self.running);

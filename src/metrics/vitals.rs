@@ -26,6 +26,8 @@ pub struct Vitals {
     pub infer_failures: AtomicU64,
     /// Age of the mask on the last composed frame; [`Self::NO_MASK`] if it had none.
     pub mask_age_ns: AtomicU64,
+    /// From the capture of the last composed frame to its hand-over to the outputs; 0 before the first.
+    pub latency_ns: AtomicU64,
     /// When the last frame with a mask was composed.
     pub last_masked_ns: AtomicU64,
     /// Whether the source is one that is opened again when it fails.

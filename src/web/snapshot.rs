@@ -49,7 +49,7 @@ mod tests {
         let waiting: Vec<_> = ["/snapshot.jpg", "/snapshot.jpg?camera=door"]
             .map(|path| {
                 let mut stream = connect(address);
-                write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+                write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
                 stream
             })
             .into();
