@@ -8,6 +8,7 @@ build="build-essential pkg-config cmake nasm libclang-dev libgstreamer1.0-dev li
 runtime="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav"
 fetch="python3 python3-pip"
 tests="ffmpeg openssl glib-networking mosquitto mosquitto-clients"
+browser="chromium chromium-driver"
 peers="ffmpeg python3-venv"
 vm="qemu-system-x86 debootstrap busybox-static kmod e2fsprogs"
 
@@ -32,6 +33,8 @@ declare -A why=(
   [python3-pip]="fetches the pinned downloads (ONNX Runtime, street clip)"
   [ffmpeg]="the tests look at the streams with it"
   [python3-venv]="keeps the other programs' packages apart"
+  [chromium]="the tests look at the page with it"
+  [chromium-driver]="steers the browser"
   [openssl]="the tests make certificates with it"
   [glib-networking]="TLS, for rtsps://"
   [mosquitto]="the MQTT broker that the tests start"
@@ -50,7 +53,11 @@ packages="$build $runtime"
 if [ "$goal" = cross ]; then packages=$cross; fi
 if [ "$goal" = test-cross ]; then packages=$test_cross; fi
 python3 -m pip --version >/dev/null 2>&1 || packages="$packages $fetch"
-if [ "$goal" = test ]; then packages="$packages $tests"; fi
+if [ "$goal" = test ]; then
+  packages="$packages $tests"
+  # Ubuntu has the browser as a snap alone.
+  if grep -q '^ID=debian' /etc/os-release 2>/dev/null; then packages="$packages $browser"; fi
+fi
 if [ "$goal" = peers ]; then packages="$packages $peers"; fi
 if [ "$goal" = vm ]; then packages="$packages $vm"; fi
 

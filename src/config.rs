@@ -12,8 +12,10 @@
 
 mod cameras;
 mod diff;
+pub mod edit;
 mod environment;
 mod layer;
+mod listen;
 mod looks;
 mod resolve;
 mod sections;
@@ -24,7 +26,8 @@ pub use crate::capture::ControlValue;
 pub use diff::{CameraDiff, Diff};
 pub use environment::from_environment;
 pub use layer::{CameraLayer, Layer, Layers, Origin, Sections};
-pub use looks::{Drawing, Hiding};
+pub use listen::{DEFAULT_LISTEN, WebRtcSettings, may_listen, parse_listen};
+pub use looks::{Drawing, Hiding, class_label};
 pub use resolve::{drawing, model};
 pub use sections::{
     AccessSection, CaptureSection, EventsSection, HealthSection, Inputs, MasksSection, ModelSection,

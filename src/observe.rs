@@ -2,10 +2,12 @@
 //!
 //! A slow reader loses the oldest scenes, counted, and slows nobody else down. While nobody reads, no scene is made.
 
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::oneshot;
 
 use crate::clock::{Stop, StopHandle, TimeNs, stop_pair};
 use crate::mailbox::{MailboxReceiver, MailboxSender, MailboxStats, Received, Sent, WhenFull, mailbox};
@@ -62,6 +64,9 @@ pub struct SceneDesk {
     readers: ArcSwap<Vec<Arc<Reader>>>,
     /// Held while the list is replaced.
     changing: Mutex<()>,
+    /// Whether anybody waits for one scene.
+    one_wanted: AtomicBool,
+    waiting: Mutex<Vec<oneshot::Sender<Seen>>>,
 }
 
 /// Scenes as they come, until dropped.
@@ -113,13 +118,39 @@ impl SceneDesk {
         })
     }
 
-    /// Whether somebody reads.
-    pub fn is_wanted(&self) -> bool {
-        !self.readers.load().is_empty()
+    /// The scene of the next picture, without a place among the readers; wait for it as long as you like.
+    pub fn next(&self) -> oneshot::Receiver<Seen> {
+        let (sender, receiver) = oneshot::channel();
+        let mut waiting = self.waiting();
+        // While no picture goes out, those who have given up don't pile up.
+        waiting.retain(|one| !one.is_closed());
+        waiting.push(sender);
+        self.one_wanted.store(true, Ordering::Release);
+        receiver
     }
 
-    /// Hands a scene to every reader. Never waits.
+    fn waiting(&self) -> MutexGuard<'_, Vec<oneshot::Sender<Seen>>> {
+        self.waiting.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Whether somebody reads, or waits for one scene.
+    pub fn is_wanted(&self) -> bool {
+        self.one_wanted.load(Ordering::Acquire) || !self.readers.load().is_empty()
+    }
+
+    /// Hands a scene to every reader, and to those who wait for one. Never waits.
     pub fn offer(&self, seen: &Seen) {
+        if self.one_wanted.load(Ordering::Acquire) {
+            let waiting = {
+                let mut waiting = self.waiting();
+                self.one_wanted.store(false, Ordering::Release);
+                std::mem::take(&mut *waiting)
+            };
+            for one in waiting {
+                // It may have gone.
+                let _ = one.send(seen.clone());
+            }
+        }
         let readers = self.readers.load();
         let mut gone = false;
         for reader in readers.iter() {
@@ -188,6 +219,24 @@ mod tests {
         drop(quick);
         desk.offer(&unknown(6));
         assert!(!desk.is_wanted());
+    }
+
+    #[test]
+    fn who_waits_for_one_scene_gets_the_next_and_no_further() {
+        let desk = SceneDesk::default();
+        desk.offer(&unknown(1));
+        for _ in 0..100 {
+            drop(desk.next());
+        }
+        assert_eq!(desk.waiting().len(), 1, "those who gave up don't pile up");
+        let (mut one, two) = (desk.next(), desk.next());
+        assert!(desk.is_wanted());
+        assert!(one.try_recv().is_err(), "what went out before");
+        desk.offer(&unknown(2));
+        assert!(!desk.is_wanted());
+        desk.offer(&unknown(3));
+        assert_eq!(one.try_recv().unwrap().captured_at_ns(), 20);
+        assert_eq!(two.blocking_recv().unwrap().captured_at_ns(), 20);
     }
 
     struct Slow {

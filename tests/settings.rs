@@ -127,6 +127,7 @@ const KEYS: &[(&str, &[&str])] = &[
             "[\"ann\"]",
         ],
     ),
+    ("access.admins", &["[]", "[\"ann\"]"]),
     ("access.insecure", &["true", "false"]),
     ("access.certificate", &["\"a.pem\""]),
     ("access.key", &["\"a.key\""]),
@@ -134,6 +135,11 @@ const KEYS: &[(&str, &[&str])] = &[
     (
         "access.max_bitrate_kbps",
         &["20000", "50", "49", "1000000", "1000001", "0"],
+    ),
+    ("health.webrtc_port", &["0", "8189", "65535"]),
+    (
+        "health.webrtc_address",
+        &["\"192.0.2.7\"", "\"::\"", "\"camera\""],
     ),
     (
         "health.listen",

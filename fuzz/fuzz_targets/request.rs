@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use segd::health::Health;
-use segd::web::{Limits, converse, router};
+use segd::output::access::RtspAccess;
+use segd::web::{App, Gate, Limits, converse, router};
 use tokio::runtime::{Builder, Runtime};
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
@@ -17,7 +18,7 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 fn answer(sent: &[u8]) -> Vec<u8> {
     let mut answer = Vec::new();
     let stream = tokio::io::join(sent, &mut answer);
-    let router = router(Health::new(Vec::new()));
+    let router = router(App::new(Health::new(Vec::new()), Gate::new(RtspAccess::default())));
     // An error is one of the client's.
     let _ = RUNTIME.block_on(converse(stream, router, &Limits::DEFAULT));
     answer

@@ -41,7 +41,13 @@ impl Settings {
         }
         let added = new.cameras.iter().filter(|c| old.camera(&c.name).is_none());
         diff.added = added.map(|c| c.name.clone()).collect();
-        let health = |settings: &Self| (settings.health.listen.clone(), settings.health.max_mask_age);
+        let health = |settings: &Self| {
+            (
+                settings.health.listen.clone(),
+                settings.health.webrtc.clone(),
+                settings.health.max_mask_age,
+            )
+        };
         if health(old) != health(new) {
             diff.restart.push("[health]".into());
         }

@@ -262,6 +262,14 @@ impl Origin {
             Some(path) => Layer::read(&path)?,
             None => Layer::default(),
         };
+        self.resolve(file)
+    }
+
+    /// Resolves all layers, with this one in place of the file.
+    ///
+    /// # Errors
+    /// As [`settings`](Self::settings).
+    pub fn resolve(&self, file: Layer) -> Result<Settings> {
         Settings::resolve(&Layers {
             file,
             environment: from_environment(std::env::vars_os())?,

@@ -1,11 +1,12 @@
 //! The second step: what can only be checked against a model's contract.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::CameraSettings;
 use crate::pipeline::control::{Looks, Privacy};
 use vision::error::{Error, Result};
-use vision::model::contract::Contract;
+use vision::model::contract::{Class, Contract};
 use vision::overlay::OverlayOptions;
 use vision::redact::{How, RedactOptions};
 use vision::scene::ModelInfo;
@@ -25,9 +26,13 @@ impl Drawing {
     /// # Errors
     /// Usage for a class that the model doesn't have.
     pub fn options(&self, contract: &Contract) -> Result<OverlayOptions> {
+        self.options_of(&contract.classes, &contract.name)
+    }
+
+    fn options_of(&self, classes: &[Class], model: &str) -> Result<OverlayOptions> {
         let mut options = self.options.clone();
         if let Some(names) = &self.classes {
-            let labels = names.iter().map(|name| class_label(name, contract));
+            let labels = names.iter().map(|name| class_label(name, classes, model));
             options.shown = Some(labels.collect::<Result<_>>()?);
         }
         Ok(options)
@@ -56,9 +61,13 @@ impl Hiding {
     /// # Errors
     /// Usage for a class that the model doesn't have.
     pub fn options(&self, contract: &Contract) -> Result<Option<Privacy>> {
-        let mut how = vec![None; contract.classes.len()];
+        self.options_of(&contract.classes, &contract.name)
+    }
+
+    fn options_of(&self, classes: &[Class], model: &str) -> Result<Option<Privacy>> {
+        let mut how = vec![None; classes.len()];
         for (this, name) in &self.classes {
-            how[usize::from(class_label(name, contract)?)] = Some(*this);
+            how[usize::from(class_label(name, classes, model)?)] = Some(*this);
         }
         Ok(self.is_on().then_some(Privacy {
             redact: RedactOptions {
@@ -78,7 +87,7 @@ impl CameraSettings {
     /// the pictures hide.
     pub fn looks(&self, contract: &Contract, generation: u64) -> Result<Looks> {
         let privacy = self.hiding.options(contract)?;
-        self.check_watched(contract, privacy.as_ref())?;
+        self.check_watched(&contract.classes, &contract.name, privacy.as_ref())?;
         Ok(Looks {
             model: ModelInfo::of(contract, generation),
             overlay: self.drawing.options(contract)?,
@@ -87,14 +96,14 @@ impl CameraSettings {
     }
 
     /// Refuses zones and lines that look for a class that the model doesn't have, or that the pictures hide.
-    fn check_watched(&self, contract: &Contract, privacy: Option<&Privacy>) -> Result<()> {
+    fn check_watched(&self, classes: &[Class], model: &str, privacy: Option<&Privacy>) -> Result<()> {
         let is_hidden = |label: u8| {
             let how = privacy.and_then(|privacy| privacy.redact.how.get(usize::from(label)));
             how.is_some_and(Option::is_some)
         };
         for (part, names) in self.watch.named_classes() {
             for name in names {
-                let label = class_label(name, contract).map_err(|e| e.within(&part))?;
+                let label = class_label(name, classes, model).map_err(|e| e.within(&part))?;
                 if is_hidden(label) && !self.watch.tells_hidden {
                     return Err(Error::usage(format!(
                         "{part}: classes: {name:?} is hidden by [privacy], and nothing is told of it"
@@ -105,21 +114,37 @@ impl CameraSettings {
         }
         Ok(())
     }
+
+    /// The same for the model that runs.
+    ///
+    /// # Errors
+    /// As [`looks`](Self::looks).
+    pub fn looks_of(&self, model: &Arc<ModelInfo>) -> Result<Looks> {
+        let privacy = self.hiding.options_of(&model.classes, &model.name)?;
+        self.check_watched(&model.classes, &model.name, privacy.as_ref())?;
+        Ok(Looks {
+            overlay: self.drawing.options_of(&model.classes, &model.name)?,
+            privacy,
+            model: model.clone(),
+        })
+    }
 }
 
-/// The label of the class `name`.
+/// The label of the class `name` of `model`.
 ///
 /// # Errors
 /// Usage, with the model's classes, and the one that was probably meant.
-fn class_label(name: &str, contract: &Contract) -> Result<u8> {
+pub fn class_label(name: &str, classes: &[Class], model: &str) -> Result<u8> {
     let name = name.trim();
-    contract
-        .class_index(name)
-        .ok_or_else(|| unknown_class(name, contract))
+    let found = classes
+        .iter()
+        .position(|class| class.name.eq_ignore_ascii_case(name));
+    let label = found.and_then(|index| u8::try_from(index).ok());
+    label.ok_or_else(|| unknown_class(name, classes, model))
 }
 
-fn unknown_class(name: &str, contract: &Contract) -> Error {
-    let names: Vec<&str> = contract.classes.iter().map(|c| c.name.as_str()).collect();
+fn unknown_class(name: &str, classes: &[Class], model: &str) -> Error {
+    let names: Vec<&str> = classes.iter().map(|c| c.name.as_str()).collect();
     let nearest = names
         .iter()
         .map(|known| {
@@ -131,8 +156,7 @@ fn unknown_class(name: &str, contract: &Contract) -> Error {
         .min()
         .filter(|(distance, _)| *distance <= 3);
     let error = Error::usage(format!(
-        "classes: model {} has no class {name:?}; it has {}",
-        contract.name,
+        "classes: model {model} has no class {name:?}; it has {}",
         names.join(", ")
     ));
     match nearest {

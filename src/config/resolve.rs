@@ -322,6 +322,7 @@ pub(super) fn access(section: &AccessSection) -> Result<RtspAccess> {
     };
     let access = RtspAccess {
         users: users.collect::<Result<_>>()?,
+        admins: section.admins.clone().unwrap_or_default(),
         insecure: section.insecure.unwrap_or(false),
         tls,
         max_clients: section

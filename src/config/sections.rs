@@ -233,6 +233,8 @@ section! {
     AccessSection {
         /// `NAME:REALM:HA1` as `segd hash-password` prints it.
         users: Vec<String>,
+        /// Names of users who may change things in the browser.
+        admins: Vec<String>,
         /// Serve addresses other than loopback without users.
         insecure: bool,
         /// Certificate chain (PEM) for `rtsps://`.
@@ -251,6 +253,10 @@ section! {
     HealthSection {
         /// `ADDRESS:PORT`; an empty text for none.
         listen: String,
+        /// UDP port of WebRTC; 0 for none.
+        webrtc_port: u16,
+        /// IP address that browsers send WebRTC to.
+        webrtc_address: String,
         /// A mask older than this many milliseconds counts as frozen.
         max_mask_age_ms: u64,
     }

@@ -1,9 +1,10 @@
 //! Settings: typed and checked. There is one way to them, [`Settings::resolve`].
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::cameras::{NamedSections, named_sections};
-use super::{Drawing, Hiding, Layers, check_range, resolve, zones};
+use super::{Drawing, Hiding, Layers, WebRtcSettings, check_range, parse_listen, resolve, zones};
 use crate::capture::{CaptureOptions, SourceSpec};
 use crate::choose::ChoiceOptions;
 use crate::clock::RealClock;
@@ -13,8 +14,7 @@ use crate::events::mqtt::MqttOptions;
 use crate::output::access::RtspAccess;
 use crate::output::{OutputSpec, StreamOptions, check_files};
 use crate::pipeline::PipelineOptions;
-use crate::web;
-use vision::error::Result;
+use vision::error::{Error, Result};
 
 /// What a run needs to know, checked: what is in here starts, unless the machine lacks what it names.
 #[derive(Debug, Clone)]
@@ -72,11 +72,11 @@ pub struct EventSettings {
 /// The HTTP server, and what counts as unwell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthSettings {
-    /// `ADDRESS:PORT` where it listens, which has been checked; an empty text for none. [`web::DEFAULT_LISTEN`] if
+    /// `ADDRESS:PORT` where it listens, which has been checked; an empty text for none. [`DEFAULT_LISTEN`](super::DEFAULT_LISTEN) if
     /// nothing is said, and then a port that is in use is no error.
     pub listen: Option<String>,
-    /// Serve addresses other than loopback.
-    pub insecure: bool,
+    /// How WebRTC is served.
+    pub webrtc: WebRtcSettings,
     /// A mask that is older counts as frozen.
     pub max_mask_age: Duration,
 }
@@ -89,7 +89,7 @@ impl Settings {
     pub fn resolve(layers: &Layers) -> Result<Self> {
         let common = layers.arguments.over(&layers.environment.over(&layers.file));
         let access = resolve::access(&common.access)?;
-        let health = HealthSettings::resolve(&common.health, access.insecure)?;
+        let health = HealthSettings::resolve(&common.health, &access)?;
         let named = named_sections(layers)?;
         let mut cameras = Vec::with_capacity(named.len());
         for one in &named {
@@ -179,7 +179,7 @@ impl CameraSettings {
 }
 
 impl HealthSettings {
-    fn resolve(section: &super::HealthSection, insecure: bool) -> Result<Self> {
+    fn resolve(section: &super::HealthSection, access: &RtspAccess) -> Result<Self> {
         let max_mask_age_ms = section.max_mask_age_ms.unwrap_or(3_000);
         check_range(
             "health.max_mask_age_ms",
@@ -187,14 +187,27 @@ impl HealthSettings {
             1.0..=3_600_000.0,
         )?;
         if let Some(listen) = section.listen.as_deref().filter(|listen| !listen.is_empty()) {
-            web::parse_listen(listen, insecure)?;
+            parse_listen(listen, access)?;
         }
         Ok(Self {
             listen: section.listen.clone(),
-            insecure,
+            webrtc: WebRtcSettings {
+                port: section.webrtc_port,
+                address: section.webrtc_address.as_deref().map(ip_address).transpose()?,
+            },
             max_mask_age: Duration::from_millis(max_mask_age_ms),
         })
     }
+}
+
+/// An address that browsers can send to.
+fn ip_address(text: &str) -> Result<IpAddr> {
+    let address: Option<IpAddr> = text.parse().ok();
+    address.filter(|address| !address.is_unspecified() && !address.is_multicast()).ok_or_else(|| {
+        Error::usage(format!(
+            "health.webrtc_address = {text:?}, expected the IP address that browsers reach, such as 192.0.2.7"
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -261,6 +274,7 @@ mod tests {
             ("model.device", "\"npu\""),
             ("model.precision", "\"int4\""),
             ("health.listen", "\"8555\""),
+            ("health.webrtc_address", "\"camera.example\""),
         ] {
             let text =
                 format!("capture.input = \"test://\"\nstream.outputs = [\"null://\"]\n{key} = {value}\n");

@@ -11,6 +11,8 @@ use crate::choose::{Choice, Chooser};
 use crate::clock::RealClock;
 use crate::config::{CameraSettings, Settings};
 use crate::metrics::Metrics;
+#[cfg(feature = "gstreamer")]
+use crate::output::browser::BrowserOpener;
 use crate::pipeline::control::Control;
 use crate::pipeline::{Parts, PipelineOptions};
 use crate::supervise::OnTransient;
@@ -54,7 +56,11 @@ pub fn build_camera(settings: &CameraSettings, chooser: &Chooser, metrics: Arc<M
         .outputs
         .iter()
         .map(|output| output.opener(&settings.stream));
-    let outputs = outputs.collect::<Result<Vec<_>>>()?;
+    #[cfg_attr(
+        not(feature = "gstreamer"),
+        expect(unused_mut, reason = "browsers need GStreamer")
+    )]
+    let mut outputs = outputs.collect::<Result<Vec<_>>>()?;
     let mut source = settings.source.opener(&settings.capture, clock.clone())?;
     if matches!(settings.pipeline.on_source_error, OnTransient::Retry(_)) {
         source = Box::new(FirstOpen::new(source, settings.waits_for_source));
@@ -63,12 +69,20 @@ pub fn build_camera(settings: &CameraSettings, chooser: &Chooser, metrics: Arc<M
     // Classes that don't exist are told before a backend is tried.
     let looks = settings.looks(&model.contract, 0)?;
     let choice = chooser.choose_for(&settings.model, model)?;
+    let control = Control::new(looks, settings.infer_interval);
+    #[cfg(feature = "gstreamer")]
+    if settings.pipeline.live {
+        outputs.push(Box::new(BrowserOpener::new(
+            control.video.clone(),
+            &settings.stream,
+        )));
+    }
     Ok(Built {
         parts: Parts {
             source,
             outputs,
             engine: engine(&choice, metrics.clone()),
-            control: Control::new(looks, settings.infer_interval),
+            control,
             clock,
             metrics,
         },

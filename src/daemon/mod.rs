@@ -16,7 +16,7 @@ use std::time::Duration;
 use tracing::info;
 
 use crate::choose::Chooser;
-use crate::config::{HealthSettings, Origin, Settings};
+use crate::config::{DEFAULT_LISTEN, Origin, Settings};
 use crate::health::{Health, Limits, Watched, notify};
 use crate::pipeline;
 use crate::supervise::{Background, Job, run_all, signals};
@@ -56,8 +56,10 @@ pub fn run(origin: Origin) -> Result<()> {
     let health = Health::new(watched(&settings, &built)).with_events(desk.clone());
     events::start(&desk, &settings, &health)?;
     let signals = signals(notify::stopping)?;
+    let mut fleet = Fleet::new(settings, &built, chooser);
     let _http = if live {
-        serve_health(&settings.health, &health)?
+        let app = web::App::new(health.clone(), fleet.gate()).with_origin(origin.clone());
+        serve_health(fleet.settings(), app)?
     } else {
         None
     };
@@ -66,7 +68,6 @@ pub fn run(origin: Origin) -> Result<()> {
         (false, [only]) => status::show_progress(only.parts.metrics.clone(), only.options.max_frames)?,
         _ => None,
     };
-    let mut fleet = Fleet::new(settings, &built, chooser);
     fleet.upgrade()?;
     fleet.watch(&desk)?;
     let jobs = fleet.settings().cameras.iter().zip(built);
@@ -107,11 +108,11 @@ fn watched(settings: &Settings, built: &[Built]) -> Vec<Watched> {
 }
 
 /// Starts HTTP. A port that was asked for must be free; the default one may belong to another segd.
-fn serve_health(settings: &HealthSettings, health: &Health) -> Result<Option<Background>> {
-    let bound = match settings.listen.as_deref() {
+fn serve_health(settings: &Settings, app: web::App) -> Result<Option<Background>> {
+    let bound = match settings.health.listen.as_deref() {
         Some("") => return Ok(None),
-        Some(listen) => web::bind(listen, settings.insecure)?,
-        None => match web::bind(web::DEFAULT_LISTEN, settings.insecure) {
+        Some(listen) => web::bind(listen, &settings.access)?,
+        None => match web::bind(DEFAULT_LISTEN, &settings.access) {
             Ok(bound) => bound,
             Err(e) => {
                 info!("no health over HTTP: {e}");
@@ -119,5 +120,5 @@ fn serve_health(settings: &HealthSettings, health: &Health) -> Result<Option<Bac
             }
         },
     };
-    bound.serve(health.clone()).map(Some)
+    bound.with_webrtc(&settings.health.webrtc)?.serve(app).map(Some)
 }

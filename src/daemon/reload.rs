@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::pipeline::control::{Control, Looks, NextModel};
 use crate::supervise::Background;
 use crate::upgrade::{self, Upgrade};
+use crate::web::Gate;
 use vision::error::Result;
 use vision::segment::Engine;
 
@@ -41,6 +42,7 @@ pub struct Fleet {
     settings: Settings,
     running: Vec<Running>,
     chooser: Arc<Chooser>,
+    gate: Arc<Gate>,
 }
 
 /// All that new settings need, ready to be put in force.
@@ -102,10 +104,16 @@ impl Fleet {
             watching: None,
         });
         Self {
+            gate: Gate::new(settings.access.clone()),
             settings,
             running: running.collect(),
             chooser,
         }
+    }
+
+    /// The gate of the pages over HTTP, which follows the settings.
+    pub fn gate(&self) -> Arc<Gate> {
+        self.gate.clone()
     }
 
     /// What is in force.
@@ -236,7 +244,11 @@ impl Fleet {
     /// If the addresses that are served don't take the new users, before anything has changed; fatal if a thread can't be
     /// started.
     pub fn apply(&mut self, prepared: Prepared) -> Result<Vec<String>> {
-        apply_access(&prepared.new.access)?;
+        self.gate.set_rules(prepared.new.access.clone())?;
+        if let Err(refused) = apply_access(&prepared.new.access) {
+            self.gate.set_rules(self.settings.access.clone())?;
+            return Err(refused);
+        }
         self.settings.access = prepared.new.access;
         self.settings.health = prepared.new.health;
         self.settings.events = prepared.new.events;

@@ -2,7 +2,6 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -40,7 +39,7 @@ pub fn log_status(health: Health) -> Result<Ticker> {
                 mask_age_p50_ms = now.mask_age.p50_ms.round(),
                 dropped = dropped(now) - dropped(last),
                 reconnects = now.reconnects,
-                clients = camera.metrics.vitals.clients.load(Relaxed),
+                clients = camera.metrics.vitals.watching(),
                 rss_mib = resident_bytes().unwrap_or(0) / (1 << 20),
                 "status"
             );

@@ -26,6 +26,8 @@ mod encoders;
 #[cfg(feature = "gstreamer")]
 mod fanout;
 #[cfg(feature = "gstreamer")]
+pub mod fragments;
+#[cfg(feature = "gstreamer")]
 mod keyframes;
 #[cfg(feature = "gstreamer")]
 pub mod plan;

@@ -163,7 +163,7 @@ fn status(health: &Health, composed_before: &mut Vec<u64>, seconds: f64) -> Stri
                 (None, Some(age)) => format!("mask age {} ms", age.as_millis()),
                 (None, None) => "no mask".to_owned(),
             };
-            let clients = camera.metrics.vitals.clients.load(Relaxed);
+            let clients = camera.metrics.vitals.watching();
             let name = if health.cameras().len() > 1 {
                 format!("{}: ", camera.name)
             } else {

@@ -26,6 +26,8 @@ pub struct Vitals {
     pub infer_failures: AtomicU64,
     /// Age of the mask on the last composed frame; [`Self::NO_MASK`] if it had none.
     pub mask_age_ns: AtomicU64,
+    /// From the capture of the last composed frame to its hand-over to the outputs; 0 before the first.
+    pub latency_ns: AtomicU64,
     /// When the last frame with a mask was composed.
     pub last_masked_ns: AtomicU64,
     /// Whether the source is one that is opened again when it fails.
@@ -40,8 +42,10 @@ pub struct Vitals {
     pub outputs_down: AtomicU64,
     /// Frames that the outputs dropped.
     pub dropped_outputs: AtomicU64,
-    /// Clients that watch.
+    /// Clients of the outputs that watch.
     pub clients: AtomicU64,
+    /// Viewers that watch over HTTP.
+    pub viewers: AtomicU64,
     /// Encoders at work: those whose outputs want the same work once.
     pub encoders: AtomicU64,
     /// Pictures that were encoded, by all encoders together.
@@ -102,6 +106,11 @@ impl Vitals {
     /// The source is away, and why.
     pub fn set_source_lost(&self, why: String) {
         *self.source_lost.lock().unwrap_or_else(|e| e.into_inner()) = Some(why);
+    }
+
+    /// All who watch now.
+    pub fn watching(&self) -> u64 {
+        self.clients.load(Relaxed) + self.viewers.load(Relaxed)
     }
 
     /// A frame has come.

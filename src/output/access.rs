@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use md5::{Digest, Md5};
+use subtle::ConstantTimeEq;
 
 use crate::output::RtspAddress;
 use vision::error::{Error, Result};
@@ -76,6 +77,13 @@ impl User {
         })
     }
 
+    /// Whether this is the password. How long that takes tells nothing of it.
+    pub fn has_password(&self, password: &str) -> bool {
+        let digest = Md5::digest(format!("{}:{}:{password}", self.name, self.realm));
+        let hex: String = digest.iter().map(|b| format!("{b:02x}")).collect();
+        hex.as_bytes().ct_eq(self.ha1.as_bytes()).into()
+    }
+
     /// The user's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -116,6 +124,8 @@ pub struct TlsFiles {
 pub struct RtspAccess {
     /// Those who may; all if there are none.
     pub users: Vec<User>,
+    /// Names of the users who may change things over HTTP as well.
+    pub admins: Vec<String>,
     /// Serve other addresses than loopback without users.
     pub insecure: bool,
     /// For `rtsps://`.
@@ -128,6 +138,7 @@ impl Default for RtspAccess {
     fn default() -> Self {
         Self {
             users: Vec::new(),
+            admins: Vec::new(),
             insecure: false,
             tls: None,
             max_clients: MAX_CLIENTS,
@@ -155,6 +166,12 @@ impl RtspAccess {
                 )));
             }
         }
+        if let Some(unknown) = self.admins.iter().find(|name| self.user(name).is_none()) {
+            let names: Vec<&str> = self.users.iter().map(User::name).collect();
+            return Err(Error::usage(format!(
+                "access.admins: {unknown:?} is none of access.users, which are {names:?}"
+            )));
+        }
         if !(1..=1000).contains(&self.max_clients) {
             return Err(Error::usage(format!(
                 "access.max_clients = {}, expected 1 to 1000",
@@ -162,6 +179,16 @@ impl RtspAccess {
             )));
         }
         Ok(())
+    }
+
+    /// The user of this name.
+    pub fn user(&self, name: &str) -> Option<&User> {
+        self.users.iter().find(|user| user.name == name)
+    }
+
+    /// The realm that all users share.
+    pub fn realm(&self) -> &str {
+        self.users.first().map_or(REALM, User::realm)
     }
 
     /// Whether `address` may be served like this.
@@ -206,6 +233,10 @@ mod tests {
         assert_eq!(hex, "939e7578ed9e3c518a452acee763bce9");
         let user = User::new("ann", "secret").unwrap();
         assert_eq!(User::parse(&user.entry()).unwrap(), user);
+        assert!(user.has_password("secret"));
+        for other in ["", "secre", "secret ", "Secret"] {
+            assert!(!user.has_password(other), "{other:?}");
+        }
     }
 
     #[test]
@@ -249,6 +280,16 @@ mod tests {
         assert!(access.validate().unwrap_err().to_string().contains("twice"));
         access.users[1] = User::parse("bob:other:0123456789abcdef0123456789abcdef").unwrap();
         assert!(access.validate().unwrap_err().to_string().contains("one for all"));
+        access.users.remove(1);
+        access.admins = vec!["bob".into()];
+        let unknown = access.validate().unwrap_err().to_string();
+        assert!(
+            unknown.contains("\"bob\" is none of access.users, which are [\"ann\"]"),
+            "{unknown}"
+        );
+        access.admins = vec!["ann".into()];
+        assert!(access.validate().is_ok());
+        access.admins.clear();
         access.users.clear();
         access.max_clients = 0;
         assert!(access.validate().is_err());

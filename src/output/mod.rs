@@ -13,6 +13,8 @@ use vision::error::Result;
 use vision::frame::{Frame, FrameFormat};
 
 pub mod access;
+#[cfg(feature = "gstreamer")]
+pub mod browser;
 mod clash;
 #[cfg(feature = "gstreamer")]
 pub mod file;

@@ -200,9 +200,9 @@ impl ComposeStage {
             outputs.push(painted, false, &self.openers, &self.stop)
         })?;
         let now = self.clock.now_ns();
-        self.metrics
-            .capture_to_stream
-            .record(now.saturating_sub(frame.captured_at_ns));
+        let latency = now.saturating_sub(frame.captured_at_ns);
+        self.metrics.capture_to_stream.record(latency);
+        vitals.latency_ns.store(latency.max(1), Relaxed);
         vitals.last_composed_ns.store(now.max(1), Relaxed);
         self.metrics.composed.fetch_add(1, Relaxed);
         Ok(true)

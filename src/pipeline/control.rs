@@ -8,6 +8,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::observe::SceneDesk;
+#[cfg(feature = "gstreamer")]
+use crate::output::browser::EncoderDesk;
 use crate::snapshot::SnapshotDesk;
 use crate::turns::Turns;
 use vision::frame::FrameFormat;
@@ -66,6 +68,9 @@ pub struct Control {
     pub snapshots: SnapshotDesk,
     /// What is seen, for who asks.
     pub scenes: SceneDesk,
+    /// Encoded video for browsers.
+    #[cfg(feature = "gstreamer")]
+    pub video: Arc<EncoderDesk>,
     turns: OnceLock<Arc<Turns>>,
 }
 
@@ -79,6 +84,8 @@ impl Control {
             format: Mutex::new(None),
             snapshots: SnapshotDesk::default(),
             scenes: SceneDesk::default(),
+            #[cfg(feature = "gstreamer")]
+            video: Arc::default(),
             turns: OnceLock::new(),
         })
     }
@@ -101,6 +108,12 @@ impl Control {
     /// Shows masks in another way from the next frame on. For another model, use [`swap_model`](Self::swap_model).
     pub fn set_looks(&self, looks: Looks) {
         self.looks.store(Arc::new(looks));
+    }
+
+    /// Shows the model's masks in the way that `change` makes of how they are shown now. Nothing is lost where several
+    /// change something at once: `change` is then called again.
+    pub fn change_looks(&self, mut change: impl FnMut(&Looks) -> Looks) {
+        self.looks.rcu(|now| change(now));
     }
 
     /// Hands over a model; its masks are shown from its first one on. One that was handed over before and not

@@ -1,15 +1,26 @@
 //! `/healthz` and `/readyz`: is it well, and do pictures go out.
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 
+use super::guard::{Role, Who};
 use crate::health::Health;
 
-/// 200, or 503 and a line for each trouble.
-pub(super) async fn healthz(State(health): State<Health>) -> (StatusCode, String) {
+/// 200, or 503 and a line for each trouble; one line in all for who has not logged in.
+pub(super) async fn healthz(
+    State(health): State<Health>,
+    who: Option<Extension<Who>>,
+) -> (StatusCode, String) {
     let troubles = health.troubles();
+    let may_look = who.is_some_and(|Extension(who)| who.role >= Role::Viewer);
     if troubles.is_empty() {
         (StatusCode::OK, "ok\n".into())
+    } else if !may_look {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unwell: log in to read why\n".into(),
+        )
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, troubles.join("\n") + "\n")
     }

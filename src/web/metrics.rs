@@ -152,7 +152,7 @@ fn render(health: &Health) -> String {
     type Gauge = fn(&Watched) -> f64;
     let gauges: [(&'static str, &str, Gauge); 7] = [
         ("segd_clients", "Clients that watch.", |c| {
-            c.metrics.vitals.clients.load(Relaxed) as f64
+            c.metrics.vitals.watching() as f64
         }),
         (
             "segd_encoders",

@@ -4,18 +4,41 @@
 //! in the table of `routes.rs`; `server.rs` knows about connections and limits and nothing about resources. A handler must
 //! not hold the thread up: it waits with `await`, and hands long work to `off_thread.rs`.
 
+mod app;
+mod attempts;
+mod camera;
+mod controls;
+#[cfg(feature = "gstreamer")]
+mod feed;
+mod diagnosis;
 mod events;
+mod files;
+mod guard;
 mod healthz;
+mod history;
+mod login;
 mod metrics;
+mod mjpeg;
+#[cfg(feature = "gstreamer")]
+mod mse;
 mod off_thread;
 mod routes;
+mod scene;
 mod server;
+mod sessions;
 mod snapshot;
 mod status;
+mod stream;
+mod tls;
+#[cfg(feature = "gstreamer")]
+mod webrtc;
+#[cfg(feature = "gstreamer")]
+mod whep;
 
+pub use app::{App, Gate};
 #[cfg(fuzzing)]
 pub use routes::router;
-pub use server::{Bound, DEFAULT_LISTEN, bind, parse_listen};
+pub use server::{Bound, bind};
 #[cfg(fuzzing)]
 pub use server::{Limits, converse};
 
@@ -27,6 +50,7 @@ mod tests {
 
     use super::*;
     use crate::health::Health;
+    use crate::output::access::RtspAccess;
     use crate::supervise::Background;
 
     /// What came back over HTTP.
@@ -54,8 +78,18 @@ mod tests {
 
     /// Serves on a free port until dropped.
     pub(super) fn serve(health: Health) -> (SocketAddr, Background) {
-        let bound = bind("127.0.0.1:0", false).unwrap();
-        (bound.address(), bound.serve(health).unwrap())
+        serve_as(health, RtspAccess::default())
+    }
+
+    /// Serves by these rules on a free port until dropped.
+    pub(super) fn serve_as(health: Health, rules: RtspAccess) -> (SocketAddr, Background) {
+        serve_app(App::new(health, Gate::new(rules)))
+    }
+
+    /// Serves this on a free port until dropped.
+    pub(super) fn serve_app(app: App) -> (SocketAddr, Background) {
+        let bound = bind("127.0.0.1:0", &RtspAccess::default()).unwrap();
+        (bound.address(), bound.serve(app).unwrap())
     }
 
     pub(super) fn connect(address: SocketAddr) -> TcpStream {
@@ -83,6 +117,9 @@ mod tests {
     }
 
     pub(super) fn get(address: SocketAddr, path: &str) -> Answer {
-        ask(address, &format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+        ask(
+            address,
+            &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        )
     }
 }

@@ -1,14 +1,23 @@
 //! The table of what can be asked for, and what every answer has in common.
 
 use axum::Router;
-use axum::http::header::{CACHE_CONTROL, HeaderValue};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
 use axum::http::{Method, StatusCode};
-use axum::middleware::map_response;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::Response;
-use axum::routing::{MethodRouter, get};
+#[cfg(feature = "gstreamer")]
+use axum::routing::delete;
+use axum::routing::{MethodRouter, get, post};
 
-use super::{events, healthz, metrics, snapshot, status};
-use crate::health::Health;
+use super::app::App;
+use super::guard::guard;
+use super::{
+    controls, diagnosis, events, files, healthz, history, login, metrics, mjpeg, scene, snapshot, status,
+};
+#[cfg(feature = "gstreamer")]
+use super::{mse, whep};
 
 /// A resource.
 struct Route {
@@ -16,10 +25,20 @@ struct Route {
     /// What may follow the path, as people are told.
     query: &'static str,
     /// Its methods; `get` answers HEAD as well.
-    methods: fn() -> MethodRouter<Health>,
+    methods: fn() -> MethodRouter<App>,
 }
 
-const ROUTES: [Route; 6] = [
+const ROUTES: &[Route] = &[
+    Route {
+        path: "/",
+        query: "",
+        methods: || get(files::page),
+    },
+    Route {
+        path: "/static/{file}",
+        query: "",
+        methods: || get(files::file),
+    },
     Route {
         path: "/healthz",
         query: "",
@@ -50,23 +69,100 @@ const ROUTES: [Route; 6] = [
         query: "[?camera=NAME]",
         methods: || get(events::events),
     },
+    Route {
+        path: "/scene.json",
+        query: "[?camera=NAME]",
+        methods: || get(scene::scene),
+    },
+    Route {
+        path: "/mask.png",
+        query: "[?camera=NAME]",
+        methods: || get(scene::mask),
+    },
+    Route {
+        path: "/stream.mjpeg",
+        query: "[?camera=NAME]",
+        methods: || get(mjpeg::stream),
+    },
+    #[cfg(feature = "gstreamer")]
+    Route {
+        path: "/stream.mse",
+        query: "[?camera=NAME]",
+        methods: || get(mse::stream),
+    },
+    #[cfg(feature = "gstreamer")]
+    Route {
+        path: "/whep/{camera}",
+        query: "",
+        methods: || post(whep::offer),
+    },
+    #[cfg(feature = "gstreamer")]
+    Route {
+        path: "/whep/{camera}/{id}",
+        query: "",
+        methods: || delete(whep::end),
+    },
+    Route {
+        path: "/history.json",
+        query: "",
+        methods: || get(history::history),
+    },
+    Route {
+        path: "/log",
+        query: "",
+        methods: || get(diagnosis::log),
+    },
+    Route {
+        path: "/diagnosis.txt",
+        query: "",
+        methods: || get(diagnosis::diagnosis),
+    },
+    Route {
+        path: "/controls",
+        query: "[?camera=NAME]",
+        methods: || get(controls::controls).post(controls::change),
+    },
+    Route {
+        path: "/controls/save",
+        query: "[?camera=NAME]",
+        methods: || post(controls::save),
+    },
+    Route {
+        path: "/login",
+        query: "",
+        methods: || get(login::form).post(login::log_in_by_form),
+    },
+    Route {
+        path: "/logout",
+        query: "",
+        methods: || post(login::log_out),
+    },
+    Route {
+        path: "/session",
+        query: "",
+        methods: || get(login::session),
+    },
 ];
 
 /// All addresses in one line, for people.
 pub(super) fn listing() -> String {
-    ROUTES.map(|r| format!("{}{}", r.path, r.query)).join(" ")
+    let all = ROUTES
+        .iter()
+        .map(|route| format!("{}{}", route.path, route.query));
+    all.collect::<Vec<_>>().join(" ")
 }
 
 /// Answers requests.
-pub fn router(health: Health) -> Router {
-    let add = |router: Router<Health>, route: &Route| router.route(route.path, (route.methods)());
+pub fn router(app: App) -> Router {
+    let add = |router: Router<App>, route: &Route| router.route(route.path, (route.methods)());
     ROUTES
         .iter()
         .fold(Router::new(), add)
         .fallback(async || (StatusCode::NOT_FOUND, listing() + "\n"))
         .method_not_allowed_fallback(not_allowed)
-        .layer(map_response(not_stored))
-        .with_state(health)
+        .layer(from_fn_with_state(app.clone(), guard))
+        .layer(map_response(in_common))
+        .with_state(app)
 }
 
 /// The header `Allow` is added to this.
@@ -77,12 +173,27 @@ async fn not_allowed(method: Method) -> (StatusCode, String) {
     )
 }
 
-/// What is true now is no answer for later.
-async fn not_stored(mut response: Response) -> Response {
+/// Pages take scripts, styles and pictures from here alone, and no page elsewhere shows ours within itself.
+/// <https://www.w3.org/TR/CSP3/>
+const POLICY: &str = "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob: mediastream:; \
+                      object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+/// What all answers say: what is true now is no answer for later, and nothing is shown or run by others.
+async fn in_common(mut response: Response) -> Response {
+    let all = [
+        (CACHE_CONTROL, "no-store"),
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
+    ];
     let headers = response.headers_mut();
-    headers
-        .entry(CACHE_CONTROL)
-        .or_insert(HeaderValue::from_static("no-store"));
+    for (name, value) in all {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
     response
 }
 
@@ -91,6 +202,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::health::Health;
     use crate::health::tests::watched;
     use crate::web::tests::{ask, get, serve};
 
@@ -99,7 +211,7 @@ mod tests {
         let (address, _http) = serve(Health::new(vec![watched("door").into()]));
         let lost = get(address, "/../etc/passwd");
         assert_eq!((lost.code, lost.text()), (404, listing() + "\n"));
-        for route in &ROUTES {
+        for route in ROUTES.iter().filter(|route| !route.path.contains('{')) {
             // A camera that there is not: no picture is waited for.
             let found = get(address, &format!("{}?camera=none", route.path));
             assert!(
@@ -125,6 +237,60 @@ mod tests {
         );
     }
 
+    #[test]
+    fn the_openapi_description_is_that_of_the_table() {
+        let text = include_str!("../../docs/openapi.json");
+        let described: serde_json::Value = serde_json::from_str(text).unwrap();
+        assert_eq!(described["info"]["version"], env!("CARGO_PKG_VERSION"));
+        let paths = described["paths"].as_object().unwrap();
+        let mut names: Vec<&str> = ROUTES.iter().map(|route| route.path).collect();
+        names.sort_unstable();
+        let mut described: Vec<&str> = paths.keys().map(String::as_str).collect();
+        described.sort_unstable();
+        assert_eq!(described, names);
+        let (address, _http) = serve(Health::new(vec![watched("door").into()]));
+        for route in ROUTES {
+            let resource = &paths[route.path];
+            // A method that no route has is told which there are.
+            let refused = ask(
+                address,
+                &format!("TRACE {} HTTP/1.1\r\nHost: localhost\r\n\r\n", route.path),
+            );
+            assert_eq!(refused.code, 405, "{}", route.path);
+            let mut has: Vec<String> = refused
+                .header("allow")
+                .unwrap()
+                .split(',')
+                .map(str::to_lowercase)
+                .collect();
+            // GET answers HEAD as well.
+            has.retain(|method| method != "head");
+            has.sort();
+            let operations = ["delete", "get", "patch", "post", "put"];
+            let described: Vec<&str> = operations
+                .into_iter()
+                .filter(|m| resource.get(m).is_some())
+                .collect();
+            assert_eq!(described, has, "{}", route.path);
+            for method in described {
+                let asks = resource[method].get("parameters").is_some();
+                assert_eq!(asks, route.query == "[?camera=NAME]", "{method} {}", route.path);
+            }
+            for name in route
+                .path
+                .split('/')
+                .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+            {
+                let named = resource["parameters"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .any(|p| p["name"] == name);
+                assert!(named, "{}: {name}", route.path);
+            }
+        }
+    }
+
     /// The first column of each table that has a row for `/healthz`.
     fn documented(text: &str) -> Vec<Vec<String>> {
         let lines: Vec<&str> = text.lines().collect();
@@ -144,7 +310,7 @@ mod tests {
     fn head_has_no_body_and_other_methods_are_told_which_there_are() {
         let (address, _http) = serve(Health::new(vec![watched("door").into()]));
         let got = get(address, "/healthz");
-        let head = ask(address, "HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
+        let head = ask(address, "HEAD /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert_eq!((got.code, head.code), (200, 200));
         assert_eq!(head.body, b"");
         for name in ["content-type", "content-length", "cache-control", "connection"] {
@@ -155,7 +321,7 @@ mod tests {
         assert_eq!(got.header("connection"), Some("close"));
         let refused = ask(
             address,
-            "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
+            "POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc",
         );
         assert_eq!(refused.code, 405);
         assert_eq!(refused.header("allow"), Some("GET,HEAD"));

@@ -1,77 +1,73 @@
 //! The server: HTTP/1.1 on one thread, one request a connection, bounded in number, size and time, so that clients that say
 //! nothing, stop in the middle or never end hold nobody up.
 
-use std::net::{SocketAddr, TcpListener};
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn};
 use axum::response::IntoResponse;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutWriter;
-use tracing::{debug, info};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, info, warn};
 
+use super::app::{App, Connection, Gate};
 use super::routes;
+#[cfg(feature = "gstreamer")]
+use super::webrtc::Hub;
 use crate::clock::Stop;
-use crate::health::Health;
+use crate::config::{WebRtcSettings, parse_listen};
+use crate::output::access::RtspAccess;
 use crate::supervise::Background;
 use vision::error::{Error, Result};
-
-/// Where HTTP listens if nothing is said.
-pub const DEFAULT_LISTEN: &str = "127.0.0.1:8555";
 
 /// A port that is bound, not served yet.
 #[derive(Debug)]
 pub struct Bound {
     listener: TcpListener,
     address: SocketAddr,
+    /// For WebRTC, with the address that answers name in place of the one that was asked.
+    #[cfg_attr(
+        not(feature = "gstreamer"),
+        expect(dead_code, reason = "there is no WebRTC then")
+    )]
+    udp: Option<(UdpSocket, Option<IpAddr>)>,
 }
 
-/// Reads `ADDRESS:PORT` and binds it. Anything but loopback needs `insecure`: it has no passwords.
+/// Reads `ADDRESS:PORT` and binds it. Anything but loopback needs users, or `insecure`.
 ///
 /// # Errors
 /// Usage: no address and port, or open to others; fatal: the port is in use.
-pub fn bind(listen: &str, insecure: bool) -> Result<Bound> {
-    let address = parse_listen(listen, insecure)?;
+pub fn bind(listen: &str, access: &RtspAccess) -> Result<Bound> {
+    let address = parse_listen(listen, access)?;
     let listener = TcpListener::bind(address).map_err(|e| {
         Error::fatal(format!("health.listen = {listen:?}: can't be listened on"))
             .caused_by(e)
             .hint("choose another port, or \"\" for none (--http \"\")")
     })?;
     let address = listener.local_addr().unwrap_or(address);
-    Ok(Bound { listener, address })
-}
-
-/// Reads `ADDRESS:PORT`.
-///
-/// # Errors
-/// As [`bind`].
-pub fn parse_listen(listen: &str, insecure: bool) -> Result<SocketAddr> {
-    let address: SocketAddr = listen.parse().map_err(|_| {
-        Error::usage(format!(
-            "health.listen = {listen:?}, expected ADDRESS:PORT, such as {DEFAULT_LISTEN}, or an empty text"
-        ))
-    })?;
-    if !address.ip().is_loopback() && !insecure {
-        return Err(Error::usage(format!(
-            "health.listen = {listen:?}: everyone who reaches this address could look, and there are no passwords"
-        ))
-        .hint("serve 127.0.0.1, or say --insecure"));
-    }
-    Ok(address)
+    Ok(Bound {
+        listener,
+        address,
+        udp: None,
+    })
 }
 
 /// What clients may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at a time; a further one takes the oldest one's place.
+    /// Connections at a time, beside those of viewers, who are counted elsewhere; a further one takes the oldest one's
+    /// place.
     pub connections: usize,
     /// Headers of a request.
     pub headers: usize,
@@ -99,6 +95,8 @@ impl Limits {
 
 /// From one look at the stop to the next, and from one try to accept to the next when no file is left.
 const PERIOD: Duration = Duration::from_millis(50);
+/// From one look at the certificate's files to the next.
+const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(2);
 
 impl Bound {
     /// The address, with the port that a port of 0 became.
@@ -106,16 +104,57 @@ impl Bound {
         self.address
     }
 
+    /// Binds the UDP port for WebRTC, at the same address.
+    ///
+    /// # Errors
+    /// Fatal if a port that was asked for is in use; without the default one browsers watch in other ways.
+    pub fn with_webrtc(mut self, how: &WebRtcSettings) -> Result<Self> {
+        let port = how.port.unwrap_or(WebRtcSettings::PORT);
+        if port == 0 || cfg!(not(feature = "gstreamer")) {
+            return Ok(self);
+        }
+        match UdpSocket::bind((self.address.ip(), port)) {
+            Ok(socket) => self.udp = Some((socket, how.address)),
+            Err(e) if how.port.is_some() => {
+                return Err(
+                    Error::fatal(format!("health.webrtc_port = {port}: can't be used"))
+                        .caused_by(e)
+                        .hint("choose another UDP port, or 0 for no WebRTC"),
+                );
+            }
+            Err(e) => info!("no WebRTC, browsers watch in other ways: UDP port {port}: {e}"),
+        }
+        Ok(self)
+    }
+
     /// Serves on a thread until dropped.
     ///
     /// # Errors
     /// If the runtime or its thread can't be started.
-    pub fn serve(self, health: Health) -> Result<Background> {
-        info!("health: http://{}{}", self.address, routes::listing());
-        self.serve_router(routes::router(health), Limits::DEFAULT)
+    pub fn serve(self, app: App) -> Result<Background> {
+        let gate = app.gate.clone();
+        gate.open(self.address)?;
+        let rules = gate.rules();
+        let scheme = if rules.tls.is_some() { "https" } else { "http" };
+        info!("page: {scheme}://{}/", self.address);
+        info!("health: {scheme}://{}{}", self.address, routes::listing());
+        if !self.address.ip().is_loopback() && !rules.users.is_empty() && rules.tls.is_none() {
+            warn!(
+                "passwords for {} cross the network in clear: set access.certificate and access.key",
+                self.address
+            );
+        }
+        let beside = app.beside();
+        self.serve_router(routes::router(app), gate, beside, Limits::DEFAULT)
     }
 
-    fn serve_router(self, router: Router, limits: Limits) -> Result<Background> {
+    fn serve_router(
+        self,
+        router: Router,
+        gate: Arc<Gate>,
+        beside: impl Future<Output = ()> + Send + 'static,
+        limits: Limits,
+    ) -> Result<Background> {
         let fail = |e: std::io::Error| Error::fatal("the HTTP server can't be started").caused_by(e);
         self.listener.set_nonblocking(true).map_err(fail)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -127,20 +166,37 @@ impl Bound {
             let _in = runtime.enter();
             tokio::net::TcpListener::from_std(self.listener).map_err(fail)?
         };
+        #[cfg(feature = "gstreamer")]
+        if let Some((socket, advertised)) = self.udp {
+            let _in = runtime.enter();
+            gate.set_webrtc(Hub::start(socket, advertised).map_err(fail)?);
+        }
         let router = limited(router, &limits);
         Background::spawn("http", move |stop| {
-            // Connections end with the runtime.
-            runtime.block_on(accept(&listener, &router, &limits, stop));
+            // That and connections end with the runtime.
+            runtime.spawn(beside);
+            runtime.block_on(accept(&listener, &router, &gate, &limits, stop));
         })
     }
 }
 
 /// Accepts clients until told to stop.
-async fn accept(listener: &tokio::net::TcpListener, router: &Router, limits: &Limits, stop: &Stop) {
-    let mut connections: Vec<AbortHandle> = Vec::new();
+async fn accept(
+    listener: &tokio::net::TcpListener,
+    router: &Router,
+    gate: &Arc<Gate>,
+    limits: &Limits,
+    stop: &Stop,
+) {
+    let mut looked = Instant::now();
+    let mut connections: Vec<(AbortHandle, Connection)> = Vec::new();
     while !stop.is_stopped() {
-        let stream = match timeout(PERIOD, listener.accept()).await {
-            Ok(Ok((stream, _))) => stream,
+        if looked.elapsed() >= LOOK_AT_CERTIFICATE {
+            looked = Instant::now();
+            gate.renew_certificate();
+        }
+        let (stream, peer) = match timeout(PERIOD, listener.accept()).await {
+            Ok(Ok(accepted)) => accepted,
             Ok(Err(e)) => {
                 debug!("http: {e}");
                 sleep(PERIOD).await;
@@ -148,19 +204,66 @@ async fn accept(listener: &tokio::net::TcpListener, router: &Router, limits: &Li
             }
             Err(_) => continue,
         };
-        connections.retain(|c| !c.is_finished());
-        if connections.len() >= limits.connections {
-            connections.remove(0).abort();
+        connections.retain(|(task, _)| !task.is_finished());
+        let in_turn = || connections.iter().enumerate().filter(|(_, (_, c))| !c.is_kept());
+        if in_turn().count() >= limits.connections
+            && let Some((oldest, _)) = in_turn().next()
+        {
+            connections.remove(oldest).0.abort();
             // It closes its socket when it is its turn.
             yield_now().await;
         }
-        let (router, limits) = (router.clone(), *limits);
-        let connection = tokio::spawn(async move {
-            if let Err(e) = converse(stream, router, &limits).await {
-                debug!("http: {e}");
-            }
-        });
-        connections.push(connection.abort_handle());
+        let this = Connection::between(peer, stream.local_addr().ok());
+        let task = tokio::spawn(one(
+            stream,
+            router.clone(),
+            gate.acceptor(),
+            this.clone(),
+            *limits,
+        ));
+        connections.push((task.abort_handle(), this));
+    }
+}
+
+/// Serves one client. With a certificate the port speaks both: TLS to whoever begins with it, and plain HTTP to programs
+/// of this machine; others are sent to TLS.
+async fn one(
+    stream: TcpStream,
+    router: Router,
+    acceptor: Option<TlsAcceptor>,
+    mut this: Connection,
+    limits: Limits,
+) {
+    /// The type of a record that begins a handshake (<https://www.rfc-editor.org/rfc/rfc8446#section-5.1>).
+    const HANDSHAKE: u8 = 22;
+    let with = |this: Connection| router.layer(Extension(this));
+    let Some(acceptor) = acceptor else {
+        return report(converse_and_upgrade(stream, with(this), &limits).await);
+    };
+    let mut first = [0];
+    let begins = timeout(limits.patience, stream.peek(&mut first)).await;
+    if !matches!(begins, Ok(Ok(1))) {
+        return;
+    }
+    if first[0] != HANDSHAKE {
+        this.wants_tls = !this
+            .peer
+            .is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+        return report(converse_and_upgrade(stream, with(this), &limits).await);
+    }
+    match timeout(limits.patience, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            this.is_tls = true;
+            report(converse_and_upgrade(stream, with(this), &limits).await);
+        }
+        Ok(Err(e)) => debug!("https: {e}"),
+        Err(_) => debug!("https: a handshake took too long"),
+    }
+}
+
+fn report(conversed: hyper::Result<()>) {
+    if let Err(e) = conversed {
+        debug!("http: {e}");
     }
 }
 
@@ -182,23 +285,48 @@ fn limited(router: Router, limits: &Limits) -> Router {
 ///
 /// # Errors
 /// If it was no request, didn't come in time, or its answer wasn't taken.
+#[cfg(fuzzing)]
 pub async fn converse(
     stream: impl AsyncRead + AsyncWrite + Send,
     router: Router,
     limits: &Limits,
 ) -> hyper::Result<()> {
+    let stream = TokioIo::new(Box::pin(with_patience(stream, limits)));
+    http(limits)
+        .serve_connection(stream, TowerToHyperService::new(router))
+        .await
+}
+
+/// Reads a client's request and answers it, and goes on with a WebSocket if it asks for one.
+///
+/// # Errors
+/// As a client that is none, or too slow, makes them.
+async fn converse_and_upgrade(
+    stream: impl AsyncRead + AsyncWrite + Send + 'static,
+    router: Router,
+    limits: &Limits,
+) -> hyper::Result<()> {
+    let stream = TokioIo::new(Box::pin(with_patience(stream, limits)));
+    let connection = http(limits).serve_connection(stream, TowerToHyperService::new(router));
+    connection.with_upgrades().await
+}
+
+fn with_patience<S: AsyncRead + AsyncWrite>(stream: S, limits: &Limits) -> TimeoutWriter<S> {
     let mut stream = TimeoutWriter::new(stream);
     stream.set_timeout(Some(limits.patience));
-    http1::Builder::new()
-        .timer(TokioTimer::new())
+    stream
+}
+
+fn http(limits: &Limits) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
         .header_read_timeout(limits.patience)
         .max_headers(limits.headers)
         .max_buf_size(limits.head_bytes)
         .keep_alive(false)
         // A client that has said all it has to say still wants its answer.
-        .half_close(true)
-        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router))
-        .await
+        .half_close(true);
+    http
 }
 
 #[cfg(test)]
@@ -217,24 +345,19 @@ mod tests {
     use super::*;
     use crate::web::tests::{answer, ask, connect};
 
-    #[test]
-    fn only_loopback_without_a_word() {
-        assert!(parse_listen("127.0.0.1:1", false).is_ok());
-        assert!(parse_listen("[::1]:1", false).is_ok());
-        assert!(parse_listen("0.0.0.0:1", true).is_ok());
-        let error = parse_listen("0.0.0.0:1", false).unwrap_err();
-        assert!(error.to_string().contains("--insecure"), "{error}");
-        assert_eq!(parse_listen("8555", false).unwrap_err().exit_code(), 2);
-    }
-
     /// Says what it was asked, on every address.
     fn echo() -> Router {
         Router::new().fallback(async |method: Method, uri: Uri| format!("{method} {uri}\n"))
     }
 
     fn serve(router: Router, limits: Limits) -> (SocketAddr, Background) {
-        let bound = bind("127.0.0.1:0", false).unwrap();
-        (bound.address(), bound.serve_router(router, limits).unwrap())
+        let access = RtspAccess::default();
+        let bound = bind("127.0.0.1:0", &access).unwrap();
+        let gate = Gate::new(access);
+        (
+            bound.address(),
+            bound.serve_router(router, gate, async {}, limits).unwrap(),
+        )
     }
 
     /// Little time.

@@ -6,9 +6,9 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
 use tokio::time::timeout;
 
+use super::camera::{Asked, find};
 use super::off_thread::off_thread;
 use crate::health::Health;
 use crate::snapshot::jpeg;
@@ -16,22 +16,11 @@ use crate::snapshot::jpeg;
 /// How long a picture is waited for: several frames of a slow camera, or two notices of a missing one.
 const WAIT: Duration = Duration::from_secs(3);
 
-/// Which picture.
-#[derive(Deserialize)]
-pub(super) struct Asked {
-    /// The first camera's if not given.
-    camera: Option<String>,
-}
-
 /// 200 and the picture; 404 for no such camera; 503 if no picture went out.
 pub(super) async fn snapshot(State(health): State<Health>, Query(asked): Query<Asked>) -> Response {
-    let camera = match &asked.camera {
-        Some(name) => health.cameras().iter().find(|c| c.name == *name),
-        None => health.cameras().first(),
-    };
-    let Some(camera) = camera else {
-        let names: Vec<&str> = health.cameras().iter().map(|c| c.name.as_str()).collect();
-        return (StatusCode::NOT_FOUND, format!("cameras: {}\n", names.join(", "))).into_response();
+    let camera = match find(&health, &asked) {
+        Ok(camera) => camera,
+        Err(unknown) => return unknown.into_response(),
     };
     let Ok(Ok(picture)) = timeout(WAIT, camera.control.snapshots.next()).await else {
         return (StatusCode::SERVICE_UNAVAILABLE, "no picture went out\n").into_response();
@@ -60,7 +49,7 @@ mod tests {
         let waiting: Vec<_> = ["/snapshot.jpg", "/snapshot.jpg?camera=door"]
             .map(|path| {
                 let mut stream = connect(address);
-                write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+                write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
                 stream
             })
             .into();

@@ -18,7 +18,8 @@ pub(super) async fn status(State(health): State<Health>) -> ([(HeaderName, &'sta
     )
 }
 
-fn render(health: &Health) -> Value {
+/// The document.
+pub(super) fn render(health: &Health) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "healthy": health.troubles().is_empty(),
@@ -77,10 +78,14 @@ fn camera(camera: &Watched) -> Value {
             names.map(|c| c.name.clone()).collect::<Vec<_>>()
         }),
         "privacy": looks.privacy.is_some(),
+        "latency_s": match vitals.latency_ns.load(Relaxed) {
+            0 => None,
+            ns => Some(ns as f64 / 1e9),
+        },
         "mask_age_s": seen.mask_age.map(|age| age.as_secs_f64()),
         "hidden": vitals.hidden.load(Relaxed),
         "notices": vitals.notices.load(Relaxed),
-        "clients": vitals.clients.load(Relaxed),
+        "clients": vitals.watching(),
         "outputs_down": seen.outputs_down,
         "output_failures": vitals.output_failures.load(Relaxed),
         "dropped_outputs": vitals.dropped_outputs.load(Relaxed),

@@ -39,6 +39,8 @@ pub struct Daemon {
     pub folder: tempfile::TempDir,
     pub rtsp: u16,
     pub http: u16,
+    /// UDP.
+    pub webrtc: u16,
     pub log: Arc<Mutex<String>>,
 }
 
@@ -66,6 +68,7 @@ impl Daemon {
             folder,
             rtsp,
             http,
+            webrtc: free_port(),
             log: Arc::default(),
         };
         let _ = daemon.child.wait();
@@ -109,7 +112,10 @@ impl Daemon {
                 self.rtsp
             );
         }
-        text = format!("[health]\nlisten = \"127.0.0.1:{}\"\n{text}", self.http);
+        text = format!(
+            "[health]\nlisten = \"127.0.0.1:{}\"\nwebrtc_port = {}\n{text}",
+            self.http, self.webrtc
+        );
         std::fs::write(self.config(), text).unwrap();
     }
 

@@ -164,9 +164,10 @@ pub fn image_ref(picture: &RgbImage) -> Result<ImageRef<'_>> {
 /// # Errors
 /// Fatal if the file can't be written.
 pub fn write_rgb_png(path: &Path, width: usize, height: usize, rgb: &[u8]) -> Result<()> {
-    write_png(path, width, height, rgb, |encoder| {
-        encoder.set_color(png::ColorType::Rgb)
-    })
+    let png = encode_png(width, height, rgb, |encoder| {
+        encoder.set_color(png::ColorType::Rgb);
+    });
+    write_png(path, png)
 }
 
 /// Writes a mask as an 8-bit palette PNG: the stored bytes are the class indices, the palette their colours.
@@ -174,7 +175,15 @@ pub fn write_rgb_png(path: &Path, width: usize, height: usize, rgb: &[u8]) -> Re
 /// # Errors
 /// Fatal if the file can't be written.
 pub fn write_index_png(path: &Path, mask: &Mask, classes: &[Class]) -> Result<()> {
-    write_png(path, mask.width, mask.height, &mask.labels, |encoder| {
+    write_png(path, index_png(mask, classes))
+}
+
+/// A mask as an 8-bit palette PNG: the stored bytes are the class indices, the palette their colours.
+///
+/// # Errors
+/// If the mask has no pixels, or not as many labels as its sides say.
+pub fn index_png(mask: &Mask, classes: &[Class]) -> std::result::Result<Vec<u8>, png::EncodingError> {
+    encode_png(mask.width, mask.height, &mask.labels, |encoder| {
         encoder.set_color(png::ColorType::Indexed);
         // A palette of 256 colours, so that no reader packs the indices into fewer bits.
         let mut palette = vec![0; 3 * 256];
@@ -185,24 +194,26 @@ pub fn write_index_png(path: &Path, mask: &Mask, classes: &[Class]) -> Result<()
     })
 }
 
-fn write_png(
-    path: &Path,
+fn encode_png(
     width: usize,
     height: usize,
     bytes: &[u8],
     set_color: impl FnOnce(&mut png::Encoder<'_, &mut Vec<u8>>),
-) -> Result<()> {
-    let failed =
-        |e: png::EncodingError| Error::fatal(format!("{}: can't be encoded", path.display())).caused_by(e);
+) -> std::result::Result<Vec<u8>, png::EncodingError> {
     let side = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let mut file = Vec::new();
     let mut encoder = png::Encoder::new(&mut file, side(width), side(height));
     encoder.set_depth(png::BitDepth::Eight);
     set_color(&mut encoder);
-    let mut writer = encoder.write_header().map_err(failed)?;
-    writer.write_image_data(bytes).map_err(failed)?;
-    writer.finish().map_err(failed)?;
-    write_whole(path, &file)
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(bytes)?;
+    writer.finish()?;
+    Ok(file)
+}
+
+fn write_png(path: &Path, png: std::result::Result<Vec<u8>, png::EncodingError>) -> Result<()> {
+    let png = png.map_err(|e| Error::fatal(format!("{}: can't be encoded", path.display())).caused_by(e))?;
+    write_whole(path, &png)
 }
 
 /// Writes a file under a temporary name beside it, then renames it.

@@ -31,6 +31,8 @@ pub const OUTPUT: &str = "logits";
 pub struct Builder {
     graph: GraphProto,
     uses_microsoft: bool,
+    /// Whether weights are stored as f16.
+    stores_f16: bool,
 }
 
 impl Builder {
@@ -75,9 +77,19 @@ impl Builder {
         self.constant(name, dims, DataType::Float, bytes);
     }
 
-    /// Adds weights, stored as f16 where that is enough ([`f16::store`]).
+    /// A graph whose weights are stored as f16 where that is enough ([`f16::store`]).
+    #[must_use]
+    pub fn storing_f16() -> Self {
+        Self {
+            stores_f16: true,
+            ..Self::default()
+        }
+    }
+
+    /// Adds f32 weights, in the form in which this graph stores them.
     pub fn weights(&mut self, name: &str, dims: &[i64], values: &[f32]) {
-        match f16::store(name, dims, values) {
+        let stored = self.stores_f16.then(|| f16::store(name, dims, values));
+        match stored.flatten() {
             Some((constant, cast)) => {
                 self.graph.initializer.push(constant);
                 self.graph.node.push(cast);

@@ -1,4 +1,4 @@
-//! The f32 file: batch normalisation folded into the convolutions, weights stored as f16.
+//! The f32 file: batch normalisation folded into the convolutions, weights as they are or stored as f16.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,30 @@ use super::builder::{
 use crate::graph::{Graph, Op};
 use crate::weights::FoldedConv;
 
-/// Writes the network in f32.
+/// Writes the network, which computes in f32, with its weights stored as f16.
 ///
 /// # Panics
 /// `convs` lacks a convolution of the graph.
 #[must_use]
 pub fn write(name: &str, graph: &Graph, convs: &BTreeMap<String, FoldedConv>) -> Vec<u8> {
-    let mut builder = Builder::default();
+    write_with(Builder::storing_f16(), name, graph, convs)
+}
+
+/// Writes the network with its weights as they are, in f32.
+///
+/// # Panics
+/// As [`write`].
+#[must_use]
+pub fn write_exact(name: &str, graph: &Graph, convs: &BTreeMap<String, FoldedConv>) -> Vec<u8> {
+    write_with(Builder::default(), name, graph, convs)
+}
+
+fn write_with(
+    mut builder: Builder,
+    name: &str,
+    graph: &Graph,
+    convs: &BTreeMap<String, FoldedConv>,
+) -> Vec<u8> {
     let value = |id: usize| match id {
         0 => INPUT.to_owned(),
         id if id == graph.output => OUTPUT.to_owned(),

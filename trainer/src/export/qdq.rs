@@ -26,7 +26,7 @@ pub fn write(
     convs: &BTreeMap<String, FoldedConv>,
     calibration: &Calibration,
 ) -> Result<Vec<u8>> {
-    let mut model = ModelProto::decode(&*float::write(name, graph, convs)).context("the f32 file")?;
+    let mut model = ModelProto::decode(&*float::write_exact(name, graph, convs)).context("the f32 file")?;
     let network = model.graph.as_mut().context("the f32 file holds no graph")?;
     let plan = Plan::new(graph);
     let ranges = plan.ranges(calibration);

@@ -326,7 +326,11 @@ mod tests {
             for (node, _) in trunk(&graph) {
                 let (a, b) = (&convs[&node.name], &again[&node.name]);
                 for (a, b) in a.weight.iter().chain(&a.bias).zip(b.weight.iter().chain(&b.bias)) {
-                    assert!((a - b).abs() <= limit * a.abs().max(1.0), "{}: {a} {b}", node.name);
+                    assert!(
+                        (a - b).abs() <= limit * a.abs().max(1.0),
+                        "{}: {a} {b}",
+                        node.name
+                    );
                 }
             }
             // The head is not touched.
