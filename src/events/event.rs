@@ -170,7 +170,7 @@ pub fn new_id(at: SystemTime) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::clock::{Clock, SimulatedClock};
+    use crate::clock::SimulatedClock;
 
     /// An event with all that a track in a zone has.
     pub(crate) fn event(kind: Kind) -> Event {
