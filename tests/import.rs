@@ -14,6 +14,8 @@ use assert_cmd::assert::Assert;
 use image::{Rgb, RgbImage};
 use onnx::Tiny;
 use predicates::prelude::*;
+use prost::Message;
+use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
 use vision::dataset::read_index_png;
 use vision::infer::InputSize;
 use vision::model::Model;
@@ -51,6 +53,26 @@ impl Place {
             .save(self.path("squares.png"))
             .unwrap();
     }
+}
+
+/// A network with its output's shape, as exporters write it.
+fn shaped(tiny: &Tiny, classes: i64, cells: i64) -> Vec<u8> {
+    use tract_onnx::pb::{TensorShapeProto, type_proto};
+    let side = |value| Dimension {
+        denotation: String::new(),
+        value: Some(dimension::Value::DimValue(value)),
+    };
+    let mut proto = tiny.proto();
+    for output in proto.graph.iter_mut().flat_map(|graph| &mut graph.output) {
+        if let Some(type_proto::Value::TensorType(tensor)) =
+            output.r#type.as_mut().and_then(|t| t.value.as_mut())
+        {
+            tensor.shape = Some(TensorShapeProto {
+                dim: [1, classes, cells, cells].map(side).to_vec(),
+            });
+        }
+    }
+    proto.encode_to_vec()
 }
 
 const PERSON_AND_CAR: [objects::Candidate; 3] = [
@@ -182,7 +204,7 @@ fn what_is_not_known_is_said_and_can_be_told() {
         }),
         ..Tiny::default()
     };
-    std::fs::write(place.path("tiny.onnx"), tiny.onnx()).unwrap();
+    std::fs::write(place.path("tiny.onnx"), shaped(&tiny, 4, 16)).unwrap();
     place.segd(&["import", "tiny.onnx"]).success().stdout(
         predicate::str::contains("assumed  the classes' names")
             .and(predicate::str::contains("--normalize"))
@@ -216,13 +238,15 @@ fn files_that_are_no_network_are_refused_and_leave_nothing() {
         unknown_operator: true,
         ..Tiny::default()
     };
-    std::fs::write(place.path("unknown.onnx"), unknown.onnx()).unwrap();
+    std::fs::write(place.path("unknown.onnx"), shaped(&unknown, 4, 8)).unwrap();
     std::fs::write(place.path("names.txt"), "a\nb\n").unwrap();
-    std::fs::write(place.path("tiny.onnx"), Tiny::default().onnx()).unwrap();
+    std::fs::write(place.path("shapeless.onnx"), Tiny::default().onnx()).unwrap();
+    std::fs::write(place.path("tiny.onnx"), shaped(&Tiny::default(), 4, 8)).unwrap();
     for (args, code, said) in [
         (&["missing.onnx"][..], 2, "missing.onnx: can't be read"),
         (&["broken.onnx"], 2, "not an ONNX file"),
         (&["unknown.onnx"], 1, "Frobnicate"),
+        (&["shapeless.onnx"], 2, "no shapes"),
         (&["tiny.onnx", "--labels", "names.txt"], 2, "--labels has 2 names"),
         (&["tiny.onnx", "--labels", "none.txt"], 2, "none.txt"),
     ] {
@@ -235,7 +259,7 @@ fn files_that_are_no_network_are_refused_and_leave_nothing() {
         .unwrap()
         .map(|e| e.unwrap().file_name())
         .collect();
-    assert_eq!(left.len(), 4, "{left:?}");
+    assert_eq!(left.len(), 5, "{left:?}");
 }
 
 #[test]

@@ -311,6 +311,12 @@ fn answer(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Result<A
     if let Some(answer) = semantic(signature, beside, notes)? {
         return Ok(answer);
     }
+    if !outputs.is_empty() && outputs.iter().all(|output| output.dims.is_empty()) {
+        return Err(Refusal::new(
+            "its outputs have no shapes",
+            "write them into the file: onnx.save(onnx.shape_inference.infer_shapes(onnx.load(FILE)), FILE)",
+        ));
+    }
     let shapes: Vec<String> = outputs.iter().map(describe).collect();
     Err(Refusal::new(
         format!("segd does not know what its outputs mean: {}", shapes.join("; ")),
@@ -427,41 +433,46 @@ fn prototypes(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Resu
     if candidates.dims[1] == Some(masks) && !is_family {
         return Ok(None);
     }
-    let (by_field, fields, rows) = match candidates.dims[1..] {
-        [Some(a), Some(b)] if a < b => (true, a, Some(b)),
-        [Some(a), Some(b)] => (false, b, Some(a)),
-        [Some(a), None] => (true, a, None),
-        [None, Some(b)] => (false, b, None),
-        _ => return Ok(None),
-    };
-    let Some(rest) = fields.checked_sub(4 + masks) else {
-        return Ok(None);
-    };
-    let picks = signature
-        .metadata
-        .get("end2end")
-        .is_some_and(|v| v.eq_ignore_ascii_case("true"))
-        || signature
+    let picks = ["end2end", "nms"].iter().any(|key| {
+        signature
             .metadata
-            .get("nms")
-            .is_some_and(|v| v.eq_ignore_ascii_case("true"));
-    let few = rows.is_some_and(|rows| rows <= 1000);
-    let (form, count) = match (known, rest) {
-        (_, 2) if !by_field && (picks || few) => (DetectionForm::BestClass, known.unwrap_or(80)),
-        (Some(known), rest) if rest == known => (DetectionForm::ClassScores, known),
-        (Some(known), rest) if rest == known + 1 && !by_field => (DetectionForm::Objectness, known),
-        (Some(known), _) => {
-            return Err(Refusal::new(
+            .get(*key)
+            .is_some_and(|v| v.eq_ignore_ascii_case("true"))
+    });
+    // What candidates of so many numbers are, with the numbers first or last.
+    let form = |by_field: bool| {
+        let (fields, rows) = match by_field {
+            true => (candidates.dims[1]?, candidates.dims[2]),
+            false => (candidates.dims[2]?, candidates.dims[1]),
+        };
+        let rest = fields.checked_sub(4 + masks)?;
+        let few = rows.is_some_and(|rows| rows <= 1000);
+        match known {
+            _ if rest == 2 && !by_field && (picks || few) => {
+                Some((DetectionForm::BestClass, known.unwrap_or(80), by_field))
+            }
+            Some(known) if rest == known => Some((DetectionForm::ClassScores, known, by_field)),
+            Some(known) if rest == known + 1 && !by_field => {
+                Some((DetectionForm::Objectness, known, by_field))
+            }
+            // Without names there are more candidates than numbers of each.
+            None if rest > 0 && rows.is_none_or(|rows| rows > fields) => {
+                Some((DetectionForm::ClassScores, rest, by_field))
+            }
+            _ => None,
+        }
+    };
+    let Some((form, count, by_field)) = form(true).or_else(|| form(false)) else {
+        return match known {
+            Some(known) if is_family => Err(Refusal::new(
                 format!(
-                    "a candidate of {} has {fields} numbers: 4 for the box and {masks} for the mask leave {rest} for \
-                     {known} classes",
+                    "{} holds no candidates of 4 numbers for the box, {known} for {known} classes and {masks} for the mask",
                     describe(candidates)
                 ),
                 "give the names of the network's own classes with --labels FILE",
-            ));
-        }
-        (None, 0) => return Ok(None),
-        (None, rest) => (DetectionForm::ClassScores, rest),
+            )),
+            _ => Ok(None),
+        };
     };
     let names = with_nothing(names(signature, beside, count, notes)?);
     let layout = if by_field { Layout::Nchw } else { Layout::Nhwc };

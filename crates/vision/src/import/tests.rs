@@ -131,6 +131,14 @@ fn yolo_says_nearly_everything() {
     );
     assert_eq!(objects.nms, None);
 
+    // Fewer candidates than numbers of each.
+    let few = ultralytics("{0: 'a', 1: 'b'}", &[("d", &[1, 7, 3]), ("p", &[1, 1, 16, 16])]);
+    let output = propose(&few, &Beside::default()).contract.output;
+    assert_eq!(
+        (output.kind, output.objects.detections),
+        (OutputKind::Prototypes, DetectionForm::ClassScores)
+    );
+
     let mut detect = yolo.clone();
     detect.metadata.insert("task".into(), "detect".into());
     assert!(refusal(&detect, &Beside::default()).contains("\"detect\""));
@@ -138,7 +146,7 @@ fn yolo_says_nearly_everything() {
         labels: names(&["only"]),
         ..Beside::default()
     };
-    assert!(refusal(&yolo, &labels).contains("for 1 classes"));
+    assert!(refusal(&yolo, &labels).contains("1 for 1 classes"));
 }
 
 #[test]
@@ -308,6 +316,11 @@ fn what_can_not_be_read_is_refused_with_what_to_export() {
     let mut half = signature(&[1, 3, 8, 8], good);
     half.inputs[0].element = Element::F16;
     assert!(refusal(&half, &Beside::default()).contains("F16"));
+    let text = refusal(&signature(&[1, 3, 8, 8], &[("y", &[])]), &Beside::default());
+    assert!(
+        text.contains("no shapes") && text.contains("infer_shapes"),
+        "{text}"
+    );
     let mut two = signature(&[1, 3, 8, 8], good);
     two.inputs.push(two.inputs[0].clone());
     assert!(refusal(&two, &Beside::default()).contains("2 inputs"));
