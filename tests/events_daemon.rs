@@ -76,7 +76,11 @@ fn events_go_to_a_file_over_http_and_into_the_metrics() {
     // A zone that comes with a reload is told of at once to who listens.
     let mut stream = TcpStream::connect(("127.0.0.1", daemon.http)).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
-    write!(stream, "GET /events?camera=segd HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    write!(
+        stream,
+        "GET /events?camera=segd HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    )
+    .unwrap();
     let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
     assert!(lines.any(|line| line.is_empty()), "the head");
     let more = "[[zone]]\nname = \"new\"\npolygon = [[0, 0], [1, 0], [1, 1]]\nclasses = [\"class0\", \"class1\", \"class2\", \"class3\"]\n";

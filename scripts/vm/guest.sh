@@ -47,7 +47,7 @@ read_metrics() {
   local http
   lines=()
   { exec {http}<>/dev/tcp/127.0.0.1/8555; } 2>/dev/null || return
-  printf 'GET /metrics HTTP/1.1\r\nHost: vm\r\n\r\n' >&"$http"
+  printf 'GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n' >&"$http"
   mapfile -t lines <&"$http"
   exec {http}>&-
 }

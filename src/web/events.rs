@@ -82,7 +82,7 @@ mod tests {
         );
         let open = |query: &str| {
             let mut stream = connect(address);
-            write!(stream, "GET /events{query} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            write!(stream, "GET /events{query} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
             let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
             let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
             assert!(
