@@ -224,7 +224,7 @@ impl OutputContract {
         let fits = |set: &&[Role]| {
             set.len() == self.tensors.len() && set.iter().all(|role| self.position(*role).is_some())
         };
-        if !self.kind.roles().iter().any(|set| fits(set)) {
+        if !self.kind.roles().iter().any(fits) {
             let sets: Vec<String> = self.kind.roles().iter().map(|set| names(set)).collect();
             return Err(format!(
                 "output.kind = {kind:?} with [[output.tensors]] of the roles [{}], expected {}",
