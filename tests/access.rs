@@ -52,9 +52,11 @@ fn users_watch_with_their_password_alone() {
     let bob = entry("bob", "second");
     daemon.configure(&users(&[bob]));
     daemon.signal("-HUP");
+    // Over HTTP there is a password as well now.
     wait_for("taken", 30 * SECOND, || {
-        daemon.metric("segd_reloads_total{result=\"taken\"}") == 1.0
+        daemon.log().contains("the configuration was read again")
     });
+    assert_eq!(daemon.get("/metrics").0, 401);
     view(&with("bob:second@"), 3, 30 * SECOND).unwrap();
     refused("ann:first%20secret@");
     viewer.wait_frames(5, 10 * SECOND);
