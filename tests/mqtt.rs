@@ -222,11 +222,11 @@ fn commands_are_obeyed_and_home_assistant_is_told_again_when_it_starts() {
     reader.wait_for("states", |r| !r.on("segd/segd/classes").is_empty());
     let occupied = |r: &Reader| {
         let messages = r.messages.lock().unwrap();
-        let zones = messages
+        let mut zones = messages
             .iter()
             .filter(|(_, t, _)| t.starts_with("segd/segd/all/"));
         zones
-            .last()
+            .next_back()
             .map(|(.., payload)| json(payload)["occupied"].clone())
     };
     broker.publish("segd/segd/enabled/set", "off");
