@@ -100,7 +100,7 @@ need_package() {
 # An emulated processor can follow this mode, and the network at this size.
 use_camera() {
   sed -i -e 's|^#size = .*|size = 64|' \
-    -e 's|^#camera = .*|camera = "/dev/video0"|' -e 's|^#width = .*|width = 320|' -e 's|^#height = .*|height = 180|' \
+    -e '0,/^#camera = /s|^#camera = .*|camera = "/dev/video0"|' -e 's|^#width = .*|width = 320|' -e 's|^#height = .*|height = 180|' \
     -e 's|^#fps = .*|fps = 10|' "$1"
 }
 # The service, with a network of one convolution.
