@@ -100,7 +100,7 @@ fn the_f32_file_computes_what_tch_computes() {
         // Weights as they are, and of eleven bits.
         let files = [
             (float::write_exact(name, &graph, &convs), 1e-4, 0.999),
-            (float::write(name, &graph, &convs), 1e-2, 0.99),
+            (float::write(name, &graph, &convs), 5e-2, 0.97),
         ];
         // One file, pictures of any valid size.
         for (height, width) in [(64, 96), (80, 48)] {
