@@ -148,7 +148,7 @@ fn recipe(name: &str, multiple: i64) -> Recipe {
 fn export(folder: &Path, recipe: &Recipe, graph: &Graph, weights: &Weights, pictures: &Tensor) -> Model {
     let convs = fold(graph, weights).unwrap();
     let inputs: Vec<Tensor> = (0..4).map(|index| pictures.narrow(0, index, 1)).collect();
-    let fp32 = float::write("made", graph, &convs);
+    let fp32 = float::write_exact("made", graph, &convs);
     let int8 = qlinear::write("made", graph, &convs, &calibrate(graph, weights, &inputs));
     open(
         folder,
