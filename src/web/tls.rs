@@ -38,7 +38,7 @@ impl Tls {
     /// # Errors
     /// Usage, naming the files; nothing is changed then.
     pub(super) fn set(&self, files: Option<&TlsFiles>) -> Result<()> {
-        let config = files.map(|files| read(files)).transpose()?;
+        let config = files.map(read).transpose()?;
         let mut slot = self.files.lock().unwrap_or_else(|e| e.into_inner());
         *slot = files.map(|files| Files {
             read: times(files),
