@@ -37,10 +37,6 @@ pub struct Bound {
     listener: TcpListener,
     address: SocketAddr,
     /// For WebRTC, with the address that answers name in place of the one that was asked.
-    #[cfg_attr(
-        not(feature = "gstreamer"),
-        expect(dead_code, reason = "there is no WebRTC then")
-    )]
     udp: Option<(UdpSocket, Option<IpAddr>)>,
 }
 

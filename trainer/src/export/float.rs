@@ -20,7 +20,7 @@ pub fn write(name: &str, graph: &Graph, convs: &BTreeMap<String, FoldedConv>) ->
 /// Writes the network with its weights as they are, in f32.
 ///
 /// # Panics
-/// As [`write`].
+/// As [`write()`].
 #[must_use]
 pub fn write_exact(name: &str, graph: &Graph, convs: &BTreeMap<String, FoldedConv>) -> Vec<u8> {
     write_with(Builder::default(), name, graph, convs)
