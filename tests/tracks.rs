@@ -50,7 +50,11 @@ fn two_and_a_half(size: InputSize) -> Run {
     Box::new(move |_, output| {
         step += 1;
         let x = 20.0 + (step % 50) as f32;
-        let sure = if step.is_multiple_of(3) && step > 3 { 0.1 } else { 0.8 };
+        let sure = if step.is_multiple_of(3) && step > 3 {
+            0.1
+        } else {
+            0.8
+        };
         let candidates = [
             [x, 20.0, 16.0, 16.0, 0.9, 3.0],
             [x, 70.0, 16.0, 16.0, sure, 3.0],

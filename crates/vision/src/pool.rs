@@ -8,16 +8,51 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use memmap2::MmapMut;
+
+/// A buffer's memory.
+#[derive(Debug)]
+enum Bytes {
+    Heap(Box<[u8]>),
+    /// Straight from the system, which gives pages when they are first written to. The heap would hand out what others have
+    /// let go, whose pages are there already.
+    Mapped(MmapMut),
+}
+
+impl Bytes {
+    /// Zeros.
+    fn new(bytes: usize) -> Self {
+        match MmapMut::map_anon(bytes) {
+            Ok(mapped) => Self::Mapped(mapped),
+            Err(_) => Self::Heap(vec![0; bytes].into_boxed_slice()),
+        }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Heap(bytes) => bytes,
+            Self::Mapped(bytes) => bytes,
+        }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [u8] {
+        match self {
+            Self::Heap(bytes) => bytes,
+            Self::Mapped(bytes) => bytes,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     /// Has room for all buffers from the start.
-    free: Mutex<Vec<Box<[u8]>>>,
+    free: Mutex<Vec<Bytes>>,
     buffer_bytes: usize,
     exhausted: AtomicU64,
 }
 
 impl Shared {
-    fn free(&self) -> MutexGuard<'_, Vec<Box<[u8]>>> {
+    fn free(&self) -> MutexGuard<'_, Vec<Bytes>> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -33,9 +68,7 @@ impl FramePool {
     /// Allocates the pool. `capacity` is at least 1. The system gives a buffer's pages when it is first written to.
     pub fn new(capacity: usize, buffer_bytes: usize) -> Self {
         let capacity = capacity.max(1);
-        let free = (0..capacity)
-            .map(|_| vec![0u8; buffer_bytes].into_boxed_slice())
-            .collect();
+        let free = (0..capacity).map(|_| Bytes::new(buffer_bytes)).collect();
         Self {
             shared: Arc::new(Shared {
                 free: Mutex::new(free),
@@ -86,7 +119,7 @@ impl FramePool {
 /// docs/design/0046-zero-copy-on-a-jetson.md says how a Jetson's own memory would come in.
 #[derive(Debug)]
 pub struct PooledBuffer {
-    bytes: Box<[u8]>,
+    bytes: Bytes,
     home: Option<Arc<Shared>>,
 }
 
@@ -94,7 +127,7 @@ impl PooledBuffer {
     /// A buffer outside any pool, for single images and tests.
     pub fn unpooled(bytes: Vec<u8>) -> Self {
         Self {
-            bytes: bytes.into_boxed_slice(),
+            bytes: Bytes::Heap(bytes.into_boxed_slice()),
             home: None,
         }
     }
@@ -103,7 +136,8 @@ impl PooledBuffer {
 impl Drop for PooledBuffer {
     fn drop(&mut self) {
         if let Some(home) = self.home.take() {
-            home.free().push(std::mem::take(&mut self.bytes));
+            let bytes = std::mem::replace(&mut self.bytes, Bytes::Heap(Box::default()));
+            home.free().push(bytes);
         }
     }
 }
@@ -111,19 +145,19 @@ impl Drop for PooledBuffer {
 impl Deref for PooledBuffer {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.as_slice()
     }
 }
 
 impl DerefMut for PooledBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
+        self.bytes.as_mut_slice()
     }
 }
 
 impl AsRef<[u8]> for PooledBuffer {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.as_slice()
     }
 }
 
