@@ -53,6 +53,18 @@ impl Place {
             .save(self.path("squares.png"))
             .unwrap();
     }
+
+    /// With a network that finds a person and a car in [`squares`](Self::squares), imported as `yolo`.
+    fn with_yolo() -> Self {
+        let place = Self::new();
+        let file = objects::yolo(&["person", "car"], &PERSON_AND_CAR);
+        std::fs::write(place.path("yolo.onnx"), file).unwrap();
+        place.squares();
+        place
+            .segd(&["import", "yolo.onnx", "--image", "squares.png"])
+            .success();
+        place
+    }
 }
 
 /// A network with its output's shape, as exporters write it.
@@ -264,16 +276,7 @@ fn files_that_are_no_network_are_refused_and_leave_nothing() {
 
 #[test]
 fn objects_are_printed_as_coco_has_them() {
-    let place = Place::new();
-    std::fs::write(
-        place.path("yolo.onnx"),
-        objects::yolo(&["person", "car"], &PERSON_AND_CAR),
-    )
-    .unwrap();
-    place.squares();
-    place
-        .segd(&["import", "yolo.onnx", "--image", "squares.png"])
-        .success();
+    let place = Place::with_yolo();
     let out = place
         .segd(&["image", "squares.png", "--json", "--model", "./yolo"])
         .success();
@@ -317,16 +320,7 @@ fn objects_are_printed_as_coco_has_them() {
 
 #[test]
 fn objects_are_scored() {
-    let place = Place::new();
-    std::fs::write(
-        place.path("yolo.onnx"),
-        objects::yolo(&["person", "car"], &PERSON_AND_CAR),
-    )
-    .unwrap();
-    place.squares();
-    place
-        .segd(&["import", "yolo.onnx", "--image", "squares.png"])
-        .success();
+    let place = Place::with_yolo();
     for folder in [
         "ImageSets/Segmentation",
         "JPEGImages",

@@ -91,14 +91,15 @@ impl ConfusionMatrix {
     /// # Panics
     /// The number of classes differs.
     pub fn merge(&mut self, other: &Self) {
-        assert_eq!(self.classes, other.classes, "matrices are of one size");
-        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
-            *count += more;
-        }
+        self.merge_times(other, 1);
     }
 
     /// Adds another matrix's counts, each so many times.
+    ///
+    /// # Panics
+    /// The number of classes differs.
     fn merge_times(&mut self, other: &Self, times: u64) {
+        assert_eq!(self.classes, other.classes, "matrices are of one size");
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {
             *count += times * more;
         }

@@ -60,7 +60,8 @@ impl Bootstrap {
                 times[random.usize(..self.pictures.len())] += 1;
             }
             let mut drawn = ConfusionMatrix::new(classes);
-            for (picture, &times) in self.pictures.iter().zip(&times) {
+            // A third of the pictures is not drawn.
+            for (picture, &times) in self.pictures.iter().zip(&times).filter(|(_, times)| **times > 0) {
                 drawn.merge_times(picture, times);
             }
             means.extend(drawn.mean_iou());
