@@ -13,6 +13,7 @@
 
 // What every stage stands on.
 pub mod clock;
+pub mod heap;
 pub mod mailbox;
 pub mod turns;
 

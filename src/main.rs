@@ -3,21 +3,7 @@
 use std::process::ExitCode;
 
 use segd::cli::Cli;
-use segd::stdio;
-
-/// Heaps that threads share.
-///
-/// glibc makes up to eight a core, and a heap keeps what its threads have freed: memory would grow with each RTSP client
-/// that comes and goes, to a third more than is ever in use
-/// (<https://man7.org/linux/man-pages/man3/mallopt.3.html>, `M_ARENA_MAX`).
-#[cfg(target_env = "gnu")]
-fn share_heaps() {
-    const HEAPS: libc::c_int = 2;
-    // SAFETY: mallopt takes two numbers, and no other thread runs yet. If it refuses, nothing has changed.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, HEAPS);
-    }
-}
+use segd::{heap, stdio};
 
 /// Removes segd's variables that are set to nothing, as compose files and unit files do with values that nobody gave: they
 /// count as not set, whoever reads them.
@@ -32,8 +18,7 @@ fn forget_empty_variables() {
 }
 
 fn main() -> ExitCode {
-    #[cfg(target_env = "gnu")]
-    share_heaps();
+    heap::share();
     forget_empty_variables();
     let cli = Cli::read(std::env::args_os()).unwrap_or_else(|e| e.exit());
     segd::cli::init_logging(&cli.log);

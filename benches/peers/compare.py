@@ -40,9 +40,9 @@ def make_clips(clip, frames):
     encode = ["-c:v", "libx264", "-crf", "20", "-pix_fmt", "yuv420p"]
     if not street.exists():
         sh("ffmpeg", "-loglevel", "error", "-y", "-stream_loop", "-1", "-i", clip, "-vf",
-           "scale=640:480,setpts=N/30/TB", "-r", "30", "-frames:v", frames, *encode, street)
+           "scale=640:480,setsar=1,setpts=N/30/TB", "-r", "30", "-frames:v", frames, *encode, street)
     if not still.exists():
-        sh("ffmpeg", "-loglevel", "error", "-y", "-i", clip, "-frames:v", "1", "-vf", "scale=640:480", WORK / "one.png")
+        sh("ffmpeg", "-loglevel", "error", "-y", "-i", clip, "-frames:v", "1", "-vf", "scale=640:480,setsar=1", WORK / "one.png")
         sh("ffmpeg", "-loglevel", "error", "-y", "-loop", "1", "-i", WORK / "one.png", "-vf",
            "noise=alls=4:allf=t", "-r", "30", "-frames:v", frames, *encode, still)
     return street, still

@@ -54,7 +54,8 @@ impl Chooser {
             "model"
         );
         *slot = Some(choice.clone());
-        give_back_memory();
+        // Of what was tried for a choice nothing should stay.
+        crate::heap::give_back();
         Ok(choice)
     }
 
@@ -77,15 +78,6 @@ impl Chooser {
             slot: slot.clone(),
         });
         slot
-    }
-}
-
-/// Gives memory that is free again back to the system: of what was tried for a choice nothing should stay.
-fn give_back_memory() {
-    // SAFETY: malloc_trim takes a number, and touches only what is free.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 
