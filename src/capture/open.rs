@@ -2,7 +2,7 @@
 
 use vision::error::{Error, Result};
 
-use super::files::{ImagesOpener, PlaylistOpener};
+use super::files::{ImagesOpener, PlaylistOpener, is_picture_inside};
 use super::options::CaptureOptions;
 use super::source::SourceOpener;
 use super::spec::SourceSpec;
@@ -23,6 +23,9 @@ impl SourceSpec {
         }
         match self {
             Self::Test(pattern) => Ok(Box::new(TestPatternOpener::new(*pattern, options, clock)?)),
+            Self::File(path) if is_picture_inside(path) => {
+                Ok(Box::new(ImagesOpener::new(path, options, clock)))
+            }
             #[cfg(feature = "gstreamer")]
             Self::File(_) | Self::Csi(_) | Self::Rtsp(_) | Self::Launch(_) => {
                 Ok(Box::new(super::gst::GstOpener::new(self, options, clock)))
@@ -63,6 +66,28 @@ mod tests {
     use super::super::spec::parse_uri;
     use super::*;
     use crate::clock::RealClock;
+
+    #[test]
+    fn an_animation_of_any_name_is_played() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("clip.dat");
+        let mut encoder = image::codecs::gif::GifEncoder::new(std::fs::File::create(&path).unwrap());
+        for grey in [0, 90, 180] {
+            let picture = image::RgbaImage::from_pixel(8, 6, image::Rgba([grey, grey, grey, 255]));
+            encoder.encode_frame(image::Frame::new(picture)).unwrap();
+        }
+        drop(encoder);
+        let spec = parse_uri(path.to_str().unwrap()).unwrap();
+        let opener = spec
+            .opener(&CaptureOptions::default(), RealClock::shared())
+            .unwrap();
+        let source = opener.open().unwrap();
+        assert!(
+            source.describe().ends_with("an animation of 8x6"),
+            "{}",
+            source.describe()
+        );
+    }
 
     #[test]
     fn a_bad_rate_is_refused() {

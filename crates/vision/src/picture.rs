@@ -12,7 +12,7 @@ use crate::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
 use crate::model::contract::Class;
 
 /// Extensions of picture files that are read, in lower case.
-pub const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp", "bmp", "gif"];
+pub const EXTENSIONS: &[&str] = &["jpg", "jpeg", "png", "webp", "bmp", "gif", "apng"];
 
 /// What stands behind transparent pixels: white, as paper and most viewers have it.
 pub const BACKGROUND: [u8; 3] = [255; 3];

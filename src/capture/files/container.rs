@@ -9,9 +9,11 @@ use std::path::Path;
 const MOST_STEPS: usize = 1_000_000;
 /// How much of an Ogg file's end is searched for its last page, whose most is 64 KiB.
 const OGG_TAIL: u64 = 1 << 17;
+/// How much of a program stream's end is searched for its last pack; packs have some KiB.
+const PROGRAM_TAIL: u64 = 1 << 18;
 
 /// Why the file at `path` is shorter than it should be; `None` if it is whole, can't be read, or is of a kind that doesn't
-/// tell (MPEG program streams, raw streams).
+/// tell (raw streams). A cut between two packets of a transport or program stream can't be seen.
 pub fn cut_short(path: &Path) -> Option<String> {
     let meta = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
     let mut file = File::open(path).ok()?;
@@ -36,6 +38,10 @@ fn look(file: &mut (impl Read + Seek), bytes: u64) -> io::Result<Option<String>>
         return ogg(file, bytes);
     } else if start.first() == Some(&0x47) {
         return transport_stream(file, bytes);
+    } else if start.starts_with(b"FLV\x01") {
+        return flash_video(file, bytes);
+    } else if start.starts_with(&[0, 0, 1, 0xba]) {
+        return program_stream(file, bytes);
     } else {
         None
     };
@@ -191,6 +197,82 @@ fn transport_stream(file: &mut (impl Read + Seek), bytes: u64) -> io::Result<Opt
     Ok((is_one && !bytes.is_multiple_of(188)).then(|| "it ends in the middle of a packet".to_owned()))
 }
 
+/// Flash video: tags of a stated size, each followed by that size once more; the first may tell the file's size (Adobe Flash
+/// Video File Format Specification 10.1, annex E).
+fn flash_video(file: &mut (impl Read + Seek), bytes: u64) -> io::Result<Option<String>> {
+    const HEADER: u64 = 9;
+    const TAG: u64 = 11;
+    const SIZE: u64 = 4;
+    file.seek(SeekFrom::Start(0))?;
+    let mut start = [0; 2048];
+    let read = read_up_to(file, &mut start)?;
+    let key = b"filesize\0";
+    let said = start[..read]
+        .windows(key.len() + 8)
+        .find(|window| window.starts_with(key))
+        .map(|window| {
+            window[key.len()..]
+                .iter()
+                .fold(0u64, |n, b| n << 8 | u64::from(*b))
+        })
+        .map(f64::from_bits)
+        .filter(|said| *said > bytes as f64);
+    if let Some(said) = said {
+        return Ok(Some(format!(
+            "it says that it has {said:.0} bytes, and {bytes} are there"
+        )));
+    }
+    let mut at = HEADER + SIZE;
+    for _ in 0..MOST_STEPS {
+        if at == bytes {
+            return Ok(None);
+        }
+        file.seek(SeekFrom::Start(at))?;
+        let mut header = [0; 4];
+        let read = read_up_to(file, &mut header)?;
+        // Audio, video and texts; anything else is no tag, and of what is no tag nothing is known.
+        if read > 0 && !matches!(header[0] & 0x1f, 8 | 9 | 18) {
+            return Ok(None);
+        }
+        let size = header[1..].iter().fold(0u64, |n, b| n << 8 | u64::from(*b));
+        at += TAG + size + SIZE;
+        if read < header.len() || at > bytes {
+            return Ok(Some("it ends in the middle of a tag".to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// MPEG program streams: packs, each a header and packets that state their size (ISO/IEC 13818-1, 2.5.3). Only the last pack
+/// is taken apart.
+fn program_stream(file: &mut (impl Read + Seek), bytes: u64) -> io::Result<Option<String>> {
+    file.seek(SeekFrom::Start(bytes.saturating_sub(PROGRAM_TAIL)))?;
+    let mut tail = Vec::new();
+    file.take(PROGRAM_TAIL).read_to_end(&mut tail)?;
+    let Some(mut at) = tail.windows(4).rposition(|w| w == [0, 0, 1, 0xba]) else {
+        return Ok(None);
+    };
+    while let Some(rest) = tail.get(at..).filter(|rest| !rest.is_empty()) {
+        let length = match *rest {
+            [0, 0, 1, 0xb9, ..] => return Ok(None),
+            // MPEG-1 and MPEG-2; the latter tells at its end how much padding follows.
+            [0, 0, 1, 0xba, kind, ..] if kind & 0xf0 == 0x20 => Some(12),
+            [0, 0, 1, 0xba, kind, ..] if kind & 0xc0 == 0x40 => {
+                rest.get(13).map(|padding| 14 + usize::from(padding & 7))
+            }
+            [0, 0, 1, 0xbb..=0xff, high, low, ..] => Some(6 + usize::from(u16::from_be_bytes([high, low]))),
+            [0, 0, 1, 0xba..=0xff, ..] | [0, 0, 1] | [0, 0] | [0] => None,
+            // Padding behind the last packet, or no program stream.
+            _ => return Ok(None),
+        };
+        match length {
+            Some(length) if length <= rest.len() => at += length,
+            _ => return Ok(Some("it ends in the middle of a packet".to_owned())),
+        }
+    }
+    Ok(None)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
@@ -224,8 +306,34 @@ mod tests {
         // A page of one piece of 18 bytes.
         let page = |flags: u8| [&b"OggS\0"[..], &[flags], &[0; 20], &[1, 18], &[0; 18]].concat();
         let ogg = [page(2), page(0), page(4)].concat();
+        // A tag of 7 bytes of text and one of 20 of video, the first without the file's size.
+        let tag = |kind: u8, size: u8| {
+            let all = u32::from(size) + 11;
+            [
+                &[kind, 0, 0, size][..],
+                &[0; 7],
+                &vec![0x27; size.into()],
+                &all.to_be_bytes(),
+            ]
+            .concat()
+        };
+        let flv = [&b"FLV\x01\x01\0\0\0\x09\0\0\0\0"[..], &tag(18, 7), &tag(9, 20)].concat();
+        // A pack with two bytes of padding and two packets.
+        let pack = [
+            &[
+                0, 0, 1, 0xba, 0x44, 0, 4, 0, 4, 1, 1, 0x89, 0xc3, 0xfa, 0xff, 0xff,
+            ][..],
+            &[0, 0, 1, 0xe0, 0, 10],
+            &[0x33; 10],
+            &[0, 0, 1, 0xc0, 0, 3],
+            &[0x44; 3],
+        ]
+        .concat();
+        let ps = [&pack[..], &pack, &[0, 0, 1, 0xb9]].concat();
         // Name, file, and up to where a cut can be seen.
         vec![
+            ("flv", flv, 13),
+            ("ps", ps, 14),
             ("mp4", mp4, 64),
             ("long box", [boxed(b"ftyp", 8), wide].concat(), 17),
             ("avi", avi, 8),
@@ -241,7 +349,14 @@ mod tests {
             assert_eq!(why(&file), None, "{name}");
             for end in seen_from + 1..file.len() {
                 // A cut between two packets or boxes can't be seen.
-                let between = (name == "ts" && end % 188 == 0) || (name == "mp4" && [24, 72].contains(&end));
+                let between = match name {
+                    "ts" => end % 188 == 0,
+                    "mp4" => [24, 72].contains(&end),
+                    "flv" => end == 35,
+                    // Between the packs and packets, or where the next pack's start is cut: nothing of it is looked at then.
+                    "ps" => [16, 32, 41, 57, 73, 82].contains(&end),
+                    _ => false,
+                };
                 if between {
                     continue;
                 }
@@ -252,6 +367,31 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn flash_video_that_tells_its_size_is_seen_to_be_cut_anywhere() {
+        let said = |size: f64| {
+            let content = [
+                &b"\x02\0\x0aonMetaData\x08\0\0\0\x01\0\x08filesize\0"[..],
+                &size.to_be_bytes(),
+            ]
+            .concat();
+            let size = content.len() as u8;
+            let tag = [
+                &[18, 0, 0, size][..],
+                &[0; 7],
+                &content,
+                &(u32::from(size) + 11).to_be_bytes(),
+            ]
+            .concat();
+            [&b"FLV\x01\x01\0\0\0\x09\0\0\0\0"[..], &tag].concat()
+        };
+        let whole = said(0.0);
+        assert_eq!(why(&whole), None, "a live stream's size is not known");
+        assert_eq!(why(&said(whole.len() as f64)), None);
+        let cut = why(&said(whole.len() as f64 + 1000.0)).unwrap();
+        assert!(cut.contains(&format!("and {} are there", whole.len())), "{cut}");
     }
 
     #[test]
@@ -268,7 +408,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_file_does_harm(which in 0usize..6, noise in prop::collection::vec((any::<usize>(), any::<u8>()), 0..20), end in any::<usize>()) {
+        fn no_file_does_harm(which in 0usize..8, noise in prop::collection::vec((any::<usize>(), any::<u8>()), 0..20), end in any::<usize>()) {
             let (_, mut file, _) = samples().swap_remove(which);
             for (at, byte) in noise {
                 let length = file.len();

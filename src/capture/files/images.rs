@@ -55,6 +55,22 @@ impl RgbPicture {
     }
 }
 
+/// Whether the file at `path` is a PNG, GIF or WebP by its first bytes, whatever its name says: pictures or animations that
+/// a media framework would show one frame of. JPEG is none of them: a stream of JPEGs begins as one JPEG does.
+pub fn is_picture_inside(path: &Path) -> bool {
+    let is_file = std::fs::metadata(path).is_ok_and(|meta| meta.is_file());
+    let start = || {
+        let mut start = Vec::with_capacity(16);
+        File::open(path).ok()?.take(16).read_to_end(&mut start).ok()?;
+        image::guess_format(&start).ok()
+    };
+    is_file
+        && matches!(
+            start(),
+            Some(image::ImageFormat::Png | image::ImageFormat::Gif | image::ImageFormat::WebP)
+        )
+}
+
 /// Reads a PNG, JPEG, BMP, WebP or GIF file as RGB, upright as its EXIF orientation says.
 ///
 /// The format is known by the content, not by the name. Grey becomes R = G = B; 16 bits are scaled to 8;
@@ -176,7 +192,7 @@ pub fn list_images(path: &Path) -> Result<Vec<PathBuf>> {
     if files.is_empty() {
         return Err(
             Error::usage(format!("{}: there is no image in the folder", path.display()))
-                .hint("png, jpg, jpeg, bmp, webp and gif files are taken; folders inside are not"),
+                .hint("png, apng, jpg, jpeg, bmp, webp and gif files are taken; folders inside are not"),
         );
     }
     files.sort_by(|a, b| natural_order(&a.to_string_lossy(), &b.to_string_lossy()));
