@@ -131,6 +131,11 @@ fn the_line_that_says_how_to_watch_leads_there_from_other_machines() {
             line.contains("ffplay") && line.contains("mpv") && !line.contains("vlc"),
             "{line}"
         );
+        let page = log.find("see it in a browser: http://127.0.0.1:").expect(&log);
+        assert!(
+            page < log.find("watch it with: ").unwrap(),
+            "the page comes first: {log}"
+        );
     }
 }
 

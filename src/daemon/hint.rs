@@ -1,13 +1,17 @@
-//! How to watch an RTSP output, in a line that can be copied.
+//! Where the video is to be seen: the page and each RTSP output, in lines that can be copied.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use crate::config::Settings;
 use crate::output::{OutputSpec, RtspAddress};
 use crate::stdio;
 
-/// Says on standard error how each RTSP output is watched.
-pub(super) fn say(settings: &Settings) {
+/// Says on standard error where the page is, if it is served at `page`, and how each RTSP output is watched.
+pub(super) fn say(settings: &Settings, page: Option<SocketAddr>) {
+    if let Some(address) = page {
+        let line = page_line(address, settings.access.tls.is_some(), reachable);
+        stdio::say(format_args!("segd: {line}"));
+    }
     let outputs = settings.cameras.iter().flat_map(|camera| &camera.outputs);
     for output in outputs {
         if let OutputSpec::Rtsp(address) = output
@@ -18,7 +22,17 @@ pub(super) fn say(settings: &Settings) {
     }
 }
 
-/// The line for one address; `None` for a port that is only known once it is open. `reachable` gives an address of this
+/// The line for the page.
+fn page_line(address: SocketAddr, has_tls: bool, reachable: impl Fn(IpAddr) -> IpAddr) -> String {
+    let mut shown = address;
+    if address.ip().is_unspecified() {
+        shown.set_ip(reachable(address.ip()));
+    }
+    let scheme = if has_tls { "https" } else { "http" };
+    format!("see it in a browser: {scheme}://{shown}/")
+}
+
+/// The line for one RTSP address; `None` for a port that is only known once it is open. `reachable` gives an address of this
 /// machine for one that stands for all of them.
 fn line(address: &RtspAddress, has_users: bool, reachable: impl Fn(IpAddr) -> IpAddr) -> Option<String> {
     if address.port == 0 {
@@ -91,6 +105,18 @@ mod tests {
             IpAddr::V4(_) => "192.0.2.7".parse().unwrap(),
             IpAddr::V6(_) => "2001:db8::7".parse().unwrap(),
         })
+    }
+
+    #[test]
+    fn the_pages_line_can_be_copied() {
+        let line = |address: &str, has_tls| {
+            page_line(address.parse().unwrap(), has_tls, |_| {
+                "192.0.2.7".parse().unwrap()
+            })
+        };
+        assert!(line("127.0.0.1:8555", false).ends_with(" http://127.0.0.1:8555/"));
+        assert!(line("0.0.0.0:80", true).ends_with(" https://192.0.2.7:80/"));
+        assert!(line("[2001:db8::7]:8555", false).ends_with(" http://[2001:db8::7]:8555/"));
     }
 
     #[test]

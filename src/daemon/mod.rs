@@ -10,6 +10,7 @@ mod hint;
 pub mod reload;
 pub mod status;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +47,6 @@ pub fn run(origin: Origin) -> Result<()> {
     };
     let built = build(&settings, &chooser)?;
     drop(preparing);
-    hint::say(&settings);
     if built.len() > 1 {
         let turns = Turns::new(std::thread::available_parallelism().map_or(1, usize::from));
         built.iter().for_each(|b| b.parts.control.share(turns.clone()));
@@ -63,6 +63,7 @@ pub fn run(origin: Origin) -> Result<()> {
     } else {
         None
     };
+    hint::say(fleet.settings(), _http.as_ref().map(|(page, _)| *page));
     let _status = status::log_status(health.clone())?;
     let _progress = match (live, built.as_slice()) {
         (false, [only]) => status::show_progress(only.parts.metrics.clone(), only.options.max_frames)?,
@@ -108,7 +109,7 @@ fn watched(settings: &Settings, built: &[Built]) -> Vec<Watched> {
 }
 
 /// Starts HTTP. A port that was asked for must be free; the default one may belong to another segd.
-fn serve_health(settings: &Settings, app: web::App) -> Result<Option<Background>> {
+fn serve_health(settings: &Settings, app: web::App) -> Result<Option<(SocketAddr, Background)>> {
     let bound = match settings.health.listen.as_deref() {
         Some("") => return Ok(None),
         Some(listen) => web::bind(listen, &settings.access)?,
@@ -120,5 +121,7 @@ fn serve_health(settings: &Settings, app: web::App) -> Result<Option<Background>
             }
         },
     };
-    bound.with_webrtc(&settings.health.webrtc)?.serve(app).map(Some)
+    let address = bound.address();
+    let serving = bound.with_webrtc(&settings.health.webrtc)?.serve(app)?;
+    Ok(Some((address, serving)))
 }
