@@ -218,18 +218,18 @@ fn paths_that_are_named_exist() {
 /// `service::name` is the test `name` in tests/service.rs.
 #[test]
 fn tests_that_are_named_exist() {
-    let page = Page::read("docs/service.md");
     let (mut wrong, mut found) = (Vec::new(), 0);
-    for (number, line) in page.prose() {
-        for (file, name) in spans(line).filter_map(|span| span.split_once("::")) {
-            let Ok(source) = fs::read_to_string(root().join(format!("tests/{file}.rs"))) else {
-                continue;
-            };
-            found += 1;
-            if !source.contains(&format!("fn {name}(")) {
-                wrong.push(format!(
-                    "docs/service.md:{number}: tests/{file}.rs has no test {name}"
-                ));
+    for page in [Page::read("docs/service.md"), Page::read("docs/lab/faults.md")] {
+        for (number, line) in page.prose() {
+            for (file, name) in spans(line).filter_map(|span| span.split_once("::")) {
+                let Ok(source) = fs::read_to_string(root().join(format!("tests/{file}.rs"))) else {
+                    continue;
+                };
+                found += 1;
+                if !source.contains(&format!("fn {name}(")) {
+                    let page = page.path.display();
+                    wrong.push(format!("{page}:{number}: tests/{file}.rs has no test {name}"));
+                }
             }
         }
     }
