@@ -34,6 +34,18 @@ fn check_output(
         OutputSpec::Mp4(path) | OutputSpec::Mkv(path) => {
             check_folder(path.parent().unwrap_or(Path::new("")), output)
         }
+        OutputSpec::Record(folder) | OutputSpec::Clips(folder) => {
+            // It is made if it is not there.
+            let exists = folder.exists();
+            check_folder(
+                if exists {
+                    folder
+                } else {
+                    folder.parent().unwrap_or(Path::new(""))
+                },
+                output,
+            )
+        }
         _ => Ok(()),
     }
 }

@@ -47,7 +47,11 @@ pub fn check_files<'a>(
     let mut seen: Vec<(&Path, Identity)> = Vec::new();
     for output in outputs {
         let path = match output {
-            OutputSpec::Mp4(path) | OutputSpec::Mkv(path) | OutputSpec::Images(path) => path.as_path(),
+            OutputSpec::Mp4(path)
+            | OutputSpec::Mkv(path)
+            | OutputSpec::Record(path)
+            | OutputSpec::Clips(path)
+            | OutputSpec::Images(path) => path.as_path(),
             OutputSpec::Rtsp(_) | OutputSpec::Null => continue,
         };
         let Some(identity) = identity(path) else {

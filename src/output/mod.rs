@@ -17,20 +17,30 @@ pub mod access;
 pub mod browser;
 mod clash;
 #[cfg(feature = "gstreamer")]
+pub mod clips;
+#[cfg(feature = "gstreamer")]
 pub mod file;
 pub mod images;
+mod keep;
 mod names;
 mod null;
+#[cfg(feature = "gstreamer")]
+pub mod record;
 #[cfg(feature = "gstreamer")]
 pub mod rtsp;
 #[cfg(feature = "gstreamer")]
 pub mod rtsp_auth;
 #[cfg(feature = "gstreamer")]
 pub mod rtsp_server;
+#[cfg(feature = "gstreamer")]
+mod segment;
+#[cfg(feature = "gstreamer")]
+mod shelf;
 mod spec;
 
 pub use crate::encode::Codec;
 pub use clash::check_files;
+pub use keep::{ClipOptions, Keep, RecordOptions};
 pub use spec::{DEFAULT_OUTPUT, OutputSpec, RtspAddress, StreamOptions, parse_output};
 
 /// The video that an output is opened for.
