@@ -52,7 +52,7 @@ pub fn check_files<'a>(
             | OutputSpec::Record(path)
             | OutputSpec::Clips(path)
             | OutputSpec::Images(path) => path.as_path(),
-            OutputSpec::Rtsp(_) | OutputSpec::Null => continue,
+            OutputSpec::Rtsp(_) | OutputSpec::Push(_) | OutputSpec::Null => continue,
         };
         let Some(identity) = identity(path) else {
             continue;

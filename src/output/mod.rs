@@ -25,6 +25,9 @@ mod keep;
 mod names;
 mod null;
 #[cfg(feature = "gstreamer")]
+pub mod push;
+pub mod push_address;
+#[cfg(feature = "gstreamer")]
 pub mod record;
 #[cfg(feature = "gstreamer")]
 pub mod rtsp;
@@ -76,6 +79,11 @@ pub trait OutputOpener: Send + Sync {
     /// Whether it is watched as it happens (RTSP): it waits for nobody, and shows notices as well. Otherwise it is
     /// kept (files).
     fn is_live(&self) -> bool;
+
+    /// Whether opening waits for somebody, such as a server. A live pipeline then opens it apart, and goes on meanwhile.
+    fn connects(&self) -> bool {
+        false
+    }
 
     /// Opens the output for this video.
     ///

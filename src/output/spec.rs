@@ -19,6 +19,9 @@ use crate::output::file::{Container, FileOpener};
 use crate::output::images::ImagesOpener;
 use crate::output::null::NullOpener;
 #[cfg(feature = "gstreamer")]
+use crate::output::push::PushOpener;
+use crate::output::push_address::PushAddress;
+#[cfg(feature = "gstreamer")]
 use crate::output::record::RecordOpener;
 #[cfg(feature = "gstreamer")]
 use crate::output::rtsp::RtspOpener;
@@ -29,7 +32,7 @@ use vision::error::{Error, Result};
 pub const DEFAULT_OUTPUT: &str = "rtsp://127.0.0.1:8554/segd";
 
 /// The forms that an output can have, for messages.
-const FORMS: &str = "rtsp(s)://ADDRESS:PORT/PATH, FILE.mp4, FILE.mkv, record:FOLDER, clips:FOLDER, FOLDER/ (for PNG images) or null://";
+const FORMS: &str = "rtsp(s)://ADDRESS:PORT/PATH, rtmp(s)://, srt:// or rtsp+push:// SERVER, FILE.mp4, FILE.mkv, record:FOLDER, clips:FOLDER, FOLDER/ (for PNG images) or null://";
 
 /// How the video is encoded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -162,6 +165,8 @@ pub enum OutputSpec {
     Record(PathBuf),
     /// A folder of events' clips.
     Clips(PathBuf),
+    /// A server that video is sent to.
+    Push(PushAddress),
     /// A folder of PNG images.
     Images(PathBuf),
     /// Nowhere.
@@ -203,8 +208,15 @@ impl OutputSpec {
             // Nobody asks at this desk: the daemon opens clips at its camera's.
             #[cfg(feature = "gstreamer")]
             Self::Clips(folder) => Box::new(ClipsOpener::new(folder.clone(), options, Arc::default())),
+            #[cfg(feature = "gstreamer")]
+            Self::Push(address) => Box::new(PushOpener::new(address.clone(), options.encoding())?),
             #[cfg(not(feature = "gstreamer"))]
-            Self::Rtsp(_) | Self::Mp4(_) | Self::Mkv(_) | Self::Record(_) | Self::Clips(_) => {
+            Self::Rtsp(_)
+            | Self::Mp4(_)
+            | Self::Mkv(_)
+            | Self::Record(_)
+            | Self::Clips(_)
+            | Self::Push(_) => {
                 return Err(Error::usage(format!(
                     "output {self}: this build of segd has no GStreamer, which RTSP and video files need"
                 ))
@@ -221,6 +233,7 @@ impl fmt::Display for OutputSpec {
         match self {
             Self::Rtsp(address) => address.fmt(f),
             Self::Mp4(path) | Self::Mkv(path) | Self::Images(path) => path.display().fmt(f),
+            Self::Push(address) => address.fmt(f),
             Self::Record(path) => write!(f, "record:{}", path.display()),
             Self::Clips(path) => write!(f, "clips:{}", path.display()),
             Self::Null => f.write_str("null://"),
@@ -237,6 +250,9 @@ pub fn parse_output(text: &str) -> Result<OutputSpec> {
     let text = text.trim();
     if text.is_empty() {
         return Err(Error::usage("the output is empty").hint(format!("expected {FORMS}")));
+    }
+    if let Some(address) = PushAddress::parse(text) {
+        return address.map(OutputSpec::Push);
     }
     if let Some((scheme, rest)) = text.split_once("://") {
         return match scheme {
