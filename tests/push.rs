@@ -7,7 +7,7 @@ mod made;
 #[path = "common/faulty.rs"]
 mod faulty;
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -19,7 +19,6 @@ use gstreamer::glib;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use gstreamer_rtsp_server as gst_rtsp_server;
-use gstreamer_rtsp_server::gio;
 use gstreamer_rtsp_server::prelude::*;
 use segd::output::{StreamOptions, Video, parse_output};
 use segd::supervise::Ended;
@@ -76,28 +75,30 @@ fn srt_server(port: u16, count: &Count) -> Box<dyn Server> {
     Box::new(Pipeline(pipeline))
 }
 
-/// An ffmpeg that waits for one connection.
-struct Ffmpeg(Child);
+/// A server that is a process.
+struct Process(Child);
 
-impl Server for Ffmpeg {}
+impl Server for Process {}
 
-impl Drop for Ffmpeg {
+impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
+/// An ffmpeg that waits for one connection.
 fn rtmp_server(port: u16, count: &Count) -> Box<dyn Server> {
     let mut child = Command::new("ffmpeg")
-        .args(["-nostdin", "-loglevel", "error", "-listen", "1", "-i"])
+        .args(["-nostdin", "-loglevel", "error", "-analyzeduration", "500000"])
+        .args(["-listen", "1", "-i"])
         .arg(format!("rtmp://127.0.0.1:{port}/live/s3cret"))
         .args([
             "-an",
             "-f",
             "rawvideo",
             "-pix_fmt",
-            "gray",
+            "yuv420p",
             "-flush_packets",
             "1",
             "pipe:1",
@@ -108,72 +109,68 @@ fn rtmp_server(port: u16, count: &Count) -> Box<dyn Server> {
     let mut pictures = child.stdout.take().unwrap();
     let count = count.clone();
     std::thread::spawn(move || {
-        let mut picture = vec![0; WIDTH * HEIGHT];
+        let mut picture = vec![0; WIDTH * HEIGHT * 3 / 2];
         while pictures.read_exact(&mut picture).is_ok() {
-            if picture[WIDTH * HEIGHT / 2 + WIDTH / 2].abs_diff(SECRET) < 10 {
+            if picture[WIDTH * HEIGHT / 2 + WIDTH / 2].abs_diff(SECRET) < 6 {
                 count.fetch_add(1, Relaxed);
             }
         }
     });
-    Box::new(Ffmpeg(child))
+    Box::new(Process(child))
 }
 
-/// A server that records, with a thread of its own.
-struct Recorder {
-    main: glib::MainLoop,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
+const CHILD_PORT: &str = "SEGD_TEST_CHILD_PORT";
 
-impl Server for Recorder {}
-
-impl Drop for Recorder {
-    fn drop(&mut self) {
-        self.main.quit();
-        self.thread.take().unwrap().join().unwrap();
-    }
-}
-
+/// This program again, as a server that records ([`rtsp_server_child`]).
 fn rtsp_server(port: u16, count: &Count) -> Box<dyn Server> {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "rtsp_server_child", "--nocapture"])
+        .env(CHILD_PORT, port.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let count = count.clone();
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            if let Some(pictures) = line.strip_prefix("pictures ") {
+                count.store(pictures.parse().unwrap(), Relaxed);
+            }
+        }
+    });
+    Box::new(Process(child))
+}
+
+/// The child of a test below: an RTSP server until it is killed.
+#[test]
+#[ignore = "started by other tests"]
+fn rtsp_server_child() {
+    let Ok(port) = std::env::var(CHILD_PORT) else {
+        return;
+    };
     gst::init().unwrap();
-    let context = glib::MainContext::new();
-    let main = glib::MainLoop::new(Some(&context), false);
     let server = gst_rtsp_server::RTSPServer::new();
     server.set_address("127.0.0.1");
-    server.set_service(&port.to_string());
+    server.set_service(&port);
     let factory = gst_rtsp_server::RTSPMediaFactory::new();
     factory.set_transport_mode(gst_rtsp_server::RTSPTransportMode::RECORD);
     factory.set_launch(&format!(
         "( rtph264depay name=depay0 ! h264parse ! openh264dec ! {COUNT} )"
     ));
-    let count = count.clone();
+    let count = Count::default();
+    let counted = count.clone();
     factory.connect_media_configure(move |_, media| {
         let element = media.element().downcast::<gst::Bin>().unwrap();
         let sink = element.by_name("count").unwrap();
-        count_into(&sink.downcast().unwrap(), count.clone());
+        count_into(&sink.downcast().unwrap(), counted.clone());
     });
     server.mount_points().unwrap().add_factory("/live", factory);
-    let looped = main.clone();
-    let (ready, is_ready) = std::sync::mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        context
-            .with_thread_default(|| {
-                let source = server.create_source(gio::Cancellable::NONE).unwrap();
-                source.attach(Some(&context));
-                ready.send(()).unwrap();
-                looped.run();
-                server.client_filter(Some(&mut |_, client| {
-                    client.close();
-                    gst_rtsp_server::RTSPFilterResult::Remove
-                }));
-                source.destroy();
-            })
-            .unwrap();
-    });
-    is_ready.recv().unwrap();
-    Box::new(Recorder {
-        main,
-        thread: Some(thread),
-    })
+    let _source = server.attach(None).unwrap();
+    loop {
+        glib::MainContext::default().iteration(false);
+        println!("pictures {}", count.load(Relaxed));
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
 }
 
 fn free_tcp() -> u16 {

@@ -111,7 +111,7 @@ fn a_recording_is_cut_at_keyframes_and_holds_every_frame_once() {
         let mut all = Vec::new();
         for path in kept(&folder) {
             let pictures = decode_as(&path, codec);
-            assert!(pictures.len() <= 31, "{codec}: {} in a file", pictures.len());
+            assert!(pictures.len() <= 30, "{codec}: {} in a file", pictures.len());
             for (n, (picture, pts)) in pictures.iter().enumerate() {
                 let expected = n as u64 * FRAME_TIME_NS;
                 assert!(pts.abs_diff(expected) <= 1_000_000, "{codec}: frame {n} at {pts}");
@@ -123,7 +123,7 @@ fn a_recording_is_cut_at_keyframes_and_holds_every_frame_once() {
         assert_eq!(kept(&folder).len(), 4, "{codec}: {:?}", names(&folder));
         assert_eq!(video.encoders.encoded(), 100);
         // A player knows the length at once: it is in the index.
-        for (path, expected) in kept(&folder).iter().zip(["1.0", "1.0", "1.0", "0.3"]) {
+        for (path, expected) in kept(&folder).iter().zip([1.0, 1.0, 1.0, 0.3333]) {
             let probe = Command::new("ffprobe")
                 .args(["-v", "error", "-show_entries", "format=duration"])
                 .args(["-of", "csv=p=0"])
@@ -131,7 +131,8 @@ fn a_recording_is_cut_at_keyframes_and_holds_every_frame_once() {
                 .output()
                 .expect("ffprobe is installed");
             let said = String::from_utf8(probe.stdout).unwrap();
-            assert!(said.starts_with(expected), "{codec}: {said}");
+            let found: f64 = said.trim().parse().expect(&said);
+            assert!((found - expected).abs() < 0.005, "{codec}: {said}");
             assert!(
                 probe.stderr.is_empty(),
                 "{}",
@@ -304,7 +305,8 @@ fn keeper_child() {
     let video = Video::new(format(320, 240), Some(30.0), false);
     let output = start(recording(&folder, &options).as_ref(), &video);
     for number in 0..1000 {
-        video.encoders.push(numbered(&video, number));
+        let data = PooledBuffer::unpooled(vec![0; video.format.packed_bytes()]);
+        video.encoders.push(frame(video.format, number, data));
         println!("pushed {number}");
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -353,7 +355,8 @@ fn a_kill_loses_a_second_at_most_and_the_next_run_goes_on_beside_it() {
     let video = Video::new(format(320, 240), Some(30.0), false);
     let output = start(recording(folder.path(), &seconds(ALL)).as_ref(), &video);
     for number in 0..10 {
-        video.encoders.push(numbered(&video, number));
+        let data = PooledBuffer::unpooled(vec![0; video.format.packed_bytes()]);
+        video.encoders.push(frame(video.format, number, data));
     }
     video.encoders.finish();
     output.join().unwrap().unwrap();

@@ -127,7 +127,9 @@ impl Recording {
         let jumps = self.last_pts_ns.is_some_and(|last| {
             unit.pts_ns < last || unit.pts_ns - last > BREAK_NS.saturating_add(unit.duration_ns)
         });
-        unit.is_keyframe && (jumps || segment.length() >= self.length)
+        // Times are rounded; half a picture earlier is near enough.
+        let is_long = || segment.length_at(unit) + Duration::from_nanos(unit.duration_ns / 2) >= self.length;
+        unit.is_keyframe && (jumps || is_long())
     }
 
     fn begin(&mut self, keyframe: &AccessUnit) -> Result<Segment> {

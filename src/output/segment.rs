@@ -77,14 +77,9 @@ impl Segment {
         &self.path
     }
 
-    /// From its first picture to its last one.
-    pub(super) fn length(&self) -> Duration {
-        let written: u64 = self.references.iter().map(|r| u64::from(r.duration)).sum();
-        let waiting = match (self.times.first(), self.times.last()) {
-            (Some(first), Some(last)) => last - first,
-            _ => 0,
-        };
-        fragments::time(written + waiting)
+    /// From its first picture to this one, which would be its next.
+    pub(super) fn length_at(&self, unit: &AccessUnit) -> Duration {
+        fragments::time(ticks(self.timeline.peek(unit.pts_ns)))
     }
 
     /// Takes the next unit. Whether a fragment was written.
