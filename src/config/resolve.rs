@@ -1,6 +1,7 @@
 //! From one section's keys to what one stage takes, checked.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -22,7 +23,8 @@ use crate::supervise::OnTransient;
 use vision::error::{Error, Result};
 use vision::frame::{FrameFormat, PixelFormat};
 use vision::model::contract::MAX_SIDE;
-use vision::overlay::{OverlayOptions, Visualize};
+use vision::overlay::{Behind, OverlayOptions, Visualize};
+use vision::picture::read_rgb;
 use vision::propagate::Smoothing;
 
 /// What all cameras of a run share.
@@ -284,10 +286,43 @@ pub fn drawing(section: &OverlaySection) -> Result<Drawing> {
     if let Some(legend) = section.legend {
         options.legend = legend;
     }
+    if let Some(text) = section.background.as_deref().filter(|text| !text.is_empty()) {
+        if options.mode != Visualize::Overlay {
+            return Err(Error::usage(format!(
+                "overlay.background is set, and overlay.visualize = \"{}\"",
+                options.mode
+            ))
+            .hint("leave one of them out: what stays in front of a background is shown as it is"));
+        }
+        options.behind = Some(behind(text)?);
+    }
     Ok(Drawing {
         options,
         classes: section.classes.clone(),
     })
+}
+
+/// What stands in place of the background.
+fn behind(text: &str) -> Result<Behind> {
+    if text == "blur" {
+        return Ok(Behind::Blur);
+    }
+    if let Some(digits) = text.strip_prefix('#') {
+        let number = u32::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 6);
+        let [_, rgb @ ..] = number
+            .ok_or_else(|| {
+                Error::usage(format!("overlay.background = {text:?} is no colour"))
+                    .hint("expected six hexadecimal digits, such as #00b140")
+            })?
+            .to_be_bytes();
+        return Ok(Behind::Color(rgb));
+    }
+    let picture = read_rgb(Path::new(text)).map_err(|e| {
+        Error::usage(format!("overlay.background = {text:?} is no picture"))
+            .caused_by(e)
+            .hint("expected blur, a colour such as #00b140, or the file of a picture")
+    })?;
+    Ok(Behind::Picture(Arc::new(picture)))
 }
 
 /// What is hidden.

@@ -193,6 +193,8 @@ section! {
         classes: Vec<String>,
         /// Draw the names of the classes in the picture.
         legend: bool,
+        /// What stands in place of all but the classes: `blur`, a colour (`#rrggbb`), or a picture's file.
+        background: String,
     }
 }
 

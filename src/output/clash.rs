@@ -51,6 +51,7 @@ pub fn check_files<'a>(
             | OutputSpec::Mkv(path)
             | OutputSpec::Record(path)
             | OutputSpec::Clips(path)
+            | OutputSpec::Camera(path)
             | OutputSpec::Images(path) => path.as_path(),
             OutputSpec::Rtsp(_) | OutputSpec::Push(_) | OutputSpec::Null => continue,
         };

@@ -15,6 +15,8 @@ use vision::frame::{Frame, FrameFormat};
 pub mod access;
 #[cfg(feature = "gstreamer")]
 pub mod browser;
+#[cfg(feature = "gstreamer")]
+pub mod camera;
 mod clash;
 #[cfg(feature = "gstreamer")]
 pub mod clips;

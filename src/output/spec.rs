@@ -13,6 +13,8 @@ use crate::encode::Codec;
 use crate::encode::EncodeOptions;
 use crate::output::access::RtspAccess;
 #[cfg(feature = "gstreamer")]
+use crate::output::camera::CameraOpener;
+#[cfg(feature = "gstreamer")]
 use crate::output::clips::ClipsOpener;
 #[cfg(feature = "gstreamer")]
 use crate::output::file::{Container, FileOpener};
@@ -32,7 +34,7 @@ use vision::error::{Error, Result};
 pub const DEFAULT_OUTPUT: &str = "rtsp://127.0.0.1:8554/segd";
 
 /// The forms that an output can have, for messages.
-const FORMS: &str = "rtsp(s)://ADDRESS:PORT/PATH, rtmp(s)://, srt:// or rtsp+push:// SERVER, FILE.mp4, FILE.mkv, record:FOLDER, clips:FOLDER, FOLDER/ (for PNG images) or null://";
+const FORMS: &str = "rtsp(s)://ADDRESS:PORT/PATH, rtmp(s)://, srt:// or rtsp+push:// SERVER, FILE.mp4, FILE.mkv, record:FOLDER, clips:FOLDER, v4l2:/dev/videoN, FOLDER/ (for PNG images) or null://";
 
 /// How the video is encoded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -167,6 +169,8 @@ pub enum OutputSpec {
     Clips(PathBuf),
     /// A server that video is sent to.
     Push(PushAddress),
+    /// A virtual camera.
+    Camera(PathBuf),
     /// A folder of PNG images.
     Images(PathBuf),
     /// Nowhere.
@@ -210,13 +214,16 @@ impl OutputSpec {
             Self::Clips(folder) => Box::new(ClipsOpener::new(folder.clone(), options, Arc::default())),
             #[cfg(feature = "gstreamer")]
             Self::Push(address) => Box::new(PushOpener::new(address.clone(), options.encoding())?),
+            #[cfg(feature = "gstreamer")]
+            Self::Camera(device) => Box::new(CameraOpener::new(device.clone())),
             #[cfg(not(feature = "gstreamer"))]
             Self::Rtsp(_)
             | Self::Mp4(_)
             | Self::Mkv(_)
             | Self::Record(_)
             | Self::Clips(_)
-            | Self::Push(_) => {
+            | Self::Push(_)
+            | Self::Camera(_) => {
                 return Err(Error::usage(format!(
                     "output {self}: this build of segd has no GStreamer, which RTSP and video files need"
                 ))
@@ -234,6 +241,7 @@ impl fmt::Display for OutputSpec {
             Self::Rtsp(address) => address.fmt(f),
             Self::Mp4(path) | Self::Mkv(path) | Self::Images(path) => path.display().fmt(f),
             Self::Push(address) => address.fmt(f),
+            Self::Camera(path) => write!(f, "v4l2:{}", path.display()),
             Self::Record(path) => write!(f, "record:{}", path.display()),
             Self::Clips(path) => write!(f, "clips:{}", path.display()),
             Self::Null => f.write_str("null://"),
@@ -260,6 +268,13 @@ pub fn parse_output(text: &str) -> Result<OutputSpec> {
             "null" if rest.is_empty() => Ok(OutputSpec::Null),
             _ => Err(Error::usage(format!("output {text:?} is not known")).hint(format!("expected {FORMS}"))),
         };
+    }
+    if let Some(device) = text.strip_prefix("v4l2:") {
+        if !device.starts_with("/dev/") {
+            return Err(Error::usage(format!("output {text:?}: there is no device"))
+                .hint("expected v4l2:/dev/videoN"));
+        }
+        return Ok(OutputSpec::Camera(device.into()));
     }
     if let Some((kind @ ("record" | "clips"), folder)) = text.split_once(':') {
         if folder.is_empty() {
@@ -390,6 +405,7 @@ mod tests {
         for (text, expected) in [
             ("record:/var/lib/segd", OutputSpec::Record("/var/lib/segd".into())),
             ("clips:a/b", OutputSpec::Clips("a/b".into())),
+            ("v4l2:/dev/video9", OutputSpec::Camera("/dev/video9".into())),
         ] {
             assert_eq!(parse_output(text).unwrap(), expected);
             assert_eq!(expected.to_string(), text);
@@ -416,6 +432,7 @@ mod tests {
         refused("http://127.0.0.1:80/x", "FILE.mp4");
         refused("null://x", "null://");
         refused("record:", "no folder");
+        refused("v4l2:video9", "v4l2:/dev/videoN");
         refused("clips:", "clips:FOLDER");
         refused("out.avi", ".avi");
         refused("out", "slash at its end");
