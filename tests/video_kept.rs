@@ -143,6 +143,61 @@ fn a_recording_is_cut_at_keyframes_and_holds_every_frame_once() {
 }
 
 #[test]
+fn players_jump_to_any_picture_of_a_complete_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = StreamOptions {
+        keyframe_interval_s: 2.0,
+        ..seconds(ALL)
+    };
+    let video = Video::new(format(320, 240), Some(30.0), false);
+    let output = start(recording(folder.path(), &options).as_ref(), &video);
+    for number in 0..60 {
+        video.encoders.push(numbered(&video, number));
+    }
+    video.encoders.finish();
+    output.join().unwrap().unwrap();
+    let files = kept(folder.path());
+    assert_eq!(files.len(), 1, "there is one keyframe");
+    for at in [0.5, 1.2, 1.8] {
+        let jumped = Command::new("ffmpeg")
+            .args(["-v", "error", "-ss", &at.to_string(), "-i"])
+            .arg(&files[0])
+            .args([
+                "-frames:v",
+                "1",
+                "-f",
+                "rawvideo",
+                "-pix_fmt",
+                "yuv420p",
+                "pipe:1",
+            ])
+            .output()
+            .expect("ffmpeg is installed");
+        assert!(
+            jumped.stderr.is_empty(),
+            "{}",
+            String::from_utf8_lossy(&jumped.stderr)
+        );
+        let (luma, chroma) = (320 * 240, 160 * 120);
+        let middle = 60 * 160 + 80;
+        let picture = Picture {
+            width: 320,
+            height: 240,
+            y: jumped.stdout[..luma].to_vec(),
+            u: jumped.stdout[luma + middle],
+            v: jumped.stdout[luma + chroma + middle],
+        };
+        picture.assert_is_drawn(320);
+        let expected = (at * 30.0) as u64;
+        assert!(
+            picture.number().abs_diff(expected) <= 1,
+            "{} at {at}",
+            picture.number()
+        );
+    }
+}
+
+#[test]
 fn the_oldest_files_go_and_another_program_s_stay() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("holiday.mp4"), vec![0; 1_000_000]).unwrap();

@@ -221,18 +221,18 @@ pub fn fragment_head(number: u32, at: u64, samples: &[Sample]) -> Vec<u8> {
     out
 }
 
-/// A fragment in an index.
+/// One or several fragments in an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reference {
-    /// Its length, head and pictures.
+    /// Their length, heads and pictures.
     pub bytes: u32,
-    /// Ticks from its first picture to the next fragment's.
+    /// Ticks from their first picture to the one behind them.
     pub duration: u32,
-    /// Whether its first picture is a keyframe.
+    /// Whether their first picture is a keyframe.
     pub is_keyframe: bool,
 }
 
-/// The length of an index of so many fragments.
+/// The length of an index of so many references.
 pub const fn index_length(references: usize) -> usize {
     40 + 12 * references
 }

@@ -23,10 +23,12 @@ pub(super) struct Segment {
     file: File,
     /// Bytes of the file that are whole; whatever is behind them is taken back.
     written: u64,
-    /// Where the index goes, and how many fragments it has room for.
+    /// Where the index goes, and how many places it has room for.
     index_at: u64,
     index_room: usize,
     references: Vec<Reference>,
+    /// Fragments so far.
+    fragments: u32,
     timeline: Timeline,
     /// The pictures of the fragment that is not written yet: their times, and their bytes, one after the other.
     times: Vec<u64>,
@@ -58,6 +60,7 @@ impl Segment {
             index_at,
             index_room,
             references: Vec::with_capacity(index_room),
+            fragments: 0,
             timeline: Timeline::new(period_ns(keyframe.parameters.frame_rate)),
             times: Vec::new(),
             samples: Vec::new(),
@@ -115,15 +118,24 @@ impl Segment {
         for ((sample, at), end) in self.samples.iter_mut().zip(&self.times).zip(ends) {
             sample.duration = u32::try_from(end.saturating_sub(*at)).unwrap_or(u32::MAX).max(1);
         }
-        let number = u32::try_from(self.references.len() + 1).unwrap_or(u32::MAX);
-        let mut fragment = fragments::fragment_head(number, first, &self.samples);
+        let mut fragment = fragments::fragment_head(self.fragments + 1, first, &self.samples);
         fragment.extend_from_slice(&self.data);
         self.append(&fragment)?;
-        self.references.push(Reference {
-            bytes: u32::try_from(fragment.len()).unwrap_or(u32::MAX),
-            duration: u32::try_from(next.saturating_sub(first)).unwrap_or(u32::MAX),
-            is_keyframe: self.samples[0].is_keyframe,
-        });
+        self.fragments += 1;
+        let bytes = u32::try_from(fragment.len()).unwrap_or(u32::MAX);
+        let duration = u32::try_from(next.saturating_sub(first)).unwrap_or(u32::MAX);
+        match self.references.last_mut() {
+            // Players begin to decode wherever the index leads them: it leads to keyframes.
+            Some(last) if !self.samples[0].is_keyframe => {
+                last.bytes = last.bytes.saturating_add(bytes);
+                last.duration = last.duration.saturating_add(duration);
+            }
+            _ => self.references.push(Reference {
+                bytes,
+                duration,
+                is_keyframe: self.samples[0].is_keyframe,
+            }),
+        }
         self.times.clear();
         self.samples.clear();
         self.data.clear();

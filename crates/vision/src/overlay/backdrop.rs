@@ -14,9 +14,6 @@ use super::ink;
 use crate::frame::{FrameFormat, Mask, PixelFormat};
 use crate::scene::{Segment, is_by_class};
 
-/// A weight of a pixel that stays.
-const WHOLE: u8 = 16;
-
 /// What stands behind the classes that stay.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Behind {
