@@ -17,7 +17,7 @@ use vision::infer::tract::TractBackend;
 use vision::infer::{Backend, InputSize, Outputs, Placement, TensorData};
 use vision::model::Model;
 use vision::model::contract::{Class, ColorOrder, Grid, Input, InputType, Layout, Precision, Resize};
-use vision::overlay::{OverlayOptions, Painter, Visualize};
+use vision::overlay::{Behind, OverlayOptions, Painter, Visualize};
 use vision::preprocess::Preprocessor;
 use vision::propagate::{
     Keys, LogitSmoother, Luma, MotionField, Smoothing, Tiles, Vector, warp_labels, warp_labels_reference,
@@ -233,6 +233,21 @@ fn overlay(c: &mut Criterion<ThreadTime>) {
     case(PixelFormat::I420, vga, Visualize::Contour, false);
     case(PixelFormat::I420, vga, Visualize::SideBySide, false);
     case(PixelFormat::I420, (1280, 720), Visualize::Overlay, false);
+    let format = FrameFormat::new(PixelFormat::I420, vga.0, vga.1);
+    let data = picture(format);
+    let image = ImageRef::packed(format, &data).expect("a packed picture");
+    let mask = mask_of(21, (64, 48), input, vga);
+    for (name, behind) in [("blur", Behind::Blur), ("color", Behind::Color([0, 177, 64]))] {
+        let options = OverlayOptions {
+            behind: Some(behind),
+            ..OverlayOptions::default()
+        };
+        let mut painter = Painter::new(format, &classes, options);
+        let mut out = vec![0; format.packed_bytes()];
+        group.bench_function(BenchmarkId::new("I420 background", name), |b| {
+            b.iter(|| painter.paint(black_box(&image), Some(&mask), &mut out))
+        });
+    }
     group.finish();
 }
 

@@ -30,8 +30,9 @@ pub use listen::{DEFAULT_LISTEN, WebRtcSettings, may_listen, parse_listen};
 pub use looks::{Drawing, Hiding, class_label};
 pub use resolve::{drawing, model};
 pub use sections::{
-    AccessSection, CaptureSection, EventsSection, HealthSection, Inputs, MasksSection, ModelSection,
-    MqttSection, NumberOrAuto, OverlaySection, PrivacySection, RunSection, StreamSection,
+    AccessSection, CaptureSection, ClipsSection, EventsSection, HealthSection, Inputs, MasksSection,
+    ModelSection, MqttSection, NumberOrAuto, OverlaySection, PrivacySection, RecordSection, RunSection,
+    StreamSection,
 };
 pub use settings::{CameraSettings, EventSettings, HealthSettings, Settings};
 pub use zones::{LineLayer, ZoneLayer};

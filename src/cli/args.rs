@@ -105,6 +105,7 @@ impl VisualizeArgs {
             alpha: self.alpha,
             classes: self.classes.clone(),
             legend: self.legend,
+            background: None,
         }
     }
 }

@@ -7,8 +7,8 @@ use clap::Args;
 use crate::cli::args::{ModelArgs, VisualizeArgs};
 use crate::cli::schedule_args::ScheduleArgs;
 use crate::config::{
-    AccessSection, CaptureSection, HealthSection, Inputs, Layer, ModelSection, Origin, RunSection, Sections,
-    StreamSection,
+    AccessSection, CaptureSection, HealthSection, Inputs, Layer, ModelSection, Origin, OverlaySection,
+    RunSection, Sections, StreamSection,
 };
 use crate::daemon;
 use crate::output::Codec;
@@ -87,6 +87,9 @@ pub struct RunArgs {
     /// Drawing.
     #[command(flatten)]
     pub visualize: VisualizeArgs,
+    /// What stands in place of all but the classes: blur, a colour (#rrggbb), or the file of a picture
+    #[arg(long, value_name = "blur|COLOR|FILE", help_heading = "Drawing")]
+    pub background: Option<String>,
     /// Configuration file; the command line overrides it [default: /etc/segd/segd.toml if it exists]
     #[arg(long, value_name = "FILE", env = "SEGD_CONFIG")]
     pub config: Option<PathBuf>,
@@ -146,7 +149,10 @@ impl RunArgs {
                     ..self.model.section()
                 },
                 masks: self.schedule.section(),
-                overlay: self.visualize.section(),
+                overlay: OverlaySection {
+                    background: self.background.clone(),
+                    ..self.visualize.section()
+                },
                 stream: self.output.section(),
                 ..Sections::default()
             },

@@ -105,6 +105,9 @@ impl CameraSettings {
         };
         let outputs = stream(old) != stream(new);
         differ("[stream]", outputs);
+        let (record, clips) = (old.stream.record, old.stream.clips);
+        differ("[record]", record != new.stream.record);
+        differ("[clips]", clips != new.stream.clips);
         CameraDiff {
             outputs,
             model: !old.model.asks_the_same(&new.model),
@@ -163,6 +166,8 @@ mod tests {
                 "segd: [privacy] is new or gone, and with it how often masks are made: this",
             ),
             ("stream.bitrate_kbps = 900", "segd: [stream]"),
+            ("record.keep_hours = 900", "segd: [record]"),
+            ("clips.before_s = 9", "segd: [clips]"),
             ("access.max_bitrate_kbps = 900", "access.max_bitrate_kbps"),
             ("health.max_mask_age_ms = 900", "[health]"),
             ("events.file = \"a.jsonl\"", "[events]"),

@@ -9,8 +9,9 @@ use vision::error::{Error, Result};
 const PREFIX: &str = "SEGD_";
 
 /// Sections whose keys can be set.
-const SECTIONS: [&str; 10] = [
-    "capture", "model", "masks", "overlay", "privacy", "stream", "access", "health", "events", "mqtt",
+const SECTIONS: [&str; 12] = [
+    "capture", "model", "masks", "overlay", "privacy", "stream", "record", "clips", "access", "health",
+    "events", "mqtt",
 ];
 
 /// Short names of some keys.

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::sections::{
-    AccessSection, CaptureSection, EventsSection, HealthSection, MasksSection, ModelSection, MqttSection,
-    OverlaySection, PrivacySection, RunSection, StreamSection,
+    AccessSection, CaptureSection, ClipsSection, EventsSection, HealthSection, MasksSection, ModelSection,
+    MqttSection, OverlaySection, PrivacySection, RecordSection, RunSection, StreamSection,
 };
 use super::{LineLayer, Settings, ZoneLayer, from_environment};
 use vision::error::{Error, Result};
@@ -95,6 +95,10 @@ camera_sections! {
     privacy: PrivacySection,
     /// `[stream]`
     stream: StreamSection,
+    /// `[record]`
+    record: RecordSection,
+    /// `[clips]`
+    clips: ClipsSection,
 }
 
 /// One layer of settings, every key optional: the file, the environment, or the command line. docs/configuration.md lists

@@ -1,27 +1,30 @@
 //! From one section's keys to what one stage takes, checked.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
 
 use super::{
-    AccessSection, CaptureSection, Drawing, EventSettings, EventsSection, Hiding, MasksSection, ModelSection,
-    MqttSection, NumberOrAuto, OverlaySection, PrivacySection, RunSection, StreamSection, check_range,
+    AccessSection, CaptureSection, ClipsSection, Drawing, EventSettings, EventsSection, Hiding, MasksSection,
+    ModelSection, MqttSection, NumberOrAuto, OverlaySection, PrivacySection, RecordSection, RunSection,
+    Sections, check_range,
 };
 use crate::capture::{CaptureOptions, Pace, SourceSpec, parse_uri};
 use crate::choose::{ChoiceOptions, DeviceName, InputLength, Threads};
 use crate::events::file::FileOptions;
 use crate::events::mqtt::{MqttOptions, Secret};
 use crate::output::access::{RtspAccess, TlsFiles, User};
-use crate::output::{OutputSpec, StreamOptions, parse_output};
+use crate::output::{ClipOptions, Keep, OutputSpec, RecordOptions, StreamOptions, parse_output};
 use crate::pipeline::{self, LostPicture, MaskPolicy, PipelineOptions};
 use crate::schedule::ScheduleOptions;
 use crate::supervise::OnTransient;
 use vision::error::{Error, Result};
 use vision::frame::{FrameFormat, PixelFormat};
 use vision::model::contract::MAX_SIDE;
-use vision::overlay::{OverlayOptions, Visualize};
+use vision::overlay::{Behind, OverlayOptions, Visualize};
+use vision::picture::read_rgb;
 use vision::propagate::Smoothing;
 
 /// What all cameras of a run share.
@@ -283,10 +286,43 @@ pub fn drawing(section: &OverlaySection) -> Result<Drawing> {
     if let Some(legend) = section.legend {
         options.legend = legend;
     }
+    if let Some(text) = section.background.as_deref().filter(|text| !text.is_empty()) {
+        if options.mode != Visualize::Overlay {
+            return Err(Error::usage(format!(
+                "overlay.background is set, and overlay.visualize = \"{}\"",
+                options.mode
+            ))
+            .hint("leave one of them out: what stays in front of a background is shown as it is"));
+        }
+        options.behind = Some(behind(text)?);
+    }
     Ok(Drawing {
         options,
         classes: section.classes.clone(),
     })
+}
+
+/// What stands in place of the background.
+fn behind(text: &str) -> Result<Behind> {
+    if text == "blur" {
+        return Ok(Behind::Blur);
+    }
+    if let Some(digits) = text.strip_prefix('#') {
+        let number = u32::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 6);
+        let [_, rgb @ ..] = number
+            .ok_or_else(|| {
+                Error::usage(format!("overlay.background = {text:?} is no colour"))
+                    .hint("expected six hexadecimal digits, such as #00b140")
+            })?
+            .to_be_bytes();
+        return Ok(Behind::Color(rgb));
+    }
+    let picture = read_rgb(Path::new(text)).map_err(|e| {
+        Error::usage(format!("overlay.background = {text:?} is no picture"))
+            .caused_by(e)
+            .hint("expected blur, a colour such as #00b140, or the file of a picture")
+    })?;
+    Ok(Behind::Picture(Arc::new(picture)))
 }
 
 /// What is hidden.
@@ -443,7 +479,8 @@ pub(super) fn max_bitrate_kbps(section: &AccessSection) -> Result<u32> {
 }
 
 /// How the video is encoded.
-pub(super) fn stream(section: &StreamSection, shared: &Shared<'_>) -> Result<StreamOptions> {
+pub(super) fn stream(sections: &Sections, shared: &Shared<'_>) -> Result<StreamOptions> {
+    let section = &sections.stream;
     let defaults = StreamOptions::default();
     let options = StreamOptions {
         codec: section.codec.unwrap_or_default(),
@@ -454,11 +491,75 @@ pub(super) fn stream(section: &StreamSection, shared: &Shared<'_>) -> Result<Str
         encoder: section.encoder.clone(),
         max_bitrate_kbps: shared.max_bitrate_kbps,
         access: shared.access.clone(),
+        record: record(&sections.record)?,
+        clips: clips(&sections.clips)?,
     };
     options.validate()?;
     #[cfg(feature = "gstreamer")]
     crate::output::check_encoder(&options)?;
     Ok(options)
+}
+
+/// How recordings without end are cut and kept.
+fn record(section: &RecordSection) -> Result<RecordOptions> {
+    let defaults = RecordOptions::default();
+    let segment = seconds(
+        "record.segment_s",
+        section.segment_s,
+        defaults.segment,
+        1.0..=3600.0,
+    )?;
+    let limits = (section.keep_hours, section.keep_gb, section.min_free_gb);
+    Ok(RecordOptions {
+        segment,
+        keep: keep("record", limits, defaults.keep)?,
+    })
+}
+
+/// What the clips of events show, and which are kept.
+fn clips(section: &ClipsSection) -> Result<ClipOptions> {
+    let defaults = ClipOptions::default();
+    let limits = (section.keep_hours, section.keep_gb, section.min_free_gb);
+    Ok(ClipOptions {
+        before: seconds("clips.before_s", section.before_s, defaults.before, 0.0..=60.0)?,
+        after: seconds("clips.after_s", section.after_s, defaults.after, 0.0..=600.0)?,
+        longest: seconds(
+            "clips.longest_s",
+            section.longest_s,
+            defaults.longest,
+            1.0..=3600.0,
+        )?,
+        keep: keep("clips", limits, defaults.keep)?,
+    })
+}
+
+fn seconds(
+    key: &str,
+    value: Option<f64>,
+    default: Duration,
+    range: std::ops::RangeInclusive<f64>,
+) -> Result<Duration> {
+    let seconds = check_range(key, value.unwrap_or(default.as_secs_f64()), range)?;
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+/// What is kept of a folder: hours, gigabytes, and gigabytes that stay free.
+fn keep(
+    section: &str,
+    (hours, gb, free_gb): (Option<f64>, Option<f64>, Option<f64>),
+    defaults: Keep,
+) -> Result<Keep> {
+    let bytes = |key: &str, value: Option<f64>, default: u64, least: f64| -> Result<u64> {
+        let gb = value.unwrap_or(default as f64 / 1e9);
+        Ok((check_range(&format!("{section}.{key}"), gb, least..=1e6)? * 1e9) as u64)
+    };
+    let hours = hours.unwrap_or(defaults.age.as_secs_f64() / 3600.0);
+    let hours = check_range(&format!("{section}.keep_hours"), hours, 0.01..=1e6)?;
+    Ok(Keep {
+        age: Duration::from_secs_f64(hours * 3600.0),
+        bytes: bytes("keep_gb", gb, defaults.bytes, 0.001)?,
+        free: bytes("min_free_gb", free_gb, defaults.free, 0.0)?,
+    })
 }
 
 /// One output, of which it is seen that it may be opened like this.

@@ -193,6 +193,8 @@ section! {
         classes: Vec<String>,
         /// Draw the names of the classes in the picture.
         legend: bool,
+        /// What stands in place of all but the classes: `blur`, a colour (`#rrggbb`), or a picture's file.
+        background: String,
     }
 }
 
@@ -225,6 +227,38 @@ section! {
         keyframe_interval_s: f64,
         /// Encoder element; chosen if absent.
         encoder: String,
+    }
+}
+
+section! {
+    /// `[record]`: recordings without end, `record:FOLDER`.
+    RecordSection {
+        /// A file ends with the first keyframe after so many seconds.
+        segment_s: f64,
+        /// Older files go.
+        keep_hours: f64,
+        /// The oldest files go while all of them have more gigabytes.
+        keep_gb: f64,
+        /// The oldest files go while the disk has fewer gigabytes free.
+        min_free_gb: f64,
+    }
+}
+
+section! {
+    /// `[clips]`: clips of events, `clips:FOLDER`.
+    ClipsSection {
+        /// Seconds before the event.
+        before_s: f64,
+        /// Seconds after the event's end.
+        after_s: f64,
+        /// A clip ends so many seconds after its event's beginning.
+        longest_s: f64,
+        /// Older files go.
+        keep_hours: f64,
+        /// The oldest files go while all of them have more gigabytes.
+        keep_gb: f64,
+        /// The oldest files go while the disk has fewer gigabytes free.
+        min_free_gb: f64,
     }
 }
 

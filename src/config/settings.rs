@@ -155,7 +155,7 @@ impl CameraSettings {
             mode: drawing.options.mode,
             shared,
         })?;
-        let stream = resolve::stream(&sections.stream, shared)?;
+        let stream = resolve::stream(sections, shared)?;
         let outputs = outputs
             .iter()
             .map(|output| resolve::output(output, &stream))

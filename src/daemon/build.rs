@@ -11,8 +11,9 @@ use crate::choose::{Choice, Chooser};
 use crate::clock::RealClock;
 use crate::config::{CameraSettings, Settings};
 use crate::metrics::Metrics;
+use crate::output::OutputOpener;
 #[cfg(feature = "gstreamer")]
-use crate::output::browser::BrowserOpener;
+use crate::output::{OutputSpec, browser::BrowserOpener, clips::ClipsOpener};
 use crate::pipeline::control::Control;
 use crate::pipeline::{Parts, PipelineOptions};
 use crate::supervise::OnTransient;
@@ -52,15 +53,6 @@ pub fn build(settings: &Settings, chooser: &Chooser) -> Result<Vec<Built>> {
 pub fn build_camera(settings: &CameraSettings, chooser: &Chooser, metrics: Arc<Metrics>) -> Result<Built> {
     check_outputs(settings)?;
     let clock = RealClock::shared();
-    let outputs = settings
-        .outputs
-        .iter()
-        .map(|output| output.opener(&settings.stream));
-    #[cfg_attr(
-        not(feature = "gstreamer"),
-        expect(unused_mut, reason = "browsers need GStreamer")
-    )]
-    let mut outputs = outputs.collect::<Result<Vec<_>>>()?;
     let mut source = settings.source.opener(&settings.capture, clock.clone())?;
     if matches!(settings.pipeline.on_source_error, OnTransient::Retry(_)) {
         source = Box::new(FirstOpen::new(source, settings.waits_for_source));
@@ -70,6 +62,22 @@ pub fn build_camera(settings: &CameraSettings, chooser: &Chooser, metrics: Arc<M
     let looks = settings.looks(&model.contract, 0)?;
     let choice = chooser.choose_for(&settings.model, model)?;
     let control = Control::new(looks, settings.infer_interval);
+    let outputs = settings.outputs.iter().map(|output| {
+        Ok(match output {
+            #[cfg(feature = "gstreamer")]
+            OutputSpec::Clips(folder) => Box::new(ClipsOpener::new(
+                folder.clone(),
+                &settings.stream,
+                control.clips.clone(),
+            )),
+            _ => output.opener(&settings.stream)?,
+        })
+    });
+    #[cfg_attr(
+        not(feature = "gstreamer"),
+        expect(unused_mut, reason = "browsers need GStreamer")
+    )]
+    let mut outputs = outputs.collect::<Result<Vec<Box<dyn OutputOpener>>>>()?;
     #[cfg(feature = "gstreamer")]
     if settings.pipeline.live {
         outputs.push(Box::new(BrowserOpener::new(

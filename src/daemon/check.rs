@@ -34,6 +34,20 @@ fn check_output(
         OutputSpec::Mp4(path) | OutputSpec::Mkv(path) => {
             check_folder(path.parent().unwrap_or(Path::new("")), output)
         }
+        #[cfg(feature = "gstreamer")]
+        OutputSpec::Camera(device) => crate::output::camera::check_camera(device),
+        OutputSpec::Record(folder) | OutputSpec::Clips(folder) => {
+            // It is made if it is not there.
+            let exists = folder.exists();
+            check_folder(
+                if exists {
+                    folder
+                } else {
+                    folder.parent().unwrap_or(Path::new(""))
+                },
+                output,
+            )
+        }
         _ => Ok(()),
     }
 }

@@ -7,6 +7,8 @@ use crate::events::EventDesk;
 use crate::events::file::{Lines, Stdout};
 use crate::events::mqtt::{self, Camera};
 use crate::health::Health;
+#[cfg(feature = "gstreamer")]
+use crate::output::{OutputSpec, clips::ClipDesk};
 use vision::error::Result;
 
 /// A desk for the cameras of the settings.
@@ -19,6 +21,8 @@ pub(super) fn desk(settings: &Settings) -> Arc<EventDesk> {
 /// # Errors
 /// Fatal if a thread can't be started.
 pub(super) fn start(desk: &EventDesk, settings: &Settings, health: &Health) -> Result<()> {
+    #[cfg(feature = "gstreamer")]
+    let (clip_folders, clips) = clips(settings, health);
     let settings = &settings.events;
     if settings.stdout {
         desk.add("file", "-".into(), Box::new(Stdout))?;
@@ -26,6 +30,10 @@ pub(super) fn start(desk: &EventDesk, settings: &Settings, health: &Health) -> R
     if let Some(file) = settings.file.clone() {
         let to = file.path.display().to_string();
         desk.add("file", to, Box::new(Lines::new(file)))?;
+    }
+    #[cfg(feature = "gstreamer")]
+    if !clips.is_empty() {
+        desk.add("clips", clip_folders, Box::new(super::clips::Clips(clips)))?;
     }
     if let Some(options) = settings.mqtt.clone() {
         let cameras = desk.cameras().iter().zip(health.cameras());
@@ -47,4 +55,22 @@ pub(super) fn start(desk: &EventDesk, settings: &Settings, health: &Health) -> R
         })?;
     }
     Ok(())
+}
+
+/// The folders of clips, and the desks of those cameras that have one.
+#[cfg(feature = "gstreamer")]
+fn clips(settings: &Settings, health: &Health) -> (String, Vec<(String, Arc<ClipDesk>)>) {
+    let (mut folders, mut desks) = (Vec::new(), Vec::new());
+    for (camera, watched) in settings.cameras.iter().zip(health.cameras()) {
+        let of_camera = camera.outputs.iter().filter_map(|output| match output {
+            OutputSpec::Clips(folder) => Some(folder.display().to_string()),
+            _ => None,
+        });
+        let before = folders.len();
+        folders.extend(of_camera);
+        if folders.len() > before {
+            desks.push((camera.name.clone(), watched.control.clips.clone()));
+        }
+    }
+    (folders.join(", "), desks)
 }

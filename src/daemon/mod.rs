@@ -5,6 +5,8 @@
 
 mod build;
 mod check;
+#[cfg(feature = "gstreamer")]
+mod clips;
 mod events;
 mod hint;
 pub mod reload;

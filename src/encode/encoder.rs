@@ -162,29 +162,30 @@ impl Timeline {
         self.last_ns.is_some()
     }
 
+    /// What [`at`](Self::at) would give, without a step on the line.
+    pub(crate) fn peek(&self, source_ns: u64) -> u64 {
+        let Some(last) = self.last_ns else {
+            return 0;
+        };
+        let wanted = i128::from(source_ns) - self.offset_ns;
+        if wanted > i128::from(last) {
+            u64::try_from(wanted).unwrap_or(u64::MAX)
+        } else {
+            last.saturating_add(self.period_ns)
+        }
+    }
+
     /// The time on this line of the source's `source_ns`.
     pub(crate) fn at(&mut self, source_ns: u64) -> u64 {
-        let source = i128::from(source_ns);
-        let at = match self.last_ns {
-            None => {
-                self.offset_ns = source;
-                0
-            }
-            Some(last) => {
-                let wanted = source - self.offset_ns;
-                if wanted > i128::from(last) {
-                    u64::try_from(wanted).unwrap_or(u64::MAX)
-                } else {
-                    let next = last.saturating_add(self.period_ns);
-                    tracing::debug!(
-                        source_ns,
-                        "the source's time did not rise; it goes on one frame later"
-                    );
-                    self.offset_ns = source - i128::from(next);
-                    next
-                }
-            }
-        };
+        let at = self.peek(source_ns);
+        let offset_ns = i128::from(source_ns) - i128::from(at);
+        if self.has_begun() && offset_ns != self.offset_ns {
+            tracing::debug!(
+                source_ns,
+                "the source's time did not rise; it goes on one frame later"
+            );
+        }
+        self.offset_ns = offset_ns;
         self.last_ns = Some(at);
         at
     }

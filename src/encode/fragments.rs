@@ -1,7 +1,9 @@
-//! H.264 units as fragmented MP4 (ISO/IEC 14496-12 and -15): a beginning, then one fragment for each picture, so that a
-//! player has each as soon as it is encoded.
+//! Encoded units as fragmented MP4 (ISO/IEC 14496-12 and -15): a beginning, then fragments of one or several pictures. A
+//! player can begin with any whole fragment behind the beginning, so the file may end anywhere.
 
-use super::AccessUnit;
+use std::time::Duration;
+
+use super::{AccessUnit, Codec};
 
 /// Ticks a second of the media's time.
 const TIMESCALE: u64 = 90_000;
@@ -10,6 +12,12 @@ const TIMESCALE: u64 = 90_000;
 const SPS: u8 = 7;
 const PPS: u8 = 8;
 const DELIMITER: u8 = 9;
+
+/// The same for H.265 (ITU-T H.265, table 7-1).
+const VPS_265: u8 = 32;
+const SPS_265: u8 = 33;
+const PPS_265: u8 = 34;
+const DELIMITER_265: u8 = 35;
 
 /// The NAL units of a byte stream, without start codes.
 pub fn nal_units(stream: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -34,8 +42,38 @@ fn after_start_code(stream: &[u8]) -> Option<&[u8]> {
     Some(&stream[at + 3..])
 }
 
-fn kind(nal: &[u8]) -> u8 {
-    nal[0] & 0x1f
+/// What a NAL unit holds.
+fn kind(codec: Codec, nal: &[u8]) -> u8 {
+    match codec {
+        Codec::H264 => nal[0] & 0x1f,
+        Codec::H265 => nal[0] >> 1 & 0x3f,
+    }
+}
+
+/// Whether a NAL unit has no place in a sample: the beginning has the parameter sets, and samples have lengths.
+fn is_left_out(codec: Codec, nal: &[u8]) -> bool {
+    let kind = kind(codec, nal);
+    match codec {
+        Codec::H264 => matches!(kind, SPS | PPS | DELIMITER),
+        Codec::H265 => matches!(kind, VPS_265 | SPS_265 | PPS_265 | DELIMITER_265),
+    }
+}
+
+/// The first NAL unit of a kind.
+fn find(unit: &AccessUnit, wanted: u8) -> Option<&[u8]> {
+    nal_units(&unit.data).find(|nal| kind(unit.parameters.codec, nal) == wanted)
+}
+
+/// Nanoseconds in ticks.
+pub const fn ticks(ns: u64) -> u64 {
+    // 64 bits hold it: a tick is longer than a nanosecond.
+    (ns as u128 * TIMESCALE as u128 / 1_000_000_000) as u64
+}
+
+/// Ticks as time.
+pub fn time(ticks: u64) -> Duration {
+    Duration::from_secs(ticks / TIMESCALE)
+        + Duration::from_nanos(ticks % TIMESCALE * 1_000_000_000 / TIMESCALE)
 }
 
 /// A box: its length, its type, what is in it.
@@ -65,7 +103,12 @@ const IDENTITY: [u8; 36] = {
     matrix
 };
 
-/// One stream's fragments.
+/// A number in four bytes; what is larger can't be meant.
+fn word(n: usize) -> [u8; 4] {
+    u32::try_from(n).unwrap_or(u32::MAX).to_be_bytes()
+}
+
+/// One stream's fragments, of one picture each.
 #[derive(Debug)]
 pub struct Fragments {
     mime: String,
@@ -77,21 +120,12 @@ pub struct Fragments {
 }
 
 impl Fragments {
-    /// A stream that begins with this keyframe; `None` if it is not H.264 with its parameter sets.
+    /// A stream that begins with this keyframe; `None` if its parameter sets are missing.
     pub fn begin(keyframe: &AccessUnit) -> Option<Self> {
-        let find = |wanted| nal_units(&keyframe.data).find(|nal| kind(nal) == wanted);
-        let (sps, pps) = (find(SPS)?, find(PPS)?);
-        let [_, profile, compatibility, level, ..] = *sps else {
-            return None;
-        };
-        let (width, height) = (keyframe.parameters.width, keyframe.parameters.height);
+        let (mime, beginning) = beginning(keyframe)?;
         Some(Self {
-            mime: format!("video/mp4; codecs=\"avc1.{profile:02x}{compatibility:02x}{level:02x}\""),
-            beginning: beginning(
-                sps,
-                pps,
-                (u16::try_from(width).ok()?, u16::try_from(height).ok()?),
-            )?,
+            mime,
+            beginning,
             number: 0,
             times: None,
         })
@@ -109,9 +143,6 @@ impl Fragments {
 
     /// The fragment of the next picture. Its time is that of its capture, which notices have as well; it always rises.
     pub fn fragment(&mut self, unit: &AccessUnit) -> Vec<u8> {
-        let ticks = |ns: u64| {
-            u64::try_from(u128::from(ns) * u128::from(TIMESCALE) / 1_000_000_000).unwrap_or(u64::MAX)
-        };
         let captured = ticks(unit.captured_at_ns);
         let at = match self.times {
             None => 0,
@@ -120,67 +151,154 @@ impl Fragments {
         self.times = Some((self.times.map_or(captured, |(first, _)| first), at));
         self.number = self.number.wrapping_add(1);
 
-        let mut sample = Vec::with_capacity(unit.data.len() + 16);
-        for nal in nal_units(&unit.data).filter(|nal| !matches!(kind(nal), SPS | PPS | DELIMITER)) {
-            sample.extend(u32::try_from(nal.len()).unwrap_or(u32::MAX).to_be_bytes());
-            sample.extend_from_slice(nal);
-        }
-        let length = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).to_be_bytes();
-        // Whether others are needed to decode it: no, or yes.
-        let flags: u32 = if unit.is_keyframe {
-            0x0200_0000
-        } else {
-            0x0101_0000
+        let mut data = Vec::with_capacity(unit.data.len() + 16);
+        let bytes = append_sample(&mut data, unit);
+        let sample = Sample {
+            duration: u32::try_from(ticks(unit.duration_ns)).unwrap_or(u32::MAX).max(1),
+            bytes,
+            is_keyframe: unit.is_keyframe,
         };
-        let duration = u32::try_from(ticks(unit.duration_ns)).unwrap_or(u32::MAX).max(1);
-        // The data follows the fragment's head, whose length does not depend on what is in it.
-        let head = |offset: u32| {
-            let run = full(
-                b"trun",
-                0,
-                // Offset; duration, size and flags of each sample.
-                0x701,
-                &[
-                    &1u32.to_be_bytes(),
-                    &offset.to_be_bytes(),
-                    &duration.to_be_bytes(),
-                    &length(sample.len()),
-                    &flags.to_be_bytes(),
-                ],
-            );
-            // Offsets count from the fragment's first byte.
-            let header = full(b"tfhd", 0, 0x02_0000, &[&1u32.to_be_bytes()]);
-            let time = full(b"tfdt", 1, 0, &[&at.to_be_bytes()]);
-            let track = boxed(b"traf", &[&header, &time, &run]);
-            boxed(
-                b"moof",
-                &[&full(b"mfhd", 0, 0, &[&self.number.to_be_bytes()]), &track],
-            )
-        };
-        let data_at = head(0).len() + 8;
-        let mut out = head(u32::try_from(data_at).unwrap_or(u32::MAX));
-        out.extend(boxed(b"mdat", &[&sample]));
+        let mut out = fragment_head(self.number, at, &[sample]);
+        out.extend(data);
         out
     }
 }
 
-/// File type and movie: one H.264 track of pictures of this size.
-fn beginning(sps: &[u8], pps: &[u8], (width, height): (u16, u16)) -> Option<Vec<u8>> {
-    let timescale = u32::try_from(TIMESCALE).ok()?.to_be_bytes();
-    let [w, h] = [width, height].map(u16::to_be_bytes);
-    let short = |n: usize| u16::try_from(n).ok().map(u16::to_be_bytes);
+/// A picture in a fragment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sample {
+    /// Ticks to the next picture.
+    pub duration: u32,
+    /// Its length.
+    pub bytes: u32,
+    /// Whether it can be decoded without any before it.
+    pub is_keyframe: bool,
+}
 
-    let mut configuration = vec![1, sps[1], sps[2], sps[3], 0xff, 0xe1];
-    configuration.extend(short(sps.len())?);
-    configuration.extend_from_slice(sps);
-    configuration.push(1);
-    configuration.extend(short(pps.len())?);
-    configuration.extend_from_slice(pps);
-    // The high profiles say how colours are sampled: 4:2:0, 8 bits each.
-    if matches!(sps[1], 100 | 110 | 122 | 144) {
-        configuration.extend([0xfd, 0xf8, 0xf8, 0]);
+/// Appends a picture as MP4 has it, with lengths in place of start codes and without parameter sets. Gives its length.
+pub fn append_sample(out: &mut Vec<u8>, unit: &AccessUnit) -> u32 {
+    let before = out.len();
+    for nal in nal_units(&unit.data).filter(|nal| !is_left_out(unit.parameters.codec, nal)) {
+        out.extend(word(nal.len()));
+        out.extend_from_slice(nal);
     }
-    let avcc = boxed(b"avcC", &[&configuration]);
+    u32::try_from(out.len() - before).unwrap_or(u32::MAX)
+}
+
+/// What stands before the pictures of a fragment; `at` is the first one's time in ticks. Numbers begin with 1.
+pub fn fragment_head(number: u32, at: u64, samples: &[Sample]) -> Vec<u8> {
+    let mut table = Vec::with_capacity(12 * samples.len());
+    for sample in samples {
+        // Whether others are needed to decode it: no, or yes.
+        let flags: u32 = if sample.is_keyframe {
+            0x0200_0000
+        } else {
+            0x0101_0000
+        };
+        for field in [sample.duration, sample.bytes, flags] {
+            table.extend(field.to_be_bytes());
+        }
+    }
+    // The data follows the fragment's head, whose length does not depend on what is in it.
+    let head = |offset: usize| {
+        let run = full(
+            b"trun",
+            0,
+            // Offset; duration, size and flags of each sample.
+            0x701,
+            &[&word(samples.len()), &word(offset), &table],
+        );
+        // Offsets count from the fragment's first byte.
+        let header = full(b"tfhd", 0, 0x02_0000, &[&1u32.to_be_bytes()]);
+        let time = full(b"tfdt", 1, 0, &[&at.to_be_bytes()]);
+        let track = boxed(b"traf", &[&header, &time, &run]);
+        boxed(b"moof", &[&full(b"mfhd", 0, 0, &[&number.to_be_bytes()]), &track])
+    };
+    let mut out = head(head(0).len() + 8);
+    let data: usize = samples.iter().map(|sample| sample.bytes as usize).sum();
+    out.extend(word(8 + data));
+    out.extend(b"mdat");
+    out
+}
+
+/// One or several fragments in an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reference {
+    /// Their length, heads and pictures.
+    pub bytes: u32,
+    /// Ticks from their first picture to the one behind them.
+    pub duration: u32,
+    /// Whether their first picture is a keyframe.
+    pub is_keyframe: bool,
+}
+
+/// The length of an index of so many references.
+pub const fn index_length(references: usize) -> usize {
+    40 + 12 * references
+}
+
+/// An index of fragments of a stream whose time begins at 0; the first one is `offset` bytes behind it.
+pub fn index(offset: u64, references: &[Reference]) -> Vec<u8> {
+    let mut table = Vec::with_capacity(12 * references.len());
+    for one in references {
+        table.extend((one.bytes & 0x7fff_ffff).to_be_bytes());
+        table.extend(one.duration.to_be_bytes());
+        // A decoder can begin there: a stream access point of type 1, at once.
+        let access: u32 = if one.is_keyframe { 0x9000_0000 } else { 0 };
+        table.extend(access.to_be_bytes());
+    }
+    let count = u16::try_from(references.len()).unwrap_or(u16::MAX);
+    full(
+        b"sidx",
+        1,
+        0,
+        &[
+            &1u32.to_be_bytes(),
+            &word(TIMESCALE as usize),
+            &0u64.to_be_bytes(),
+            &offset.to_be_bytes(),
+            &[0, 0],
+            &count.to_be_bytes(),
+            &table,
+        ],
+    )
+}
+
+/// A box of this length in which nothing is, to be overwritten later; at least 8 bytes.
+pub fn unused(length: usize) -> Vec<u8> {
+    boxed(b"free", &[&vec![0; length.saturating_sub(8)]])
+}
+
+/// A stream's media type, and what stands before its first fragment: file type and movie, with one track. `None` if the
+/// keyframe's parameter sets are missing.
+pub fn beginning(keyframe: &AccessUnit) -> Option<(String, Vec<u8>)> {
+    let parameters = &keyframe.parameters;
+    let size = (
+        u16::try_from(parameters.width).ok()?,
+        u16::try_from(parameters.height).ok()?,
+    );
+    let (mime, entry) = match parameters.codec {
+        Codec::H264 => h264_entry(find(keyframe, SPS)?, find(keyframe, PPS)?, size)?,
+        Codec::H265 => h265_entry(
+            [VPS_265, SPS_265, PPS_265]
+                .map(|wanted| find(keyframe, wanted))
+                .into_iter()
+                .collect::<Option<Vec<_>>>()?
+                .as_slice(),
+            size,
+        )?,
+    };
+    Some((mime, movie(&entry, size)?))
+}
+
+/// A length in two bytes.
+fn short(n: usize) -> Option<[u8; 2]> {
+    u16::try_from(n).ok().map(u16::to_be_bytes)
+}
+
+/// The entry that describes a track's samples.
+fn visual(kind: &[u8; 4], (width, height): (u16, u16), configuration: &[u8]) -> Vec<u8> {
+    let [w, h] = [width, height].map(u16::to_be_bytes);
     let mut entry = vec![0; 78];
     entry[7] = 1;
     entry[24..26].copy_from_slice(&w);
@@ -191,14 +309,86 @@ fn beginning(sps: &[u8], pps: &[u8], (width, height): (u16, u16)) -> Option<Vec<
     entry[41] = 1;
     entry[75] = 24;
     entry[76..].fill(0xff);
-    let avc1 = boxed(b"avc1", &[&entry, &avcc]);
+    boxed(kind, &[&entry, configuration])
+}
 
+fn h264_entry(sps: &[u8], pps: &[u8], size: (u16, u16)) -> Option<(String, Vec<u8>)> {
+    let [_, profile, compatibility, level, ..] = *sps else {
+        return None;
+    };
+    let mut configuration = vec![1, profile, compatibility, level, 0xff, 0xe1];
+    configuration.extend(short(sps.len())?);
+    configuration.extend_from_slice(sps);
+    configuration.push(1);
+    configuration.extend(short(pps.len())?);
+    configuration.extend_from_slice(pps);
+    // The high profiles say how colours are sampled: 4:2:0, 8 bits each.
+    if matches!(profile, 100 | 110 | 122 | 144) {
+        configuration.extend([0xfd, 0xf8, 0xf8, 0]);
+    }
+    Some((
+        format!("video/mp4; codecs=\"avc1.{profile:02x}{compatibility:02x}{level:02x}\""),
+        visual(b"avc1", size, &boxed(b"avcC", &[&configuration])),
+    ))
+}
+
+/// `sets`: video, sequence and picture parameters.
+fn h265_entry(sets: &[&[u8]], size: (u16, u16)) -> Option<(String, Vec<u8>)> {
+    let sps = without_escapes(sets.get(1)?);
+    // Behind the unit's head and a byte of numbers: profile, tier and level (7.3.3).
+    let level: &[u8; 12] = sps.get(3..15)?.try_into().ok()?;
+    let is_nested = sps[2] & 1;
+    let mut configuration = vec![1];
+    configuration.extend(level);
+    // No limit on slices; 4:2:0, 8 bits each; the rate is not said; one layer in time; lengths of four bytes.
+    configuration.extend([0xf0, 0, 0xfc, 0xfd, 0xf8, 0xf8, 0, 0]);
+    configuration.push(1 << 3 | is_nested << 2 | 3);
+    configuration.push(u8::try_from(sets.len()).ok()?);
+    for set in sets {
+        // All of the kind are here.
+        configuration.push(0x80 | kind(Codec::H265, set));
+        configuration.extend([0, 1]);
+        configuration.extend(short(set.len())?);
+        configuration.extend_from_slice(set);
+    }
+    // As ISO/IEC 14496-15, annex E, has it.
+    let compatibility = u32::from_be_bytes([level[1], level[2], level[3], level[4]]).reverse_bits();
+    let tier = if level[0] & 0x20 == 0 { 'L' } else { 'H' };
+    let mut mime = format!(
+        "video/mp4; codecs=\"hvc1.{}.{compatibility:X}.{tier}{}",
+        level[0] & 0x1f,
+        level[11]
+    );
+    let constraints = &level[5..11];
+    let said = constraints.iter().rposition(|&b| b != 0).map_or(0, |at| at + 1);
+    for byte in &constraints[..said] {
+        mime.push_str(&format!(".{byte:X}"));
+    }
+    mime.push('"');
+    Some((mime, visual(b"hvc1", size, &boxed(b"hvcC", &[&configuration]))))
+}
+
+/// A NAL unit's bytes without those that keep start codes out of it: a 3 behind two zeros.
+fn without_escapes(nal: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(nal.len());
+    for (n, &byte) in nal.iter().enumerate() {
+        if byte != 3 || n < 2 || nal[n - 2..n] != [0, 0] {
+            out.push(byte);
+        }
+    }
+    out
+}
+
+/// File type and movie: one track of pictures of this size.
+fn movie(entry: &[u8], (width, height): (u16, u16)) -> Option<Vec<u8>> {
+    let timescale = u32::try_from(TIMESCALE).ok()?.to_be_bytes();
+    let [w, h] = [width, height].map(u16::to_be_bytes);
     let one = 1u32.to_be_bytes();
     let none = 0u32.to_be_bytes();
     let table = boxed(
         b"stbl",
         &[
-            &full(b"stsd", 0, 0, &[&one, &avc1]),
+            &full(b"stsd", 0, 0, &[&one, entry]),
             &full(b"stts", 0, 0, &[&none]),
             &full(b"stsc", 0, 0, &[&none]),
             &full(b"stsz", 0, 0, &[&none, &none]),

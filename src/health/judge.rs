@@ -43,6 +43,8 @@ pub struct Observed {
     pub running: Duration,
     /// Outputs that have failed and are opened again.
     pub outputs_down: u64,
+    /// Which ones, and why.
+    pub outputs_trouble: String,
     /// When the network does not run where it was chosen to.
     pub provider_change: Option<ProviderChange>,
 }
@@ -64,8 +66,8 @@ pub enum Trouble {
     InferenceHangs(Duration),
     /// Degraded: the network runs somewhere else than it was chosen to.
     ProviderChanged(ProviderChange),
-    /// Outputs are down.
-    OutputsDown(u64),
+    /// Outputs are down: how many, and why.
+    OutputsDown(u64, String),
 }
 
 impl fmt::Display for Trouble {
@@ -83,7 +85,13 @@ impl fmt::Display for Trouble {
                 write!(f, "degraded: the network ran on {from} and runs on {to} now")?;
                 why.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
             }
-            Self::OutputsDown(count) => write!(f, "{count} outputs are down"),
+            Self::OutputsDown(count, why) => {
+                write!(f, "{count} outputs are down")?;
+                match why.as_str() {
+                    "" => Ok(()),
+                    why => write!(f, ": {why}"),
+                }
+            }
         }
     }
 }
@@ -123,7 +131,10 @@ pub fn judge(seen: &Observed, limits: &Limits) -> Vec<Trouble> {
         troubles.push(Trouble::ProviderChanged(change.clone()));
     }
     if seen.outputs_down > 0 {
-        troubles.push(Trouble::OutputsDown(seen.outputs_down));
+        troubles.push(Trouble::OutputsDown(
+            seen.outputs_down,
+            seen.outputs_trouble.clone(),
+        ));
     }
     troubles
 }
@@ -152,6 +163,7 @@ mod tests {
             inferring: Some(Duration::from_millis(10)),
             running: Duration::from_secs(600),
             outputs_down: 0,
+            outputs_trouble: String::new(),
             provider_change: None,
         }
     }
@@ -221,6 +233,7 @@ mod tests {
         let moved = Observed {
             provider_change: Some(change.clone()),
             outputs_down: 1,
+            outputs_trouble: "a.mkv has failed: the disk is full".into(),
             ..well()
         };
         let ended = Observed {
@@ -231,7 +244,10 @@ mod tests {
         assert_eq!(kinds(ended), [Trouble::Failed("out of memory".into())]);
         assert_eq!(
             kinds(moved),
-            [Trouble::ProviderChanged(change.clone()), Trouble::OutputsDown(1)]
+            [
+                Trouble::ProviderChanged(change.clone()),
+                Trouble::OutputsDown(1, "a.mkv has failed: the disk is full".into())
+            ]
         );
         assert_eq!(
             Trouble::ProviderChanged(change).to_string(),

@@ -73,6 +73,7 @@ impl Watched {
             inferring: (began > 0).then(|| Duration::from_nanos(now_ns.saturating_sub(began))),
             running: Duration::from_nanos(now_ns.saturating_sub(self.began_ns)),
             outputs_down: vitals.outputs_down.load(Relaxed),
+            outputs_trouble: vitals.outputs_trouble(),
             provider_change: vitals.provider_change(),
         }
     }

@@ -60,6 +60,8 @@ pub struct Vitals {
     pub loops: AtomicU64,
     failed: Mutex<Option<String>>,
     source_lost: Mutex<Option<String>>,
+    /// Which outputs are down, and why.
+    outputs_trouble: Mutex<String>,
     /// Where the network ran at first, and where it runs now.
     runs_on: Mutex<Option<(RunsOn, RunsOn)>>,
     /// The faster device that is being prepared, if one is.
@@ -106,6 +108,17 @@ impl Vitals {
     /// The source is away, and why.
     pub fn set_source_lost(&self, why: String) {
         *self.source_lost.lock().unwrap_or_else(|e| e.into_inner()) = Some(why);
+    }
+
+    /// Which outputs are down, and why; an empty text if none is.
+    pub fn set_outputs_trouble(&self, why: String) {
+        *self.outputs_trouble.lock().unwrap_or_else(|e| e.into_inner()) = why;
+    }
+
+    /// Which outputs are down, and why.
+    pub fn outputs_trouble(&self) -> String {
+        let why = self.outputs_trouble.lock();
+        why.unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     /// All who watch now.

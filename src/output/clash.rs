@@ -47,8 +47,13 @@ pub fn check_files<'a>(
     let mut seen: Vec<(&Path, Identity)> = Vec::new();
     for output in outputs {
         let path = match output {
-            OutputSpec::Mp4(path) | OutputSpec::Mkv(path) | OutputSpec::Images(path) => path.as_path(),
-            OutputSpec::Rtsp(_) | OutputSpec::Null => continue,
+            OutputSpec::Mp4(path)
+            | OutputSpec::Mkv(path)
+            | OutputSpec::Record(path)
+            | OutputSpec::Clips(path)
+            | OutputSpec::Camera(path)
+            | OutputSpec::Images(path) => path.as_path(),
+            OutputSpec::Rtsp(_) | OutputSpec::Push(_) | OutputSpec::Null => continue,
         };
         let Some(identity) = identity(path) else {
             continue;

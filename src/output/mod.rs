@@ -15,22 +15,37 @@ use vision::frame::{Frame, FrameFormat};
 pub mod access;
 #[cfg(feature = "gstreamer")]
 pub mod browser;
+#[cfg(feature = "gstreamer")]
+pub mod camera;
 mod clash;
+#[cfg(feature = "gstreamer")]
+pub mod clips;
 #[cfg(feature = "gstreamer")]
 pub mod file;
 pub mod images;
+mod keep;
 mod names;
 mod null;
+#[cfg(feature = "gstreamer")]
+pub mod push;
+pub mod push_address;
+#[cfg(feature = "gstreamer")]
+pub mod record;
 #[cfg(feature = "gstreamer")]
 pub mod rtsp;
 #[cfg(feature = "gstreamer")]
 pub mod rtsp_auth;
 #[cfg(feature = "gstreamer")]
 pub mod rtsp_server;
+#[cfg(feature = "gstreamer")]
+mod segment;
+#[cfg(feature = "gstreamer")]
+mod shelf;
 mod spec;
 
 pub use crate::encode::Codec;
 pub use clash::check_files;
+pub use keep::{ClipOptions, Keep, RecordOptions};
 pub use spec::{DEFAULT_OUTPUT, OutputSpec, RtspAddress, StreamOptions, parse_output};
 
 /// The video that an output is opened for.
@@ -66,6 +81,11 @@ pub trait OutputOpener: Send + Sync {
     /// Whether it is watched as it happens (RTSP): it waits for nobody, and shows notices as well. Otherwise it is
     /// kept (files).
     fn is_live(&self) -> bool;
+
+    /// Whether opening waits for somebody, such as a server. A live pipeline then opens it apart, and goes on meanwhile.
+    fn connects(&self) -> bool {
+        false
+    }
 
     /// Opens the output for this video.
     ///

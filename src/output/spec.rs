@@ -3,27 +3,38 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+#[cfg(feature = "gstreamer")]
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::encode::Codec;
 #[cfg(feature = "gstreamer")]
 use crate::encode::EncodeOptions;
-use crate::output::OutputOpener;
 use crate::output::access::RtspAccess;
+#[cfg(feature = "gstreamer")]
+use crate::output::camera::CameraOpener;
+#[cfg(feature = "gstreamer")]
+use crate::output::clips::ClipsOpener;
 #[cfg(feature = "gstreamer")]
 use crate::output::file::{Container, FileOpener};
 use crate::output::images::ImagesOpener;
 use crate::output::null::NullOpener;
 #[cfg(feature = "gstreamer")]
+use crate::output::push::PushOpener;
+use crate::output::push_address::PushAddress;
+#[cfg(feature = "gstreamer")]
+use crate::output::record::RecordOpener;
+#[cfg(feature = "gstreamer")]
 use crate::output::rtsp::RtspOpener;
+use crate::output::{ClipOptions, OutputOpener, RecordOptions};
 use vision::error::{Error, Result};
 
 /// Where the video goes if nothing is said.
 pub const DEFAULT_OUTPUT: &str = "rtsp://127.0.0.1:8554/segd";
 
 /// The forms that an output can have, for messages.
-const FORMS: &str = "rtsp(s)://ADDRESS:PORT/PATH, FILE.mp4, FILE.mkv, FOLDER/ (for PNG images) or null://";
+const FORMS: &str = "rtsp(s)://ADDRESS:PORT/PATH, rtmp(s)://, srt:// or rtsp+push:// SERVER, FILE.mp4, FILE.mkv, record:FOLDER, clips:FOLDER, v4l2:/dev/videoN, FOLDER/ (for PNG images) or null://";
 
 /// How the video is encoded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +53,12 @@ pub struct StreamOptions {
     /// Who may watch RTSP addresses.
     #[serde(skip)]
     pub access: RtspAccess,
+    /// How recordings without end are cut and kept.
+    #[serde(skip)]
+    pub record: RecordOptions,
+    /// What the clips of events show, and which are kept.
+    #[serde(skip)]
+    pub clips: ClipOptions,
 }
 
 impl Default for StreamOptions {
@@ -53,6 +70,8 @@ impl Default for StreamOptions {
             encoder: None,
             max_bitrate_kbps: 20_000,
             access: RtspAccess::default(),
+            record: RecordOptions::default(),
+            clips: ClipOptions::default(),
         }
     }
 }
@@ -144,6 +163,14 @@ pub enum OutputSpec {
     Mp4(PathBuf),
     /// A Matroska file.
     Mkv(PathBuf),
+    /// A folder of recordings without end.
+    Record(PathBuf),
+    /// A folder of events' clips.
+    Clips(PathBuf),
+    /// A server that video is sent to.
+    Push(PushAddress),
+    /// A virtual camera.
+    Camera(PathBuf),
     /// A folder of PNG images.
     Images(PathBuf),
     /// Nowhere.
@@ -176,8 +203,27 @@ impl OutputSpec {
             Self::Mp4(path) => Box::new(FileOpener::new(path.clone(), Container::Mp4, options.for_files())),
             #[cfg(feature = "gstreamer")]
             Self::Mkv(path) => Box::new(FileOpener::new(path.clone(), Container::Mkv, options.for_files())),
+            #[cfg(feature = "gstreamer")]
+            Self::Record(folder) => Box::new(RecordOpener::new(
+                folder.clone(),
+                options.encoding(),
+                options.record,
+            )),
+            // Nobody asks at this desk: the daemon opens clips at its camera's.
+            #[cfg(feature = "gstreamer")]
+            Self::Clips(folder) => Box::new(ClipsOpener::new(folder.clone(), options, Arc::default())),
+            #[cfg(feature = "gstreamer")]
+            Self::Push(address) => Box::new(PushOpener::new(address.clone(), options.encoding())?),
+            #[cfg(feature = "gstreamer")]
+            Self::Camera(device) => Box::new(CameraOpener::new(device.clone())),
             #[cfg(not(feature = "gstreamer"))]
-            Self::Rtsp(_) | Self::Mp4(_) | Self::Mkv(_) => {
+            Self::Rtsp(_)
+            | Self::Mp4(_)
+            | Self::Mkv(_)
+            | Self::Record(_)
+            | Self::Clips(_)
+            | Self::Push(_)
+            | Self::Camera(_) => {
                 return Err(Error::usage(format!(
                     "output {self}: this build of segd has no GStreamer, which RTSP and video files need"
                 ))
@@ -194,13 +240,17 @@ impl fmt::Display for OutputSpec {
         match self {
             Self::Rtsp(address) => address.fmt(f),
             Self::Mp4(path) | Self::Mkv(path) | Self::Images(path) => path.display().fmt(f),
+            Self::Push(address) => address.fmt(f),
+            Self::Camera(path) => write!(f, "v4l2:{}", path.display()),
+            Self::Record(path) => write!(f, "record:{}", path.display()),
+            Self::Clips(path) => write!(f, "clips:{}", path.display()),
             Self::Null => f.write_str("null://"),
         }
     }
 }
 
-/// Understands an output: `rtsp://ADDRESS:PORT/PATH`, `FILE.mp4`, `FILE.mkv`, `FOLDER/` (or a folder that
-/// exists), `null://`.
+/// Understands an output: `rtsp://ADDRESS:PORT/PATH`, `FILE.mp4`, `FILE.mkv`, `record:FOLDER`, `clips:FOLDER`, `FOLDER/`
+/// (or a folder that exists), `null://`.
 ///
 /// # Errors
 /// Usage, with what was expected.
@@ -209,12 +259,36 @@ pub fn parse_output(text: &str) -> Result<OutputSpec> {
     if text.is_empty() {
         return Err(Error::usage("the output is empty").hint(format!("expected {FORMS}")));
     }
+    if let Some(address) = PushAddress::parse(text) {
+        return address.map(OutputSpec::Push);
+    }
     if let Some((scheme, rest)) = text.split_once("://") {
         return match scheme {
             "rtsp" | "rtsps" => parse_rtsp(text, rest, scheme == "rtsps").map(OutputSpec::Rtsp),
             "null" if rest.is_empty() => Ok(OutputSpec::Null),
             _ => Err(Error::usage(format!("output {text:?} is not known")).hint(format!("expected {FORMS}"))),
         };
+    }
+    if let Some(device) = text.strip_prefix("v4l2:") {
+        if !device.starts_with("/dev/") {
+            return Err(Error::usage(format!("output {text:?}: there is no device"))
+                .hint("expected v4l2:/dev/videoN"));
+        }
+        return Ok(OutputSpec::Camera(device.into()));
+    }
+    if let Some((kind @ ("record" | "clips"), folder)) = text.split_once(':') {
+        if folder.is_empty() {
+            return Err(
+                Error::usage(format!("output {text:?}: there is no folder")).hint(format!(
+                    "expected {kind}:FOLDER, such as {kind}:/var/lib/segd/{kind}"
+                )),
+            );
+        }
+        let folder = PathBuf::from(folder);
+        return Ok(match kind {
+            "record" => OutputSpec::Record(folder),
+            _ => OutputSpec::Clips(folder),
+        });
     }
     let path = PathBuf::from(text);
     if text.ends_with('/') || path.is_dir() {
@@ -328,6 +402,14 @@ mod tests {
             OutputSpec::Images("new/folder/".into())
         );
         assert_eq!(parse_output("null://").unwrap(), OutputSpec::Null);
+        for (text, expected) in [
+            ("record:/var/lib/segd", OutputSpec::Record("/var/lib/segd".into())),
+            ("clips:a/b", OutputSpec::Clips("a/b".into())),
+            ("v4l2:/dev/video9", OutputSpec::Camera("/dev/video9".into())),
+        ] {
+            assert_eq!(parse_output(text).unwrap(), expected);
+            assert_eq!(expected.to_string(), text);
+        }
         let folder = tempfile::tempdir().unwrap();
         let text = folder.path().to_str().unwrap();
         assert_eq!(parse_output(text).unwrap(), OutputSpec::Images(text.into()));
@@ -349,6 +431,9 @@ mod tests {
         refused("", "rtsp(s)://ADDRESS:PORT/PATH");
         refused("http://127.0.0.1:80/x", "FILE.mp4");
         refused("null://x", "null://");
+        refused("record:", "no folder");
+        refused("v4l2:video9", "v4l2:/dev/videoN");
+        refused("clips:", "clips:FOLDER");
         refused("out.avi", ".avi");
         refused("out", "slash at its end");
         refused("rtsp://127.0.0.1:8554", "no path");

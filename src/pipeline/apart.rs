@@ -64,19 +64,29 @@ struct Work {
     ended: Sender<Result<()>>,
 }
 
+/// What the thread begins with.
+pub(super) enum Begin {
+    /// The output is open already.
+    Open(Output),
+    /// It opens the output.
+    First,
+    /// It opens the output, which has failed before.
+    Again,
+}
+
 impl Apart {
-    /// Starts the thread, which opens the output unless it is open already.
+    /// Starts the thread.
     ///
     /// # Errors
     /// Fatal, if the system can't start another thread.
-    pub(super) fn start(opener: &Arc<dyn OutputOpener>, video: &Video, open: Option<Output>) -> Result<Self> {
+    pub(super) fn start(opener: &Arc<dyn OutputOpener>, video: &Video, begin: Begin) -> Result<Self> {
         let (handle, stop) = stop_pair();
         #[cfg(feature = "gstreamer")]
         let (enough_handle, enough) = stop_pair();
         let (frames_tx, frames) = mailbox(QUEUED_FRAMES, WhenFull::DropNewest, &stop);
         let (ended_tx, ended) = bounded(1);
         let shared = Arc::new(Shared::default());
-        if let Some(output) = &open {
+        if let Begin::Open(output) = &begin {
             shared.opened(output);
         }
         let work = Work {
@@ -88,7 +98,7 @@ impl Apart {
             shared: shared.clone(),
             ended: ended_tx,
         };
-        let thread = Background::spawn("output", move |_| work.run(open))?;
+        let thread = Background::spawn("output", move |_| work.run(begin))?;
         Ok(Self {
             name: opener.name(),
             frames: frames_tx,
@@ -176,16 +186,22 @@ impl Ending {
 }
 
 impl Work {
-    fn run(self, open: Option<Output>) {
+    fn run(self, begin: Begin) {
         let ended = self.ended.clone();
         // Room for one; a second result follows only an error, and nobody asks for it.
-        let _ = ended.try_send(self.work(open));
+        let _ = ended.try_send(self.work(begin));
     }
 
-    fn work(self, open: Option<Output>) -> Result<()> {
-        let output = match open {
-            Some(output) => output,
-            None => {
+    fn work(self, begin: Begin) -> Result<()> {
+        let output = match begin {
+            Begin::Open(output) => output,
+            Begin::First => {
+                let output = self.opener.open(&self.video)?;
+                info!(output = output.describe(), "the output is open");
+                self.shared.opened(&output);
+                output
+            }
+            Begin::Again => {
                 let output = self.opener.open(&self.video)?;
                 info!(output = output.describe(), "the output is open again");
                 self.shared.opened(&output);

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 
 use crate::observe::SceneDesk;
 #[cfg(feature = "gstreamer")]
-use crate::output::browser::EncoderDesk;
+use crate::output::{browser::EncoderDesk, clips::ClipDesk};
 use crate::snapshot::SnapshotDesk;
 use crate::turns::Turns;
 use vision::frame::FrameFormat;
@@ -71,6 +71,9 @@ pub struct Control {
     /// Encoded video for browsers.
     #[cfg(feature = "gstreamer")]
     pub video: Arc<EncoderDesk>,
+    /// Where clips of events are asked for.
+    #[cfg(feature = "gstreamer")]
+    pub clips: Arc<ClipDesk>,
     turns: OnceLock<Arc<Turns>>,
 }
 
@@ -86,6 +89,8 @@ impl Control {
             scenes: SceneDesk::default(),
             #[cfg(feature = "gstreamer")]
             video: Arc::default(),
+            #[cfg(feature = "gstreamer")]
+            clips: Arc::default(),
             turns: OnceLock::new(),
         })
     }

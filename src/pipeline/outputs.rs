@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use super::apart::{self, Apart, Ending};
+use super::apart::{self, Apart, Begin, Ending};
 use super::{ENCODER_BUFFERS, OUTPUT_BUFFERS};
 use crate::clock::{SharedClock, Stop, TimeNs};
 use crate::metrics::Metrics;
@@ -103,6 +103,8 @@ struct Slot {
     at_ns: TimeNs,
     /// Its frames dropped and clients when last looked at.
     dropped: u64,
+    /// Why it failed last, and its name.
+    why: Option<String>,
 }
 
 impl Slot {
@@ -112,6 +114,7 @@ impl Slot {
         let delay = BACKOFF.delay(self.failures);
         self.at_ns = clock.now_ns() + delay.as_nanos() as u64;
         error!(retry_in_s = delay.as_secs(), "output {why}");
+        self.why = Some(why.to_owned());
         metrics.vitals.output_failures.fetch_add(1, Relaxed);
     }
 }
@@ -130,6 +133,8 @@ pub(super) struct Outputs {
     video: Video,
     pool: FramePool,
     counted: Counted,
+    /// Outputs that were down, and failures in a row, when it was last said why.
+    said: (u64, u64),
     clock: SharedClock,
     metrics: Arc<Metrics>,
 }
@@ -159,7 +164,14 @@ impl Outputs {
                 failures: 0,
                 at_ns: clock.now_ns(),
                 dropped: 0,
+                why: None,
             };
+            if live && opener.connects() {
+                buffers += ENCODER_BUFFERS;
+                slot.open = Some(Open::Apart(Apart::start(opener, &video, Begin::First)?));
+                slots.push(slot);
+                continue;
+            }
             match opener.open(&video) {
                 Ok(output) => {
                     info!(output = output.describe(), "the output is open");
@@ -188,6 +200,7 @@ impl Outputs {
             video,
             pool,
             counted: Counted::default(),
+            said: (0, 0),
             clock,
             metrics,
         };
@@ -333,8 +346,8 @@ impl Outputs {
             }
             slot.ending = None;
             let opener = &openers[slot.opener];
-            let opened = if self.video.live && !opener.is_live() {
-                Apart::start(opener, &self.video, None).map(Open::Apart)
+            let opened = if self.video.live && (!opener.is_live() || opener.connects()) {
+                Apart::start(opener, &self.video, Begin::Again).map(Open::Apart)
             } else {
                 opener.open(&self.video).and_then(|output| {
                     info!(output = output.describe(), "the output is open again");
@@ -359,7 +372,10 @@ impl Outputs {
                 down += 1;
                 continue;
             };
-            down += u64::from(!open.is_open());
+            match open.is_open() {
+                true => slot.why = None,
+                false => down += 1,
+            }
             clients += open.clients() as u64;
             let dropped = open.dropped();
             vitals
@@ -383,6 +399,13 @@ impl Outputs {
         vitals.encoders.store(encoders.running() as u64, Relaxed);
         vitals.clients.store(clients, Relaxed);
         vitals.outputs_down.store(down, Relaxed);
+        // Few words, and only when something changes: this is done for each picture.
+        let why = || self.slots.iter().filter_map(|slot| slot.why.as_deref());
+        let failures = self.slots.iter().map(|slot| u64::from(slot.failures)).sum();
+        if (down, failures) != self.said {
+            self.said = (down, failures);
+            vitals.set_outputs_trouble(why().collect::<Vec<_>>().join("; "));
+        }
     }
 
     /// Completes all outputs.
@@ -420,6 +443,6 @@ fn begin(opener: &Arc<dyn OutputOpener>, video: &Video, output: Output) -> Resul
     Ok(match output {
         Output::Frames(output) if !video.live || opener.is_live() => Open::Frames(output),
         Output::Served(output) => Open::Served(output),
-        output => Open::Apart(Apart::start(opener, video, Some(output))?),
+        output => Open::Apart(Apart::start(opener, video, Begin::Open(output))?),
     })
 }

@@ -11,6 +11,7 @@ use crate::capture::mask_credentials;
 use crate::config::Origin;
 use crate::health::Health;
 use crate::metrics::process_age;
+use crate::output::push_address::mask_push_addresses;
 use crate::stdio::recent_log;
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -71,7 +72,7 @@ fn make(health: &Health, origin: Option<&Origin>) -> String {
 fn without_secrets(text: &str) -> String {
     /// The digits of a user's hash.
     const DIGITS: usize = 32;
-    let text = mask_credentials(text);
+    let text = mask_credentials(&mask_push_addresses(text));
     let mut out = String::with_capacity(text.len());
     let mut rest = text.as_str();
     while let Some(at) = rest.find(':') {
@@ -102,6 +103,11 @@ mod tests {
         assert_eq!(
             without_secrets(&text),
             "users = [\"ann:segd:***\", \"bob:segd:0123\"]\ninput = \"rtsp://***@cam/1\"\n"
+        );
+        let outputs = "outputs = [\"rtmp://live.example/app/s3cret\", \"srt://a:1?streamid=s3cret\"]";
+        assert_eq!(
+            without_secrets(outputs),
+            "outputs = [\"rtmp://live.example/app/***\", \"srt://a:1\"]"
         );
     }
 

@@ -5,6 +5,7 @@
 //! four pixels (two at an odd edge, one in an odd corner); it becomes the rounded mean of what it would become
 //! under each of them. 4:2:2 pictures come out as 4:2:0, the two rows averaged in the same step.
 
+mod backdrop;
 mod canvas;
 mod caption;
 mod contour;
@@ -27,6 +28,8 @@ use crate::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
 use crate::model::contract::Class;
 use crate::scene::{Segment, is_by_class};
 
+use backdrop::Backdrop;
+pub use backdrop::Behind;
 use canvas::{Canvas, Planes};
 pub use caption::caption;
 use contour::Contour;
@@ -105,6 +108,9 @@ pub struct OverlayOptions {
     /// Name the classes that are drawn and take at least a thousandth of the picture, in the upper left corner.
     /// [`Visualize::Labels`] has no legend.
     pub legend: bool,
+    /// With [`Visualize::Overlay`], on YUV pictures: the classes that would be drawn stay as they are, and this stands in
+    /// place of all else. Without a mask that is all of the picture. Nothing else is drawn.
+    pub behind: Option<Behind>,
 }
 
 impl Default for OverlayOptions {
@@ -114,6 +120,7 @@ impl Default for OverlayOptions {
             alpha: 0.5,
             shown: None,
             legend: true,
+            behind: None,
         }
     }
 }
@@ -145,6 +152,7 @@ pub struct Painter {
     /// Labels of a row of a picture without a mask.
     no_labels: Vec<u8>,
     scratch: Deinterleaved,
+    backdrop: Option<Box<Backdrop>>,
 }
 
 impl Painter {
@@ -192,6 +200,11 @@ impl Painter {
         if options.mode == Visualize::SideBySide {
             output.width = 2 * half_width(format);
         }
+        let backdrop = options
+            .behind
+            .as_ref()
+            .filter(|_| yuv && options.mode == Visualize::Overlay && format.width * format.height > 0)
+            .map(|behind| Box::new(Backdrop::new(output, &is_drawn, behind)));
         let borders = match options.mode {
             Visualize::Contour => format.width * format.height,
             _ => 0,
@@ -215,6 +228,7 @@ impl Painter {
             borders: vec![0; borders],
             no_labels: vec![0; format.width],
             scratch: Deinterleaved::new(format),
+            backdrop,
             options,
         }
     }
@@ -249,6 +263,18 @@ impl Painter {
         scene: Option<(&Mask, &[Segment])>,
         out: &mut [u8],
     ) {
+        if let Some(backdrop) = &mut self.backdrop {
+            assert_eq!(
+                image.format, self.format,
+                "the painter was made for another format"
+            );
+            let out = &mut out[..self.output.packed_bytes()];
+            let none = Labels::same(&self.no_labels);
+            let mut canvas = Canvas::new(self.output, out);
+            paint_at(image, none, &self.bare, &mut canvas, 0, &mut self.scratch);
+            backdrop.put(scene, out);
+            return;
+        }
         let (mask, segments) = (scene.map(|(mask, _)| mask), scene.map_or(&[][..], |(_, s)| s));
         let by_class = is_by_class(segments);
         let no_class = usize::from(self.hidden);

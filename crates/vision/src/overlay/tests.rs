@@ -27,6 +27,7 @@ fn options(mode: Visualize, alpha: f32) -> OverlayOptions {
         alpha,
         shown: None,
         legend: false,
+        behind: None,
     }
 }
 
@@ -223,7 +224,7 @@ proptest! {
         padding in 0..5_usize,
         seed in 0..u64::MAX / 2,
     ) {
-        let options = OverlayOptions { mode, alpha, shown, legend: false };
+        let options = OverlayOptions { mode, alpha, shown, legend: false, behind: None };
         let labels = label_blocks(format, block, seed ^ 0xabcdef);
         let mask = Mask { width: format.width, height: format.height, labels };
         let mask = with_mask.then_some(&mask);
@@ -427,4 +428,29 @@ fn objects_have_colours_outlines_labels_and_a_count_of_their_own() {
         half(ink::code(f, [255, 0, 0])[0]),
         "stuff has its class's colour"
     );
+}
+
+#[test]
+fn what_is_drawn_stays_and_the_rest_is_exchanged() {
+    let format = FrameFormat::new(PixelFormat::Yuyv, 16, 8);
+    let picture = vec![200; format.packed_bytes()];
+    let image = ImageRef::packed(format, &picture).unwrap();
+    let mut mask = Mask::zeros(16, 8);
+    for row in mask.labels.chunks_exact_mut(16) {
+        row[4..8].fill(1);
+        row[8..].fill(2);
+    }
+    let options = OverlayOptions {
+        shown: Some(vec![2]),
+        behind: Some(Behind::Color([0; 3])),
+        ..OverlayOptions::default()
+    };
+    let mut painter = Painter::new(format, &classes(), options);
+    let mut out = vec![0; painter.output_format().packed_bytes()];
+    painter.paint(&image, Some(&mask), &mut out);
+    for row in out[..16 * 8].chunks_exact(16) {
+        assert_eq!((row[6], row[9]), (16, 200), "{row:?}");
+    }
+    painter.paint(&image, None, &mut out);
+    assert_eq!(out[..16 * 8], [16; 16 * 8], "without a mask all of it is behind");
 }
