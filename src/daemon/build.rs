@@ -11,10 +11,12 @@ use crate::choose::{Choice, Chooser};
 use crate::clock::RealClock;
 use crate::config::{CameraSettings, Settings};
 use crate::metrics::Metrics;
+use crate::output::OutputSpec;
 #[cfg(feature = "gstreamer")]
 use crate::output::browser::BrowserOpener;
 use crate::pipeline::control::Control;
 use crate::pipeline::{Parts, PipelineOptions};
+use crate::scenes::file::ScenesOpener;
 use crate::supervise::OnTransient;
 use vision::error::{Error, Result};
 use vision::segment::Engine;
@@ -56,11 +58,8 @@ pub fn build_camera(settings: &CameraSettings, chooser: &Chooser, metrics: Arc<M
         .outputs
         .iter()
         .map(|output| output.opener(&settings.stream));
-    #[cfg_attr(
-        not(feature = "gstreamer"),
-        expect(unused_mut, reason = "browsers need GStreamer")
-    )]
-    let mut outputs = outputs.collect::<Result<Vec<_>>>()?;
+    let outputs = outputs.collect::<Result<Vec<_>>>()?;
+    let mut outputs: Vec<_> = outputs.into_iter().flatten().collect();
     let mut source = settings.source.opener(&settings.capture, clock.clone())?;
     if matches!(settings.pipeline.on_source_error, OnTransient::Retry(_)) {
         source = Box::new(FirstOpen::new(source, settings.waits_for_source));
@@ -70,6 +69,17 @@ pub fn build_camera(settings: &CameraSettings, chooser: &Chooser, metrics: Arc<M
     let looks = settings.looks(&model.contract, 0)?;
     let choice = chooser.choose_for(&settings.model, model)?;
     let control = Control::new(looks, settings.infer_interval);
+    for output in &settings.outputs {
+        if let OutputSpec::Scenes { path, rle } = output {
+            outputs.push(Box::new(ScenesOpener {
+                path: path.clone(),
+                rle: *rle,
+                camera: settings.name.clone(),
+                control: control.clone(),
+                clock: clock.clone(),
+            }));
+        }
+    }
     #[cfg(feature = "gstreamer")]
     if settings.pipeline.live {
         outputs.push(Box::new(BrowserOpener::new(

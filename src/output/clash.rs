@@ -48,6 +48,7 @@ pub fn check_files<'a>(
     for output in outputs {
         let path = match output {
             OutputSpec::Mp4(path) | OutputSpec::Mkv(path) | OutputSpec::Images(path) => path.as_path(),
+            OutputSpec::Scenes { path, .. } => path.as_path(),
             OutputSpec::Rtsp(_) | OutputSpec::Null => continue,
         };
         let Some(identity) = identity(path) else {

@@ -23,7 +23,8 @@ use vision::error::{Error, Result};
 pub const DEFAULT_OUTPUT: &str = "rtsp://127.0.0.1:8554/segd";
 
 /// The forms that an output can have, for messages.
-const FORMS: &str = "rtsp(s)://ADDRESS:PORT/PATH, FILE.mp4, FILE.mkv, FOLDER/ (for PNG images) or null://";
+const FORMS: &str = "rtsp(s)://ADDRESS:PORT/PATH, FILE.mp4, FILE.mkv, FOLDER/ (for PNG images), \
+                     scenes:FILE.jsonl or null://";
 
 /// How the video is encoded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -146,18 +147,25 @@ pub enum OutputSpec {
     Mkv(PathBuf),
     /// A folder of PNG images.
     Images(PathBuf),
+    /// What is seen, as lines of JSON, with each segment's mask or without.
+    Scenes {
+        /// The file.
+        path: PathBuf,
+        /// Whether each segment has its mask, as COCO's RLE.
+        rle: bool,
+    },
     /// Nowhere.
     Null,
 }
 
 impl OutputSpec {
-    /// The output's opener.
+    /// The output's opener; none for scenes, which are no pictures: whoever has the pipeline opens them.
     ///
     /// # Errors
     /// Usage, if an option has a wrong value or this build lacks what the output needs.
-    pub fn opener(&self, options: &StreamOptions) -> Result<Box<dyn OutputOpener>> {
+    pub fn opener(&self, options: &StreamOptions) -> Result<Option<Box<dyn OutputOpener>>> {
         options.validate()?;
-        Ok(match self {
+        Ok(Some(match self {
             #[cfg(feature = "gstreamer")]
             Self::Rtsp(address) => {
                 options.access.allows(address)?;
@@ -184,8 +192,9 @@ impl OutputSpec {
                 .hint("build with the feature `gstreamer`, or use FOLDER/ or null://"));
             }
             Self::Images(path) => Box::new(ImagesOpener::new(path.clone())),
+            Self::Scenes { .. } => return Ok(None),
             Self::Null => Box::new(NullOpener),
-        })
+        }))
     }
 }
 
@@ -194,13 +203,17 @@ impl fmt::Display for OutputSpec {
         match self {
             Self::Rtsp(address) => address.fmt(f),
             Self::Mp4(path) | Self::Mkv(path) | Self::Images(path) => path.display().fmt(f),
+            Self::Scenes { path, rle } => {
+                let masks = if *rle { "?masks=rle" } else { "" };
+                write!(f, "scenes:{}{masks}", path.display())
+            }
             Self::Null => f.write_str("null://"),
         }
     }
 }
 
 /// Understands an output: `rtsp://ADDRESS:PORT/PATH`, `FILE.mp4`, `FILE.mkv`, `FOLDER/` (or a folder that
-/// exists), `null://`.
+/// exists), `scenes:FILE.jsonl[?masks=rle]`, `null://`.
 ///
 /// # Errors
 /// Usage, with what was expected.
@@ -215,6 +228,26 @@ pub fn parse_output(text: &str) -> Result<OutputSpec> {
             "null" if rest.is_empty() => Ok(OutputSpec::Null),
             _ => Err(Error::usage(format!("output {text:?} is not known")).hint(format!("expected {FORMS}"))),
         };
+    }
+    if let Some(rest) = text.strip_prefix("scenes:") {
+        let (path, rle) = match rest.split_once('?') {
+            None => (rest, false),
+            Some((path, "masks=rle")) => (path, true),
+            Some((_, other)) => {
+                return Err(Error::usage(format!(
+                    "output {text:?}: found {other:?}, expected masks=rle, or nothing"
+                )));
+            }
+        };
+        if path.is_empty() || path.ends_with('/') {
+            return Err(
+                Error::usage(format!("output {text:?}: there is no file")).hint("expected scenes:FILE.jsonl")
+            );
+        }
+        return Ok(OutputSpec::Scenes {
+            path: path.into(),
+            rle,
+        });
     }
     let path = PathBuf::from(text);
     if text.ends_with('/') || path.is_dir() {
@@ -328,6 +361,11 @@ mod tests {
             OutputSpec::Images("new/folder/".into())
         );
         assert_eq!(parse_output("null://").unwrap(), OutputSpec::Null);
+        for (text, rle) in [("scenes:a/b.jsonl", false), ("scenes:a/b.jsonl?masks=rle", true)] {
+            let path = "a/b.jsonl".into();
+            assert_eq!(parse_output(text).unwrap(), OutputSpec::Scenes { path, rle });
+            assert_eq!(parse_output(text).unwrap().to_string(), text);
+        }
         let folder = tempfile::tempdir().unwrap();
         let text = folder.path().to_str().unwrap();
         assert_eq!(parse_output(text).unwrap(), OutputSpec::Images(text.into()));
@@ -349,6 +387,8 @@ mod tests {
         refused("", "rtsp(s)://ADDRESS:PORT/PATH");
         refused("http://127.0.0.1:80/x", "FILE.mp4");
         refused("null://x", "null://");
+        refused("scenes:", "no file");
+        refused("scenes:a.jsonl?masks=png", "masks=rle");
         refused("out.avi", ".avi");
         refused("out", "slash at its end");
         refused("rtsp://127.0.0.1:8554", "no path");
