@@ -81,16 +81,20 @@ fn a_history_outlives_a_kill() {
     assert_eq!(none.len(), 1, "{none:?}");
     assert!(none[0].starts_with("time,type,"));
     // The next segd goes on in the same file.
-    let text = std::fs::read_to_string(&config_path).unwrap();
-    let again = Daemon::spawn(&text, free_port(), &[]);
     let db = daemon.folder.path().join("events.db");
-    wait_for("more", LIMIT, || {
-        listed(&["--file", db.to_str().unwrap(), "--json"]).len() > kept.len()
-    });
-    assert_eq!(
-        listed(&["--file", db.to_str().unwrap(), "--json"])[..kept.len()],
-        kept
+    let again = Daemon::spawn(
+        &config(
+            model.path(),
+            &format!("[events]\nhistory = {:?}", db.display().to_string()),
+        ),
+        free_port(),
+        &[],
     );
+    let db = db.to_str().unwrap();
+    wait_for("more", LIMIT, || {
+        listed(&["--file", db, "--json"]).len() > kept.len()
+    });
+    assert_eq!(listed(&["--file", db, "--json"])[..kept.len()], kept);
     drop(again);
 }
 

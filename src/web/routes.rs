@@ -72,12 +72,12 @@ const ROUTES: &[Route] = &[
     },
     Route {
         path: "/events/history.json",
-        query: "[?camera=NAME&zone=NAME&class=NAME&rule=RULE&type=TYPE&since=TIME&until=TIME&before=NEXT&limit=N]",
+        query: "[?FILTERS]",
         methods: || get(told::events),
     },
     Route {
         path: "/events/hours.json",
-        query: "[?camera=NAME&zone=NAME&class=NAME&rule=RULE&type=TYPE&hours=N]",
+        query: "[?FILTERS]",
         methods: || get(told::hours),
     },
     Route {
