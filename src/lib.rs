@@ -35,6 +35,7 @@ pub mod stamp;
 pub mod snapshot;
 pub mod observe;
 pub mod events;
+pub mod scenes;
 pub mod health;
 pub mod web;
 

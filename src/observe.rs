@@ -2,6 +2,7 @@
 //!
 //! A slow reader loses the oldest scenes, counted, and slows nobody else down. While nobody reads, no scene is made.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -40,6 +41,14 @@ impl Seen {
             Self::Unknown { captured_at_ns, .. } => *captured_at_ns,
         }
     }
+
+    /// The picture's number, as its source counts.
+    pub fn sequence(&self) -> u64 {
+        match self {
+            Self::Scene(scene) => scene.sequence,
+            Self::Unknown { sequence, .. } => *sequence,
+        }
+    }
 }
 
 /// Wants to know what is seen; called on a thread of its own.
@@ -62,8 +71,8 @@ struct Reader {
 #[derive(Debug, Default)]
 pub struct SceneDesk {
     readers: ArcSwap<Vec<Arc<Reader>>>,
-    /// Held while the list is replaced.
-    changing: Mutex<()>,
+    /// Scenes offered to readers that are gone and dropped by them, by name; held while the list is replaced.
+    gone: Mutex<BTreeMap<&'static str, (u64, u64)>>,
     /// Whether anybody waits for one scene.
     one_wanted: AtomicBool,
     waiting: Mutex<Vec<oneshot::Sender<Seen>>>,
@@ -94,10 +103,21 @@ const LOOK_AT_STOP: Duration = Duration::from_millis(100);
 impl SceneDesk {
     /// Scenes from the next picture on.
     pub fn subscribe(&self, name: &'static str) -> SceneReader {
+        self.subscribe_as(name, WhenFull::DropOldest)
+    }
+
+    /// Scenes from the next picture on, and what happens when as many wait as may: to wait is for conversions alone.
+    pub fn subscribe_as(&self, name: &'static str, when_full: WhenFull) -> SceneReader {
         let (handle, stop) = stop_pair();
-        let (to, from) = mailbox(QUEUE, WhenFull::DropOldest, &stop);
+        let (to, from) = mailbox(QUEUE, when_full, &stop);
         self.change(|readers| readers.push(Arc::new(Reader { name, to })));
         SceneReader { from, _stop: handle }
+    }
+
+    /// No further scene for the reader with these counters; it still gets those that wait, and is then told that there are
+    /// no more.
+    pub fn end(&self, stats: &Arc<MailboxStats>) {
+        self.change(|readers| readers.retain(|reader| !Arc::ptr_eq(&reader.to.stats(), stats)));
     }
 
     /// Calls `observer` on a thread of its own, until what is returned is dropped.
@@ -161,20 +181,36 @@ impl SceneDesk {
         }
     }
 
-    /// Name, scenes offered and scenes dropped of each reader.
+    /// Name, scenes offered and scenes dropped, of all readers of a name together, those that are gone included.
     pub fn counts(&self) -> Vec<(&'static str, u64, u64)> {
-        let readers = self.readers.load();
-        let of = |reader: &Arc<Reader>| {
+        let gone = self.gone.lock().unwrap_or_else(|e| e.into_inner());
+        let mut counts = gone.clone();
+        for reader in self.readers.load().iter() {
             let stats = reader.to.stats();
-            (reader.name, stats.sent(), stats.dropped())
-        };
-        readers.iter().map(of).collect()
+            let counted = counts.entry(reader.name).or_default();
+            counted.0 += stats.sent();
+            counted.1 += stats.dropped();
+        }
+        drop(gone);
+        counts
+            .into_iter()
+            .map(|(name, (sent, dropped))| (name, sent, dropped))
+            .collect()
     }
 
     fn change(&self, with: impl FnOnce(&mut Vec<Arc<Reader>>)) {
-        let _one_at_a_time = self.changing.lock().unwrap_or_else(|e| e.into_inner());
-        let mut readers = (**self.readers.load()).clone();
+        let mut gone = self.gone.lock().unwrap_or_else(|e| e.into_inner());
+        let before = self.readers.load_full();
+        let mut readers = (*before).clone();
         with(&mut readers);
+        for reader in before.iter() {
+            if !readers.iter().any(|kept| Arc::ptr_eq(kept, reader)) {
+                let stats = reader.to.stats();
+                let counted = gone.entry(reader.name).or_default();
+                counted.0 += stats.sent();
+                counted.1 += stats.dropped();
+            }
+        }
         self.readers.store(Arc::new(readers));
     }
 }
@@ -212,10 +248,12 @@ mod tests {
         assert_eq!(number(slow.next(Duration::ZERO)), Some(3));
         assert_eq!(number(slow.next(Duration::ZERO)), Some(4));
         assert_eq!(number(slow.next(Duration::ZERO)), None);
-        assert_eq!(desk.counts(), [("slow", 5, 3), ("quick", 5, 0)]);
+        assert_eq!(desk.counts(), [("quick", 5, 0), ("slow", 5, 3)]);
         drop(slow);
         desk.offer(&unknown(5));
-        assert_eq!(desk.counts(), [("quick", 6, 0)]);
+        let counts = desk.counts();
+        assert_eq!(counts[0], ("quick", 6, 0));
+        assert_eq!((counts[1].0, counts[1].2), ("slow", 3), "what was counted stays");
         drop(quick);
         desk.offer(&unknown(6));
         assert!(!desk.is_wanted());
@@ -237,6 +275,26 @@ mod tests {
         desk.offer(&unknown(3));
         assert_eq!(one.try_recv().unwrap().captured_at_ns(), 20);
         assert_eq!(two.blocking_recv().unwrap().captured_at_ns(), 20);
+    }
+
+    #[test]
+    fn a_reader_of_all_is_waited_for_and_gets_what_waits_at_its_end() {
+        let desk = Arc::new(SceneDesk::default());
+        let reader = desk.subscribe_as("all", WhenFull::Block);
+        let stats = reader.stats();
+        let offering = desk.clone();
+        let thread = std::thread::spawn(move || {
+            (0..50).for_each(|n| offering.offer(&unknown(n)));
+            offering.end(&stats);
+        });
+        let mut seen = Vec::new();
+        while let Some(n) = number(reader.next(Duration::from_secs(30))) {
+            seen.push(n);
+        }
+        assert_eq!(seen, (0..50).collect::<Vec<_>>());
+        thread.join().unwrap();
+        assert!(!desk.is_wanted());
+        assert_eq!(desk.counts(), [("all", 50, 0)]);
     }
 
     struct Slow {

@@ -133,3 +133,44 @@ fn a_sink_that_fails_is_unwell_and_the_video_goes_on() {
     let text = std::fs::read_to_string(daemon.folder.path().join("none/events.jsonl")).unwrap();
     assert!(text.lines().map(check).count() > 0);
 }
+
+#[test]
+fn sinks_change_with_a_reload_and_those_that_stay_go_on() {
+    let model = model();
+    let first = "[events]\nfile = \"FOLDER/first.jsonl\"\nhistory = \"FOLDER/events.db\"";
+    let daemon = Daemon::start(&config(model.path(), first));
+    let text = |name: &str| std::fs::read_to_string(daemon.folder.path().join(name)).unwrap_or_default();
+    wait_for("a start", LIMIT, || text("first.jsonl").contains("\"start\""));
+    let delivered = |kind: &str| {
+        let status = daemon.status();
+        let sinks = status["events"]["sinks"].as_array().unwrap().clone();
+        let sink = sinks.iter().find(|sink| sink["kind"] == kind)?;
+        Some((
+            sink["to"].as_str().unwrap().to_owned(),
+            sink["delivered"].as_u64().unwrap(),
+        ))
+    };
+    wait_for("the first events in the history", LIMIT, || {
+        delivered("history").is_some_and(|(_, count)| count >= text("first.jsonl").lines().count() as u64)
+    });
+    let before = text("first.jsonl");
+    let kept = delivered("history").unwrap().1;
+    // A zone that comes with the same reload is told of to the new file alone.
+    let second = "[events]\nfile = \"FOLDER/second.jsonl\"\nhistory = \"FOLDER/events.db\"";
+    let more = "[[zone]]\nname = \"new\"\npolygon = [[0, 0], [1, 0], [1, 1]]\nclasses = [\"class0\", \"class1\", \"class2\", \"class3\"]\n";
+    daemon.configure(&(config(model.path(), second) + more));
+    daemon.signal("-HUP");
+    wait_for("the new zone", LIMIT, || text("second.jsonl").contains("\"new\""));
+    assert!(!text("first.jsonl")[before.len()..].contains("\"new\""));
+    assert!(delivered("file").unwrap().0.ends_with("second.jsonl"));
+    wait_for("the history has both", LIMIT, || {
+        delivered("history").unwrap().1 > kept
+    });
+    daemon.configure(&config(model.path(), ""));
+    daemon.signal("-HUP");
+    wait_for("none are left", LIMIT, || {
+        delivered("file").is_none() && delivered("history").is_none()
+    });
+    assert_eq!(daemon.get("/healthz"), (200, "ok\n".to_owned()));
+    assert!(!daemon.log().contains("takes effect at the next start"));
+}

@@ -332,3 +332,130 @@ fn a_broker_that_refuses_the_password_is_named() {
     });
     assert!(!daemon.log().contains("panicked"));
 }
+
+fn openssl(folder: &Path, arguments: &[&str]) {
+    let out = Command::new("openssl")
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .expect("openssl is installed");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// Makes `NAME.pem`, which may sign others, and its key.
+fn make_authority(folder: &Path, name: &str) {
+    let subject = format!("/CN={name}");
+    let (key, certificate) = (format!("{name}.key"), format!("{name}.pem"));
+    let new = [
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ];
+    let mut arguments = vec![
+        "req",
+        "-x509",
+        "-days",
+        "2",
+        "-subj",
+        &subject,
+        "-keyout",
+        &key,
+        "-out",
+        &certificate,
+    ];
+    arguments.extend(new);
+    openssl(folder, &arguments);
+}
+
+#[test]
+fn a_broker_over_tls_is_reached_by_its_name_and_its_certificate_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    make_authority(folder.path(), "ours");
+    make_authority(folder.path(), "theirs");
+    openssl(
+        folder.path(),
+        &[
+            "req",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-subj",
+            "/CN=broker",
+            "-keyout",
+            "broker.key",
+            "-out",
+            "broker.csr",
+        ],
+    );
+    std::fs::write(folder.path().join("names"), "subjectAltName=DNS:localhost\n").unwrap();
+    openssl(
+        folder.path(),
+        &[
+            "x509",
+            "-req",
+            "-in",
+            "broker.csr",
+            "-CA",
+            "ours.pem",
+            "-CAkey",
+            "ours.key",
+            "-CAcreateserial",
+            "-days",
+            "2",
+            "-extfile",
+            "names",
+            "-out",
+            "broker.pem",
+        ],
+    );
+    let plain = free_port();
+    let broker = Broker::start(
+        free_port(),
+        &format!(
+            "certfile {}\nkeyfile {}\nlistener {plain} 127.0.0.1\nallow_anonymous true",
+            at("broker.pem"),
+            at("broker.key")
+        ),
+    );
+    let reader = Reader::new(plain);
+    let model = model();
+    let config = |host: &str, authority: &str| {
+        let text = config(model.path(), broker.port, "");
+        let over_tls = format!("mqtts://{host}:{}\"\nca = \"{}\"", broker.port, at(authority));
+        text.replace(&format!("mqtt://127.0.0.1:{}\"", broker.port), &over_tls)
+    };
+    // Each is taken by a reload, while the camera runs.
+    let daemon = Daemon::start(&config("127.0.0.1", "ours.pem"));
+    let troubled = |what: &str| {
+        wait_for(what, LIMIT, || {
+            let (code, text) = daemon.get("/healthz");
+            code == 503 && text.contains(what)
+        });
+    };
+    troubled("not valid for name");
+    daemon.configure(&config("localhost", "theirs.pem"));
+    daemon.signal("-HUP");
+    troubled("mqtts://localhost");
+    troubled("mqtt.ca must name");
+    assert_eq!(
+        reader.on("segd/availability"),
+        [""; 0],
+        "nothing is said to a stranger"
+    );
+    daemon.configure(&config("localhost", "ours.pem"));
+    daemon.signal("-HUP");
+    reader.wait_for("a state over TLS", |r| r.last("segd/availability") == "online");
+    wait_for("all is well", LIMIT, || daemon.get("/healthz").0 == 200);
+    // A sink that is no longer named says goodbye.
+    let text = config("localhost", "ours.pem");
+    let (before, after) = (text.find("[mqtt]").unwrap(), text.find("[[zone]]").unwrap());
+    daemon.configure(&format!("{}{}", &text[..before], &text[after..]));
+    daemon.signal("-HUP");
+    reader.wait_for("a goodbye", |r| r.last("segd/availability") == "offline");
+    assert_eq!(daemon.status()["events"]["sinks"], serde_json::json!([]));
+}

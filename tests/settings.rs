@@ -187,6 +187,22 @@ const KEYS: &[(&str, &[&str])] = &[
     ("events.file_keep", &["4", "0", "1000", "1001"]),
     ("events.hidden", &["true", "false"]),
     (
+        "events.webhook",
+        &[
+            "\"http://127.0.0.1:9/hook\"",
+            "\"https://example.org/\"",
+            "\"\"",
+            "\"example.org\"",
+            "\"ftp://example.org/\"",
+            "\"http://ann:pw@example.org/\"",
+        ],
+    ),
+    ("events.webhook_secret", &["\"x\""]),
+    ("events.webhook_ca", &["\"/nonexistent.pem\""]),
+    ("events.history", &["\"a.db\"", "\"\""]),
+    ("events.history_days", &["30", "0.01", "0", "36501", "nan"]),
+    ("events.history_max_mb", &["256", "1", "0.9", "1000001", "nan"]),
+    (
         "mqtt.url",
         &[
             "\"mqtt://127.0.0.1\"",

@@ -141,7 +141,8 @@ fn allocations(frames: u64, masks: MaskPolicy, schedule: ScheduleOptions, gives:
     let sink = parse_output("null://")
         .unwrap()
         .opener(&StreamOptions::default())
-        .unwrap();
+        .unwrap()
+        .expect("it takes pictures");
     let looks = Looks {
         model: ModelInfo::of(&model.contract, 0),
         overlay: OverlayOptions {

@@ -1,4 +1,4 @@
-//! `segd events`: what was told, read from the file of JSON lines and those that were kept beside it.
+//! `segd events`: what was told, read from the history, or from the file of JSON lines and those that were kept beside it.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind};
@@ -10,12 +10,14 @@ use clap::Args;
 use crate::config::{Layer, Origin};
 use crate::events::Event;
 use crate::events::file::numbered;
+use crate::events::history::search::is_database;
+use crate::events::history::{Reader, Search, unix_ms};
 use vision::error::{Error, Result};
 
 /// Arguments of `segd events`.
 #[derive(Debug, Args)]
 pub struct EventsArgs {
-    /// The file of JSON lines [default: events.file of the configuration]
+    /// The history or the file of JSON lines [default: events.history of the configuration, or else events.file]
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Configuration file [default: /etc/segd/segd.toml if it exists]
@@ -55,6 +57,13 @@ pub fn run(args: EventsArgs) -> Result<()> {
         None => kept(&args)?,
     };
     let from = args.since.and_then(|since| SystemTime::now().checked_sub(since));
+    let search = Search {
+        camera: args.camera.clone(),
+        place: args.zone.clone(),
+        class: args.class.clone(),
+        from_ms: from.map(unix_ms),
+        ..Search::default()
+    };
     let names = Names {
         camera: args.camera.as_deref(),
         zone: args.zone.as_deref(),
@@ -64,7 +73,7 @@ pub fn run(args: EventsArgs) -> Result<()> {
     if args.csv {
         println!("{}", row(HEADER.map(str::to_owned))?);
     }
-    let odd = read(&path, &names, |event, line| {
+    let show = |event: &Event, line: &str| {
         if args.json {
             println!("{line}");
         } else if args.csv {
@@ -73,7 +82,19 @@ pub fn run(args: EventsArgs) -> Result<()> {
             println!("{}", for_people(event));
         }
         Ok(())
-    })?;
+    };
+    let mut odd = 0;
+    if is_database(&path).unwrap_or(false) {
+        Reader::open(&path)?.each(&search, |line| match serde_json::from_str(line) {
+            Ok(event) => show(&event, line),
+            Err(_) => {
+                odd += 1;
+                Ok(())
+            }
+        })?;
+    } else {
+        odd = read(&path, &names, show)?;
+    }
     if odd > 0 {
         eprintln!("segd: {odd} lines are no events, and were left out");
     }
@@ -87,9 +108,11 @@ fn kept(args: &EventsArgs) -> Result<PathBuf> {
         arguments: Layer::default(),
     };
     let settings = origin.settings()?;
-    settings.events.file.map(|file| file.path).ok_or_else(|| {
-        Error::usage("events.file is not set, so no events are kept")
-            .hint("set it in [events], or name a file with --file")
+    let file = settings.events.file.map(|file| file.path);
+    let kept = settings.events.history.map(|history| history.path).or(file);
+    kept.ok_or_else(|| {
+        Error::usage("neither events.history nor events.file is set, so no events are kept")
+            .hint("set one in [events], or name a file with --file")
     })
 }
 

@@ -51,9 +51,6 @@ impl Settings {
         if health(old) != health(new) {
             diff.restart.push("[health]".into());
         }
-        if old.events != new.events {
-            diff.restart.push("[events]".into());
-        }
         let most = |settings: &Self| settings.cameras.first().map(|c| c.stream.max_bitrate_kbps);
         if most(old) != most(new) {
             diff.restart.push("access.max_bitrate_kbps".into());
@@ -145,6 +142,8 @@ mod tests {
             "model.size = 96",
             "access.max_clients = 3",
             "access.insecure = true",
+            "events.file = \"a.jsonl\"",
+            "mqtt.url = \"mqtt://192.0.2.9\"",
             "zone = [{ name = \"z\", polygon = [[0, 0], [1, 0], [1, 1]] }]",
         ] {
             assert_eq!(restarts("", new), [""; 0], "{new}");
@@ -170,7 +169,6 @@ mod tests {
             ("clips.before_s = 9", "segd: [clips]"),
             ("access.max_bitrate_kbps = 900", "access.max_bitrate_kbps"),
             ("health.max_mask_age_ms = 900", "[health]"),
-            ("events.file = \"a.jsonl\"", "[events]"),
         ] {
             assert_eq!(restarts("", new), [expected], "{new}");
         }

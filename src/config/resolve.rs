@@ -14,7 +14,10 @@ use super::{
 use crate::capture::{CaptureOptions, Pace, SourceSpec, parse_uri};
 use crate::choose::{ChoiceOptions, DeviceName, InputLength, Threads};
 use crate::events::file::FileOptions;
-use crate::events::mqtt::{MqttOptions, Secret};
+use crate::events::history::HistoryOptions;
+use crate::events::mqtt::MqttOptions;
+use crate::events::secret::Secret;
+use crate::events::webhook::{self, WebhookOptions};
 use crate::output::access::{RtspAccess, TlsFiles, User};
 use crate::output::{ClipOptions, Keep, OutputSpec, RecordOptions, StreamOptions, parse_output};
 use crate::pipeline::{self, LostPicture, MaskPolicy, PipelineOptions};
@@ -383,8 +386,71 @@ pub(super) fn events(section: &EventsSection, broker: &MqttSection) -> Result<Ev
             max_bytes: (max_mb * 1e6) as u64,
             keep,
         }),
+        history: history(section)?,
+        webhook: webhook(section)?,
         mqtt: mqtt(broker)?,
     })
+}
+
+/// The history; `None` if none is kept.
+fn history(section: &EventsSection) -> Result<Option<HistoryOptions>> {
+    let days = section.history_days.unwrap_or(30.0);
+    check_range("events.history_days", days, 0.01..=36_500.0)?;
+    let max_mb = section.history_max_mb.unwrap_or(256.0);
+    check_range("events.history_max_mb", max_mb, 1.0..=1_000_000.0)?;
+    let path = section
+        .history
+        .clone()
+        .filter(|path| !path.as_os_str().is_empty());
+    if let Some(path) = path
+        .as_ref()
+        .filter(|path| section.file.as_deref().map(Path::new) == Some(path))
+    {
+        return Err(Error::usage(format!(
+            "events.history and events.file are both {}, expected another file for each",
+            path.display()
+        )));
+    }
+    Ok(path.map(|path| HistoryOptions {
+        path,
+        keep: Duration::from_secs_f64(days * 86_400.0),
+        max_bytes: (max_mb * 1e6) as u64,
+    }))
+}
+
+/// The program that is told; `None` if none is named.
+fn webhook(section: &EventsSection) -> Result<Option<WebhookOptions>> {
+    let Some(url) = section.webhook.as_deref().filter(|url| !url.is_empty()) else {
+        let more = [
+            ("secret", section.webhook_secret.is_some()),
+            ("ca", section.webhook_ca.is_some()),
+        ];
+        return match more.iter().find(|(_, is_set)| *is_set) {
+            Some((key, _)) => Err(Error::usage(format!(
+                "events.webhook_{key} is set without events.webhook"
+            ))),
+            None => Ok(None),
+        };
+    };
+    // The address may be a secret itself.
+    let wrong = |why: &str| {
+        Error::usage(format!("events.webhook: {why}")).hint("expected http://HOST[:PORT]/PATH, or https://")
+    };
+    webhook::address(url).map_err(wrong)?;
+    if section.webhook_secret.as_deref() == Some("") {
+        return Err(Error::usage("events.webhook_secret is empty").hint("leave it out for no signature"));
+    }
+    if section.webhook_ca.is_some() && !url.starts_with("https:") {
+        return Err(
+            Error::usage("events.webhook_ca is set, and events.webhook is not over TLS")
+                .hint("write https://"),
+        );
+    }
+    Ok(Some(WebhookOptions {
+        url: url.to_owned(),
+        secret: section.webhook_secret.clone().map(Secret),
+        ca: section.webhook_ca.clone(),
+    }))
 }
 
 /// The broker; `None` if none is named.

@@ -307,6 +307,18 @@ section! {
         file_keep: u32,
         /// Tell of classes that `[privacy]` hides.
         hidden: bool,
+        /// An SQLite file that keeps events to be searched.
+        history: PathBuf,
+        /// Events that are older are forgotten, in days.
+        history_days: f64,
+        /// The oldest events are forgotten before the file gets larger, in megabytes.
+        history_max_mb: f64,
+        /// `http://` or `https://` address that each event is sent to.
+        webhook: String,
+        /// What the signature of each event is made with.
+        webhook_secret: String,
+        /// PEM file of the certificates that may sign the program's.
+        webhook_ca: PathBuf,
     }
 }
 

@@ -10,7 +10,9 @@ use crate::choose::ChoiceOptions;
 use crate::clock::RealClock;
 use crate::events::Watch;
 use crate::events::file::FileOptions;
+use crate::events::history::HistoryOptions;
 use crate::events::mqtt::MqttOptions;
+use crate::events::webhook::WebhookOptions;
 use crate::output::access::RtspAccess;
 use crate::output::{OutputSpec, StreamOptions, check_files};
 use crate::pipeline::PipelineOptions;
@@ -65,6 +67,10 @@ pub struct EventSettings {
     pub stdout: bool,
     /// Into a file.
     pub file: Option<FileOptions>,
+    /// Into a file that can be searched.
+    pub history: Option<HistoryOptions>,
+    /// To a program over HTTP.
+    pub webhook: Option<WebhookOptions>,
     /// To a broker.
     pub mqtt: Option<MqttOptions>,
 }

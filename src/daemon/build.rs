@@ -11,11 +11,12 @@ use crate::choose::{Choice, Chooser};
 use crate::clock::RealClock;
 use crate::config::{CameraSettings, Settings};
 use crate::metrics::Metrics;
-use crate::output::OutputOpener;
+use crate::output::{OutputOpener, OutputSpec};
 #[cfg(feature = "gstreamer")]
-use crate::output::{OutputSpec, browser::BrowserOpener, clips::ClipsOpener};
+use crate::output::{browser::BrowserOpener, clips::ClipsOpener};
 use crate::pipeline::control::Control;
 use crate::pipeline::{Parts, PipelineOptions};
+use crate::scenes::file::ScenesOpener;
 use crate::supervise::OnTransient;
 use vision::error::{Error, Result};
 use vision::segment::Engine;
@@ -62,22 +63,25 @@ pub fn build_camera(settings: &CameraSettings, chooser: &Chooser, metrics: Arc<M
     let looks = settings.looks(&model.contract, 0)?;
     let choice = chooser.choose_for(&settings.model, model)?;
     let control = Control::new(looks, settings.infer_interval);
-    let outputs = settings.outputs.iter().map(|output| {
-        Ok(match output {
+    let mut outputs: Vec<Box<dyn OutputOpener>> = Vec::new();
+    for output in &settings.outputs {
+        match output {
+            OutputSpec::Scenes { path, rle } => outputs.push(Box::new(ScenesOpener {
+                path: path.clone(),
+                rle: *rle,
+                camera: settings.name.clone(),
+                control: control.clone(),
+                clock: clock.clone(),
+            })),
             #[cfg(feature = "gstreamer")]
-            OutputSpec::Clips(folder) => Box::new(ClipsOpener::new(
+            OutputSpec::Clips(folder) => outputs.push(Box::new(ClipsOpener::new(
                 folder.clone(),
                 &settings.stream,
                 control.clips.clone(),
-            )),
-            _ => output.opener(&settings.stream)?,
-        })
-    });
-    #[cfg_attr(
-        not(feature = "gstreamer"),
-        expect(unused_mut, reason = "browsers need GStreamer")
-    )]
-    let mut outputs = outputs.collect::<Result<Vec<Box<dyn OutputOpener>>>>()?;
+            ))),
+            _ => outputs.extend(output.opener(&settings.stream)?),
+        }
+    }
     #[cfg(feature = "gstreamer")]
     if settings.pipeline.live {
         outputs.push(Box::new(BrowserOpener::new(

@@ -31,7 +31,7 @@ fn check_output(
             Some(files) => crate::output::rtsp_auth::check_tls(files),
             None => Ok(()),
         },
-        OutputSpec::Mp4(path) | OutputSpec::Mkv(path) => {
+        OutputSpec::Mp4(path) | OutputSpec::Mkv(path) | OutputSpec::Scenes { path, .. } => {
             check_folder(path.parent().unwrap_or(Path::new("")), output)
         }
         #[cfg(feature = "gstreamer")]

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::config::Settings;
+use crate::config::{EventSettings, Settings};
 use crate::events::EventDesk;
 use crate::events::file::{Lines, Stdout};
-use crate::events::mqtt::{self, Camera};
+use crate::events::history;
+use crate::events::mqtt::{self, Camera, MqttOptions};
+use crate::events::webhook;
 use crate::health::Health;
 #[cfg(feature = "gstreamer")]
 use crate::output::{OutputSpec, clips::ClipDesk};
@@ -21,38 +23,63 @@ pub(super) fn desk(settings: &Settings) -> Arc<EventDesk> {
 /// # Errors
 /// Fatal if a thread can't be started.
 pub(super) fn start(desk: &EventDesk, settings: &Settings, health: &Health) -> Result<()> {
+    change(desk, &EventSettings::default(), &settings.events, health)?;
     #[cfg(feature = "gstreamer")]
-    let (clip_folders, clips) = clips(settings, health);
-    let settings = &settings.events;
-    if settings.stdout {
-        desk.add("file", "-".into(), Box::new(Stdout))?;
+    {
+        let (folders, clips) = clips(settings, health);
+        if !clips.is_empty() {
+            desk.add("clips", folders, Box::new(super::clips::Clips(clips)))?;
+        }
     }
-    if let Some(file) = settings.file.clone() {
-        let to = file.path.display().to_string();
-        desk.add("file", to, Box::new(Lines::new(file)))?;
+    Ok(())
+}
+
+/// Starts the sinks that are new or others than before, and ends those that were there in their place. The rest go on.
+///
+/// # Errors
+/// Fatal if a thread can't be started.
+pub(super) fn change(
+    desk: &EventDesk,
+    old: &EventSettings,
+    new: &EventSettings,
+    health: &Health,
+) -> Result<()> {
+    if (old.stdout, &old.file) != (new.stdout, &new.file) {
+        // The new one takes over before the old one has ended: no event is missed between the two.
+        let _ends = desk.take("file");
+        if new.stdout {
+            desk.add("file", "-".into(), Box::new(Stdout))?;
+        }
+        if let Some(file) = new.file.clone() {
+            let to = file.path.display().to_string();
+            desk.add("file", to, Box::new(Lines::new(file)))?;
+        }
     }
-    #[cfg(feature = "gstreamer")]
-    if !clips.is_empty() {
-        desk.add("clips", clip_folders, Box::new(super::clips::Clips(clips)))?;
+    if old.history != new.history {
+        let _ends = desk.take("history");
+        desk.set_history(new.history.as_ref().map(|history| history.path.clone()));
+        if let Some(options) = new.history.clone() {
+            let to = options.path.display().to_string();
+            desk.attach("history", to, move |state, from, stop| {
+                history::run(&options, state, from, stop);
+            })?;
+        }
     }
-    if let Some(options) = settings.mqtt.clone() {
-        let cameras = desk.cameras().iter().zip(health.cameras());
-        let cameras = cameras.map(|(state, watched)| {
-            let seen = watched.clone();
-            Camera {
-                state: state.clone(),
-                control: watched.control.clone(),
-                metrics: watched.metrics.clone(),
-                clock: watched.clock.clone(),
-                troubles: Arc::new(move || seen.troubles().iter().map(ToString::to_string).collect()),
-            }
-        });
-        let cameras: Vec<Camera> = cameras.collect();
-        let scheme = if options.tls { "mqtts" } else { "mqtt" };
-        let to = format!("{scheme}://{}:{}", options.host, options.port);
-        desk.attach("mqtt", to, move |state, from, stop| {
-            mqtt::run(&options, cameras, state, from, stop);
-        })?;
+    if old.webhook != new.webhook {
+        let _ends = desk.take("webhook");
+        if let Some(options) = new.webhook.clone() {
+            let to = webhook::host_of(&options.url);
+            desk.attach("webhook", to, move |state, from, stop| {
+                webhook::run(&options, state, from, stop);
+            })?;
+        }
+    }
+    if old.mqtt != new.mqtt {
+        // Both would have one name at the broker, which knows one connection of a name.
+        drop(desk.take("mqtt"));
+        if let Some(options) = new.mqtt.clone() {
+            start_mqtt(desk, options, health)?;
+        }
     }
     Ok(())
 }
@@ -73,4 +100,24 @@ fn clips(settings: &Settings, health: &Health) -> (String, Vec<(String, Arc<Clip
         }
     }
     (folders.join(", "), desks)
+}
+
+fn start_mqtt(desk: &EventDesk, options: MqttOptions, health: &Health) -> Result<()> {
+    let cameras = desk.cameras().iter().zip(health.cameras());
+    let cameras = cameras.map(|(state, watched)| {
+        let seen = watched.clone();
+        Camera {
+            state: state.clone(),
+            control: watched.control.clone(),
+            metrics: watched.metrics.clone(),
+            clock: watched.clock.clone(),
+            troubles: Arc::new(move || seen.troubles().iter().map(ToString::to_string).collect()),
+        }
+    });
+    let cameras: Vec<Camera> = cameras.collect();
+    let scheme = if options.tls { "mqtts" } else { "mqtt" };
+    let to = format!("{scheme}://{}:{}", options.host, options.port);
+    desk.attach("mqtt", to, move |state, from, stop| {
+        mqtt::run(&options, cameras, state, from, stop);
+    })
 }

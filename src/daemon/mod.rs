@@ -56,7 +56,6 @@ pub fn run(origin: Origin) -> Result<()> {
     let live = built.iter().all(|b| b.options.live);
     let desk = events::desk(&settings);
     let health = Health::new(watched(&settings, &built)).with_events(desk.clone());
-    events::start(&desk, &settings, &health)?;
     let signals = signals(notify::stopping)?;
     let mut fleet = Fleet::new(settings, &built, chooser);
     let _http = if live {
@@ -72,7 +71,7 @@ pub fn run(origin: Origin) -> Result<()> {
         _ => None,
     };
     fleet.upgrade()?;
-    fleet.watch(&desk)?;
+    fleet.watch(&desk, &health)?;
     let jobs = fleet.settings().cameras.iter().zip(built);
     let jobs = jobs.map(|(camera, built)| {
         let metrics = built.parts.metrics.clone();

@@ -8,6 +8,7 @@ use tracing::{error, info, warn};
 
 use super::build::{Built, engine};
 use super::check::check_outputs;
+use super::events;
 use crate::choose::{Choice, Chooser};
 use crate::clock::{SharedClock, Stop};
 use crate::config::{CameraSettings, Origin, Settings};
@@ -43,6 +44,8 @@ pub struct Fleet {
     running: Vec<Running>,
     chooser: Arc<Chooser>,
     gate: Arc<Gate>,
+    /// The cameras and the desk that their events go to, once there is one.
+    health: Option<Health>,
 }
 
 /// All that new settings need, ready to be put in force.
@@ -108,6 +111,7 @@ impl Fleet {
             settings,
             running: running.collect(),
             chooser,
+            health: None,
         }
     }
 
@@ -130,11 +134,14 @@ impl Fleet {
         self.running.iter_mut().try_for_each(|r| r.upgrade(chooser))
     }
 
-    /// Begins to watch zones and lines, and tells the desk, whose cameras are those of the settings.
+    /// Starts the sinks of events, begins to watch zones and lines, and tells the desk, whose cameras are those of the settings
+    /// and of `health`.
     ///
     /// # Errors
     /// Fatal if a thread can't be started.
-    pub fn watch(&mut self, desk: &Arc<EventDesk>) -> Result<()> {
+    pub fn watch(&mut self, desk: &Arc<EventDesk>, health: &Health) -> Result<()> {
+        events::start(desk, &self.settings, health)?;
+        self.health = Some(health.clone());
         let cameras = self.settings.cameras.iter().zip(desk.cameras());
         for ((settings, camera), running) in cameras.zip(&mut self.running) {
             let mut watching = Watching::new(WatcherParts {
@@ -251,6 +258,9 @@ impl Fleet {
         }
         self.settings.access = prepared.new.access;
         self.settings.health = prepared.new.health;
+        if let Some((health, desk)) = self.health.as_ref().and_then(|h| Some((h, h.events()?))) {
+            events::change(desk, &self.settings.events, &prepared.new.events, health)?;
+        }
         self.settings.events = prepared.new.events;
         let cameras = self.settings.cameras.iter_mut().zip(&mut self.running);
         for ((settings, running), change) in cameras.zip(prepared.changes) {

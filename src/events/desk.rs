@@ -1,10 +1,12 @@
 //! Where events go: each sink has a bounded queue and a thread of its own, and its state is known to all.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::broadcast;
 use tracing::{info, warn};
 
@@ -72,6 +74,9 @@ impl SinkState {
         self.trouble.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
+
+/// A sink that hears of nothing any more. Dropped, it has half a second for what waits.
+pub struct Taken(#[expect(dead_code, reason = "ends when dropped")] Vec<Open>);
 
 /// A sink's end of its queue, and its thread.
 struct Open {
@@ -173,6 +178,8 @@ pub struct EventDesk {
     live: broadcast::Sender<Arc<Told>>,
     counts: Mutex<BTreeMap<Counted, u64>>,
     cameras: Vec<Arc<CameraState>>,
+    /// The file that keeps what was told, for those who ask later.
+    history: ArcSwapOption<PathBuf>,
 }
 
 /// How long a sink's thread waits for an event before it looks at its stop.
@@ -186,12 +193,23 @@ impl EventDesk {
             live: broadcast::Sender::new(LIVE_QUEUE),
             counts: Mutex::default(),
             cameras: cameras.into_iter().map(CameraState::new).collect(),
+            history: ArcSwapOption::empty(),
         })
     }
 
     /// The cameras.
     pub fn cameras(&self) -> &[Arc<CameraState>] {
         &self.cameras
+    }
+
+    /// Says in which file a sink keeps what is told, if one does.
+    pub fn set_history(&self, path: Option<PathBuf>) {
+        self.history.store(path.map(Arc::new));
+    }
+
+    /// The file that keeps what was told.
+    pub fn history(&self) -> Option<Arc<PathBuf>> {
+        self.history.load_full()
     }
 
     /// Starts a sink on a thread of its own.
@@ -236,6 +254,16 @@ impl EventDesk {
             _thread: thread,
         });
         Ok(())
+    }
+
+    /// Takes the sinks of a kind away: they hear of no further event.
+    pub fn take(&self, kind: &str) -> Taken {
+        let mut open = self.open();
+        let (gone, kept) = std::mem::take(&mut *open)
+            .into_iter()
+            .partition(|sink| sink.state.kind == kind);
+        *open = kept;
+        Taken(gone)
     }
 
     /// Tells an event to all that want to know.

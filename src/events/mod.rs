@@ -15,11 +15,14 @@ pub mod event;
 pub mod file;
 pub mod gate;
 pub mod geometry;
+pub mod history;
 pub mod measure;
 pub mod mqtt;
 pub mod rules;
 mod runs;
+pub mod secret;
 pub mod watch;
+pub mod webhook;
 
 pub use desk::EventDesk;
 pub use event::Event;

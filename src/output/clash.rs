@@ -53,6 +53,7 @@ pub fn check_files<'a>(
             | OutputSpec::Clips(path)
             | OutputSpec::Camera(path)
             | OutputSpec::Images(path) => path.as_path(),
+            OutputSpec::Scenes { path, .. } => path.as_path(),
             OutputSpec::Rtsp(_) | OutputSpec::Push(_) | OutputSpec::Null => continue,
         };
         let Some(identity) = identity(path) else {

@@ -34,7 +34,7 @@ use vision::error::{Error, Result};
 pub const DEFAULT_OUTPUT: &str = "rtsp://127.0.0.1:8554/segd";
 
 /// The forms that an output can have, for messages.
-const FORMS: &str = "rtsp(s)://ADDRESS:PORT/PATH, rtmp(s)://, srt:// or rtsp+push:// SERVER, FILE.mp4, FILE.mkv, record:FOLDER, clips:FOLDER, v4l2:/dev/videoN, FOLDER/ (for PNG images) or null://";
+const FORMS: &str = "rtsp(s)://ADDRESS:PORT/PATH, rtmp(s)://, srt:// or rtsp+push:// SERVER, FILE.mp4, FILE.mkv, record:FOLDER, clips:FOLDER, v4l2:/dev/videoN, FOLDER/ (for PNG images), scenes:FILE.jsonl or null://";
 
 /// How the video is encoded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -173,18 +173,25 @@ pub enum OutputSpec {
     Camera(PathBuf),
     /// A folder of PNG images.
     Images(PathBuf),
+    /// What is seen, as lines of JSON, with each segment's mask or without.
+    Scenes {
+        /// The file.
+        path: PathBuf,
+        /// Whether each segment has its mask, as COCO's RLE.
+        rle: bool,
+    },
     /// Nowhere.
     Null,
 }
 
 impl OutputSpec {
-    /// The output's opener.
+    /// The output's opener; none for scenes, which are no pictures: whoever has the pipeline opens them.
     ///
     /// # Errors
     /// Usage, if an option has a wrong value or this build lacks what the output needs.
-    pub fn opener(&self, options: &StreamOptions) -> Result<Box<dyn OutputOpener>> {
+    pub fn opener(&self, options: &StreamOptions) -> Result<Option<Box<dyn OutputOpener>>> {
         options.validate()?;
-        Ok(match self {
+        Ok(Some(match self {
             #[cfg(feature = "gstreamer")]
             Self::Rtsp(address) => {
                 options.access.allows(address)?;
@@ -230,8 +237,9 @@ impl OutputSpec {
                 .hint("build with the feature `gstreamer`, or use FOLDER/ or null://"));
             }
             Self::Images(path) => Box::new(ImagesOpener::new(path.clone())),
+            Self::Scenes { .. } => return Ok(None),
             Self::Null => Box::new(NullOpener),
-        })
+        }))
     }
 }
 
@@ -244,13 +252,17 @@ impl fmt::Display for OutputSpec {
             Self::Camera(path) => write!(f, "v4l2:{}", path.display()),
             Self::Record(path) => write!(f, "record:{}", path.display()),
             Self::Clips(path) => write!(f, "clips:{}", path.display()),
+            Self::Scenes { path, rle } => {
+                let masks = if *rle { "?masks=rle" } else { "" };
+                write!(f, "scenes:{}{masks}", path.display())
+            }
             Self::Null => f.write_str("null://"),
         }
     }
 }
 
 /// Understands an output: `rtsp://ADDRESS:PORT/PATH`, `FILE.mp4`, `FILE.mkv`, `record:FOLDER`, `clips:FOLDER`, `FOLDER/`
-/// (or a folder that exists), `null://`.
+/// (or a folder that exists), `scenes:FILE.jsonl[?masks=rle]`, `null://`.
 ///
 /// # Errors
 /// Usage, with what was expected.
@@ -288,6 +300,26 @@ pub fn parse_output(text: &str) -> Result<OutputSpec> {
         return Ok(match kind {
             "record" => OutputSpec::Record(folder),
             _ => OutputSpec::Clips(folder),
+        });
+    }
+    if let Some(rest) = text.strip_prefix("scenes:") {
+        let (path, rle) = match rest.split_once('?') {
+            None => (rest, false),
+            Some((path, "masks=rle")) => (path, true),
+            Some((_, other)) => {
+                return Err(Error::usage(format!(
+                    "output {text:?}: found {other:?}, expected masks=rle, or nothing"
+                )));
+            }
+        };
+        if path.is_empty() || path.ends_with('/') {
+            return Err(
+                Error::usage(format!("output {text:?}: there is no file")).hint("expected scenes:FILE.jsonl")
+            );
+        }
+        return Ok(OutputSpec::Scenes {
+            path: path.into(),
+            rle,
         });
     }
     let path = PathBuf::from(text);
@@ -410,6 +442,11 @@ mod tests {
             assert_eq!(parse_output(text).unwrap(), expected);
             assert_eq!(expected.to_string(), text);
         }
+        for (text, rle) in [("scenes:a/b.jsonl", false), ("scenes:a/b.jsonl?masks=rle", true)] {
+            let path = "a/b.jsonl".into();
+            assert_eq!(parse_output(text).unwrap(), OutputSpec::Scenes { path, rle });
+            assert_eq!(parse_output(text).unwrap().to_string(), text);
+        }
         let folder = tempfile::tempdir().unwrap();
         let text = folder.path().to_str().unwrap();
         assert_eq!(parse_output(text).unwrap(), OutputSpec::Images(text.into()));
@@ -434,6 +471,8 @@ mod tests {
         refused("record:", "no folder");
         refused("v4l2:video9", "v4l2:/dev/videoN");
         refused("clips:", "clips:FOLDER");
+        refused("scenes:", "no file");
+        refused("scenes:a.jsonl?masks=png", "masks=rle");
         refused("out.avi", ".avi");
         refused("out", "slash at its end");
         refused("rtsp://127.0.0.1:8554", "no path");

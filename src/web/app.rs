@@ -113,30 +113,52 @@ impl Gate {
         self: &Arc<Self>,
         camera: &Watched,
     ) -> std::result::Result<Ticket, (StatusCode, String)> {
-        let max = self.rules.load().max_clients;
-        let one_more = |now: u32| (now < max).then_some(now + 1);
-        if self.viewers.fetch_update(Relaxed, Relaxed, one_more).is_err() {
-            let full = format!("{max} viewers watch already (access.max_clients)\n");
-            return Err((StatusCode::SERVICE_UNAVAILABLE, full));
-        }
+        self.take_place()?;
         camera.metrics.vitals.viewers.fetch_add(1, Relaxed);
         Ok(Ticket {
             gate: self.clone(),
-            metrics: camera.metrics.clone(),
+            metrics: Some(camera.metrics.clone()),
         })
+    }
+
+    /// The place of one who reads what is seen or what happens, and watches no camera's pictures.
+    ///
+    /// # Errors
+    /// 503 if `max_clients` watch or read already.
+    pub(super) fn admit_reader(self: &Arc<Self>) -> std::result::Result<Ticket, (StatusCode, String)> {
+        self.take_place()?;
+        Ok(Ticket {
+            gate: self.clone(),
+            metrics: None,
+        })
+    }
+
+    fn take_place(&self) -> std::result::Result<(), (StatusCode, String)> {
+        let max = self.rules.load().max_clients;
+        let one_more = |now: u32| (now < max).then_some(now + 1);
+        match self.viewers.fetch_update(Relaxed, Relaxed, one_more) {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                let full = format!("{max} viewers watch already (access.max_clients)\n");
+                Err((StatusCode::SERVICE_UNAVAILABLE, full))
+            }
+        }
     }
 }
 
 /// A viewer's place, left when dropped.
 pub(super) struct Ticket {
     gate: Arc<Gate>,
-    metrics: Arc<Metrics>,
+    /// Of the camera that is watched, if one is.
+    metrics: Option<Arc<Metrics>>,
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.gate.viewers.fetch_sub(1, Relaxed);
-        self.metrics.vitals.viewers.fetch_sub(1, Relaxed);
+        if let Some(metrics) = &self.metrics {
+            metrics.vitals.viewers.fetch_sub(1, Relaxed);
+        }
     }
 }
 

@@ -12,6 +12,13 @@ pub(super) struct Asked {
     camera: Option<String>,
 }
 
+impl Asked {
+    /// The camera of this name, or the first one.
+    pub(super) fn of(camera: Option<String>) -> Self {
+        Self { camera }
+    }
+}
+
 /// The camera that is asked for.
 ///
 /// # Errors

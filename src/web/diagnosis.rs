@@ -68,11 +68,40 @@ fn make(health: &Health, origin: Option<&Origin>) -> String {
     sections.join("\n")
 }
 
+/// The text without what stands behind `password =`, `secret =` and the like, up to the end of the line.
+fn without_values(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        // Of the first that the line has: in an inline table more may follow, and nothing behind it is shown.
+        let value = SECRETS
+            .iter()
+            .flat_map(|key| line.match_indices(key).map(|(at, _)| at + key.len()))
+            .filter_map(|end| {
+                let rest = line[end..].trim_start_matches(['"', '\'']).trim_start();
+                let value = rest.strip_prefix('=')?.trim_start();
+                Some(line.len() - value.len())
+            })
+            .min();
+        match value {
+            Some(at) if at < line.trim_end().len() => {
+                out.push_str(&line[..at]);
+                out.push_str("***");
+                out.push_str(if line.ends_with('\n') { "\n" } else { "" });
+            }
+            _ => out.push_str(line),
+        }
+    }
+    out
+}
+
+/// Ends of keys whose values nobody else is to read. A webhook's address may hold a token.
+const SECRETS: [&str; 3] = ["password", "secret", "webhook"];
+
 /// A configuration without passwords and without the hashes of users.
 fn without_secrets(text: &str) -> String {
     /// The digits of a user's hash.
     const DIGITS: usize = 32;
-    let text = mask_credentials(&mask_push_addresses(text));
+    let text = mask_credentials(&mask_push_addresses(&without_values(text)));
     let mut out = String::with_capacity(text.len());
     let mut rest = text.as_str();
     while let Some(at) = rest.find(':') {
@@ -108,6 +137,12 @@ mod tests {
         assert_eq!(
             without_secrets(outputs),
             "outputs = [\"rtmp://live.example/app/***\", \"srt://a:1\"]"
+        );
+        let text = "[mqtt]\npassword = \"open \\\" sesame\"\n#mqtt.\"password\" = 'x'\nuser = \"password\"\n\
+                    events = { webhook_secret=\"y\", webhook = \"https://z/token\" }\nwebhook=\"https://z/token\"";
+        assert_eq!(
+            without_secrets(text),
+            "[mqtt]\npassword = ***\n#mqtt.\"password\" = ***\nuser = \"password\"\nevents = { webhook_secret=***\nwebhook=***"
         );
     }
 

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::sse::{Event, Sse};
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::timeout;
 
+use super::app::{Gate, OfConnection};
 use crate::health::Health;
 
 /// While nothing happens, a comment goes out this often: so both sides learn that the other is gone.
@@ -27,8 +29,13 @@ pub(super) struct Asked {
 }
 
 /// 200 and events without end, each with its id; one called `lost` says how many were missed by a reader that is too slow.
-/// 404 for no such camera.
-pub(super) async fn events(State(health): State<Health>, Query(asked): Query<Asked>) -> Response {
+/// 404 for no such camera; 503 if as many watch as may.
+pub(super) async fn events(
+    State(health): State<Health>,
+    State(gate): State<Arc<Gate>>,
+    Query(asked): Query<Asked>,
+    connection: OfConnection,
+) -> Response {
     let names = || health.cameras().iter().map(|camera| camera.name.as_str());
     let known = asked
         .camera
@@ -38,9 +45,16 @@ pub(super) async fn events(State(health): State<Health>, Query(asked): Query<Ask
         let names: Vec<&str> = names().collect();
         return (StatusCode::NOT_FOUND, format!("cameras: {}\n", names.join(", "))).into_response();
     };
+    let ticket = match gate.admit_reader() {
+        Ok(ticket) => ticket,
+        Err(full) => return full.into_response(),
+    };
+    if let Some(Extension(connection)) = connection {
+        connection.keep();
+    }
     let from = desk.listen();
     let camera: Option<Arc<str>> = asked.camera.map(Into::into);
-    let stream = unfold((from, camera), |(mut from, camera)| async move {
+    let stream = unfold((from, camera, ticket), |(mut from, camera, ticket)| async move {
         loop {
             let event = match timeout(ALIVE, from.recv()).await {
                 Err(_) => Event::default().comment("alive"),
@@ -55,7 +69,7 @@ pub(super) async fn events(State(health): State<Health>, Query(asked): Query<Ask
                 Ok(Err(RecvError::Lagged(count))) => Event::default().event("lost").data(count.to_string()),
                 Ok(Err(RecvError::Closed)) => return None,
             };
-            return Some((Ok::<_, Infallible>(event), (from, camera)));
+            return Some((Ok::<_, Infallible>(event), (from, camera, ticket)));
         }
     });
     Sse::new(stream).into_response()
@@ -69,7 +83,8 @@ mod tests {
     use crate::events::EventDesk;
     use crate::events::event::{Kind, tests::event};
     use crate::health::tests::watched;
-    use crate::web::tests::{connect, get, serve};
+    use crate::output::access::RtspAccess;
+    use crate::web::tests::{connect, get, serve, serve_as};
 
     #[test]
     fn events_come_as_they_happen_and_of_the_camera_that_was_asked_for() {
@@ -103,5 +118,34 @@ mod tests {
             |line: Option<String>| serde_json::from_str::<crate::events::Event>(&line.unwrap()).unwrap();
         assert_eq!((read(all.next()), read(all.next())), (of_door, other.clone()));
         assert_eq!(read(of_yard.next()), other);
+    }
+
+    #[test]
+    fn listeners_count_as_clients_until_they_go() {
+        let desk = EventDesk::new(["door"]);
+        let health = Health::new(vec![watched("door").into()]).with_events(desk.clone());
+        let rules = RtspAccess {
+            max_clients: 1,
+            ..RtspAccess::default()
+        };
+        let (address, _http) = serve_as(health, rules);
+        let listen = || {
+            let mut stream = connect(address);
+            write!(stream, "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+            let mut first = String::new();
+            let mut lines = BufReader::new(stream);
+            lines.read_line(&mut first).unwrap();
+            (first.split(' ').nth(1).unwrap().to_owned(), lines)
+        };
+        let (code, held) = listen();
+        assert_eq!((code.as_str(), listen().0.as_str()), ("200", "503"));
+        drop(held);
+        let limit = std::time::Instant::now() + Duration::from_secs(30);
+        while listen().0 != "200" {
+            // That it is gone is found out when something is written to it.
+            desk.publish(event(Kind::Start));
+            assert!(std::time::Instant::now() < limit);
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }

@@ -24,6 +24,7 @@ const FILES: &[File] = files! {
     "style.css" is "text/css; charset=utf-8";
     "icon.svg" is "image/svg+xml";
     "controls.js" is "text/javascript; charset=utf-8";
+    "events.js" is "text/javascript; charset=utf-8";
     "graphs.js" is "text/javascript; charset=utf-8";
     "main.js" is "text/javascript; charset=utf-8";
     "player.js" is "text/javascript; charset=utf-8";

@@ -247,6 +247,30 @@ fn render(health: &Health) -> String {
         family.histogram(&[("camera", &camera.name)], &camera.metrics.capture_to_stream);
     }
 
+    type OfReader = fn(&(&'static str, u64, u64)) -> u64;
+    let families: [(&'static str, &str, OfReader); 2] = [
+        (
+            "segd_scenes_offered_total",
+            "Scenes for those who read them, by reader.",
+            |(_, sent, _)| *sent,
+        ),
+        (
+            "segd_scenes_dropped_total",
+            "Scenes that a reader was too slow for.",
+            |(_, _, dropped)| *dropped,
+        ),
+    ];
+    for (name, help, of) in families {
+        let mut family = Family::new(&mut out, name, "counter", help);
+        for camera in health.cameras() {
+            for count in camera.control.scenes.counts() {
+                family.sample(
+                    &[("camera", &camera.name), ("reader", count.0)],
+                    of(&count) as f64,
+                );
+            }
+        }
+    }
     if let Some(desk) = health.events() {
         render_events(&mut out, desk);
     }

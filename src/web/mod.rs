@@ -24,12 +24,14 @@ mod mse;
 mod off_thread;
 mod routes;
 mod scene;
+mod scenes;
 mod server;
 mod sessions;
 mod snapshot;
 mod status;
 mod stream;
 mod tls;
+mod told;
 #[cfg(feature = "gstreamer")]
 mod webrtc;
 #[cfg(feature = "gstreamer")]

@@ -14,7 +14,8 @@ use axum::routing::{MethodRouter, get, post};
 use super::app::App;
 use super::guard::guard;
 use super::{
-    controls, diagnosis, events, files, healthz, history, login, metrics, mjpeg, scene, snapshot, status,
+    controls, diagnosis, events, files, healthz, history, login, metrics, mjpeg, scene, scenes, snapshot,
+    status, told,
 };
 #[cfg(feature = "gstreamer")]
 use super::{mse, whep};
@@ -70,9 +71,24 @@ const ROUTES: &[Route] = &[
         methods: || get(events::events),
     },
     Route {
+        path: "/events/history.json",
+        query: "[?FILTERS]",
+        methods: || get(told::events),
+    },
+    Route {
+        path: "/events/hours.json",
+        query: "[?FILTERS]",
+        methods: || get(told::hours),
+    },
+    Route {
         path: "/scene.json",
         query: "[?camera=NAME]",
         methods: || get(scene::scene),
+    },
+    Route {
+        path: "/scenes",
+        query: "[?camera=NAME&masks=rle]",
+        methods: || get(scenes::stream),
     },
     Route {
         path: "/mask.png",
@@ -274,7 +290,7 @@ mod tests {
             assert_eq!(described, has, "{}", route.path);
             for method in described {
                 let asks = resource[method].get("parameters").is_some();
-                assert_eq!(asks, route.query == "[?camera=NAME]", "{method} {}", route.path);
+                assert_eq!(asks, !route.query.is_empty(), "{method} {}", route.path);
             }
             for name in route
                 .path

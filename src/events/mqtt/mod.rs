@@ -23,6 +23,7 @@ use tracing::{info, warn};
 
 use super::desk::{CameraState, Queue, SinkState};
 use super::event::{Event, Kind, Rule, Told};
+use super::secret::Secret;
 use crate::clock::{SharedClock, Stop};
 use crate::mailbox::Received;
 use crate::metrics::Metrics;
@@ -32,16 +33,6 @@ use vision::error::{Error, Result};
 
 use discovery::{Components, Shown, components, message};
 use topics::{Asked, Topics};
-
-/// A text that no log shows.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub String);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("(hidden)")
-    }
-}
 
 /// A broker, and what it is told.
 #[derive(Debug, Clone, PartialEq, Eq)]

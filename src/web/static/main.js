@@ -1,6 +1,7 @@
 // The page: a card for each camera, filled from /status and /scene.json once a second while somebody looks.
 
 import { Controls } from "./controls.js";
+import { Events } from "./events.js";
 import { showGraphs } from "./graphs.js";
 import { Player } from "./player.js";
 
@@ -9,6 +10,7 @@ const PERIOD_MS = 1000;
 const cards = new Map();
 let alone = null;
 let mayChange = false;
+let events = null;
 
 const element = (name) => document.getElementById(name);
 
@@ -164,6 +166,8 @@ async function refresh() {
   }
   if (changed) { place(); }
   tellHealth(status);
+  events ??= new Events(element("events"));
+  events.place(status);
   await Promise.all([...cards.values()].map((card) => card.look()));
   const log = element("log");
   if (log.open && !log.hidden) {

@@ -1,0 +1,130 @@
+// What has happened: a search in the history, a page at a time, and counts by hour.
+
+const SVG = "http://www.w3.org/2000/svg";
+const BAR = 10;
+const HEIGHT = 60;
+
+function bars(hours) {
+  const most = Math.max(1, ...hours.map((hour) => hour.starts));
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", `0 0 ${hours.length * BAR} ${HEIGHT}`);
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("role", "img");
+  const sum = hours.reduce((all, hour) => all + hour.starts, 0);
+  const caption = document.createElement("figcaption");
+  caption.textContent = `Begun by hour: ${sum} in ${hours.length} h, ${Math.max(0, ...hours.map((hour) => hour.starts))} in one hour at most`;
+  svg.setAttribute("aria-label", caption.textContent);
+  hours.forEach((hour, at) => {
+    const height = (hour.starts / most) * (HEIGHT - 2);
+    const bar = document.createElementNS(SVG, "rect");
+    bar.setAttribute("x", String(at * BAR + 1));
+    bar.setAttribute("y", String(HEIGHT - height));
+    bar.setAttribute("width", String(BAR - 2));
+    bar.setAttribute("height", String(height));
+    const title = document.createElementNS(SVG, "title");
+    title.textContent = `${new Date(hour.hour).toLocaleString()}: ${hour.starts} begun, ${Math.round(hour.dwell_s)} s in what ended`;
+    bar.append(title);
+    svg.append(bar);
+  });
+  const figure = document.createElement("figure");
+  figure.append(caption, svg);
+  return figure;
+}
+
+function row(event) {
+  const more = [];
+  if (event.track !== null) { more.push(`#${event.track}`); }
+  if (event.direction !== null) { more.push(`to the ${event.direction}`); }
+  if (event.dwell_s > 0) { more.push(`${event.dwell_s.toFixed(1)} s`); }
+  const cells = [
+    new Date(event.time).toLocaleString(), event.type, event.rule, event.camera, event.zone ?? event.line ?? "",
+    event.class, more.join(", "),
+  ];
+  const line = document.createElement("tr");
+  for (const text of cells) {
+    const cell = document.createElement("td");
+    cell.textContent = text;
+    line.append(cell);
+  }
+  return line;
+}
+
+async function ask(path) {
+  const answer = await fetch(path);
+  if (!answer.ok) { throw new Error((await answer.text()).trim()); }
+  return answer.json();
+}
+
+// The section: hidden while no history is kept, and asked for when it is opened or a filter changes.
+export class Events {
+  #root;
+  #form;
+  #rows;
+  #older;
+  #said;
+  #next = null;
+
+  constructor(root) {
+    this.#root = root;
+    this.#form = root.querySelector("form");
+    this.#rows = root.querySelector("tbody");
+    this.#older = root.querySelector(".older");
+    this.#said = root.querySelector(".said");
+    this.#form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#search();
+    });
+    this.#form.addEventListener("change", () => { this.#search(); });
+    root.addEventListener("toggle", () => { if (root.open) { this.#search(); } });
+    this.#older.addEventListener("click", () => { this.#page(this.#next); });
+  }
+
+  place(status) {
+    const sinks = status.events?.sinks ?? [];
+    this.#root.hidden = !sinks.some((sink) => sink.kind === "history");
+    const list = this.#form.elements.namedItem("camera");
+    const names = status.cameras.map((camera) => camera.name);
+    if (list.options.length !== names.length + 1) {
+      list.replaceChildren(new Option("all", ""), ...names.map((name) => new Option(name, name)));
+    }
+  }
+
+  #filters() {
+    const filters = new URLSearchParams(new FormData(this.#form));
+    for (const [name, value] of [...filters]) {
+      if (value.trim() === "") { filters.delete(name); } else { filters.set(name, value.trim()); }
+    }
+    return filters;
+  }
+
+  async #search() {
+    this.#rows.replaceChildren();
+    await this.#page(null);
+    const filters = this.#filters();
+    const since = this.#form.elements.namedItem("since");
+    filters.delete("since");
+    filters.set("hours", since.selectedOptions[0].dataset.hours);
+    try {
+      const counts = await ask(`/events/hours.json?${filters}`);
+      this.#root.querySelector(".hours").replaceChildren(bars(counts.hours));
+    } catch (error) {
+      this.#said.textContent = error.message;
+    }
+  }
+
+  async #page(before) {
+    const filters = this.#filters();
+    if (before !== null) { filters.set("before", before); }
+    this.#said.textContent = "";
+    try {
+      const page = await ask(`/events/history.json?${filters}`);
+      this.#rows.append(...page.events.map(row));
+      this.#next = page.next;
+      if (this.#rows.childElementCount === 0) { this.#said.textContent = "Nothing fits."; }
+    } catch (error) {
+      this.#said.textContent = error.message;
+      this.#next = null;
+    }
+    this.#older.hidden = this.#next === null;
+  }
+}
