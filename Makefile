@@ -8,10 +8,12 @@
 # make test-cross  runs that under QEMU: unit tests, pictures, RTSP, beside this machine's build
 # make test-camera  the camera tests alone in a virtual machine with a virtual camera (needs root, debootstrap, QEMU)
 # make test-vm the same with the package, systemd and 100 unplugs (CI runs it after `make test`)
+# make image   an OCI image, without a container daemon (needs root, buildah): target/container/; SEGD_ARCH=arm64 after `make cross`
+# make test-image  runs it under crun and looks at its video
 # make fuzz    each fuzz target for a minute (SECONDS=...)
 # make soak    45 minutes under clients that misbehave
 # Each target installs what it needs and says so. ARGS="..." is passed on to segd by `make run`.
-.PHONY: run build trainer deb cross test-cross cargo-deb test test-camera test-vm vm-deps cross-deps soak fuzz deps test-deps libtorch onnxruntime bench bench-peers clean
+.PHONY: run build trainer image test-image deb cross test-cross cargo-deb test test-camera test-vm vm-deps cross-deps soak fuzz deps test-deps libtorch onnxruntime bench bench-peers clean
 
 CARGO_DENY_VERSION = 0.20.2
 CARGO_DEB_VERSION = 3.8.0
@@ -67,6 +69,15 @@ test-camera: vm-deps onnxruntime libtorch
 
 vm-deps:
 	@scripts/deps.sh vm
+
+# For arm64, `make cross` first.
+image: onnxruntime
+	@scripts/deps.sh image
+	deploy/container/image.sh $(SEGD_ARCH)
+
+test-image:
+	@scripts/deps.sh image
+	deploy/container/test.sh
 
 soak: build
 	scripts/soak.py --minutes $(or $(MINUTES),45)

@@ -193,9 +193,9 @@ fn links_lead_to_files_and_headings() {
 
 #[test]
 fn paths_that_are_named_exist() {
-    const FOLDERS: [&str; 11] = [
+    const FOLDERS: [&str; 12] = [
         "src/", "crates/", "trainer/", "tests/", "docs/", "scripts/", "benches/", "fuzz/", "systemd/",
-        "cross/", "models/",
+        "cross/", "models/", "deploy/",
     ];
     let is_path = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
     let mut wrong = Vec::new();
