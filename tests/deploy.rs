@@ -12,6 +12,7 @@ use std::path::Path;
 use assert_cmd::Command;
 use daemon::{Daemon, free_port, small};
 use predicates::str::contains;
+use segd::config::{Layer, Layers, Settings, from_environment};
 
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -253,5 +254,66 @@ fn files_that_compose_mounts_exist() {
             None => folder.join(path),
         };
         assert!(path.is_file(), "there is no {}", path.display());
+    }
+}
+
+/// The blocks of text after `key` in YAML, without their indentation.
+fn blocks(yaml: &str, key: &str) -> Vec<String> {
+    let mut blocks = Vec::new();
+    let mut lines = yaml.lines().peekable();
+    while let Some(line) = lines.next() {
+        if line.trim() != format!("{key}: |") {
+            continue;
+        }
+        let depth = line.len() - line.trim_start().len() + 2;
+        let mut block = String::new();
+        while let Some(inside) = lines.next_if(|l| l.is_empty() || l.starts_with(&" ".repeat(depth))) {
+            block.push_str(inside.get(depth..).unwrap_or_default());
+            block.push('\n');
+        }
+        blocks.push(block);
+    }
+    blocks
+}
+
+#[test]
+fn configurations_that_the_chart_makes_are_taken() {
+    for (values, groups) in [("small", 2), ("all", 4)] {
+        let yaml = read(&format!("deploy/helm/rendered/{values}.yaml"));
+        let files = blocks(&yaml, "segd.toml");
+        assert_eq!(files.len(), groups, "{values}");
+        // The chart's variables, with a user in place of the secret's, and without the certificate.
+        let variable = |name: &str| {
+            let after = yaml.split(&format!("- name: {name}\n")).nth(1).unwrap();
+            let value = after
+                .lines()
+                .next()
+                .unwrap()
+                .trim()
+                .strip_prefix("value: ")
+                .unwrap();
+            let value: String = serde_json::from_str(value).unwrap();
+            (name.to_owned(), value.replace("rtsps://", "rtsp://"))
+        };
+        let environment = [
+            variable("SEGD_HEALTH_LISTEN"),
+            variable("SEGD_HEALTH_WEBRTC_PORT"),
+            variable("SEGD_STREAM_OUTPUTS"),
+            ("SEGD_ACCESS_INSECURE".into(), "true".into()),
+        ];
+        let mut names = BTreeSet::new();
+        for text in files {
+            let layers = Layers {
+                file: Layer::parse(&text, values).unwrap(),
+                environment: from_environment(environment.clone()).unwrap(),
+                ..Layers::default()
+            };
+            let settings = Settings::resolve(&layers).unwrap_or_else(|e| panic!("{e}\n{text}"));
+            for camera in settings.cameras {
+                assert!(!camera.outputs.is_empty());
+                assert!(names.insert(camera.name.clone()), "{} runs twice", camera.name);
+            }
+        }
+        assert_eq!(names.len(), 5, "{values}");
     }
 }

@@ -8,12 +8,13 @@ use clap::{CommandFactory, Parser};
 use segd::cli::Cli;
 
 /// Pages whose options are segd's, not those of another program.
-const PAGES_ABOUT_SEGD: [&str; 5] = [
+const PAGES_ABOUT_SEGD: [&str; 6] = [
     "README.md",
     "docs/configuration.md",
     "docs/events.md",
     "docs/boards.md",
     "docs/jetson.md",
+    "docs/offline.md",
 ];
 
 /// A page, its path from the repository's root.

@@ -56,10 +56,10 @@ impl FromStr for Shard {
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         let expected = "expected I/N with I from 0 to N-1, such as 0/4";
         let (index, of) = text.split_once('/').ok_or(expected)?;
-        match (index.parse(), of.parse()) {
-            (Ok(index), Ok(of)) if index < of => Ok(Self { index, of }),
-            (Ok::<usize, _>(_), Ok::<usize, _>(_)) => Err(format!("there is no shard {text}, {expected}")),
-            _ => Err(expected.into()),
+        match index.parse().ok().zip(of.parse().ok()) {
+            Some((index, of)) if index < of => Ok(Self { index, of }),
+            Some(_) => Err(format!("there is no shard {text}, {expected}")),
+            None => Err(expected.into()),
         }
     }
 }
@@ -132,7 +132,8 @@ pub fn list_of(args: &RunArgs) -> Option<PathBuf> {
 /// Converts this shard's recordings, one after the other. One that fails is recorded, and the others go on.
 ///
 /// # Errors
-/// Usage: the list, the output's pattern, or a recording that comes twice; otherwise fatal, naming how many have failed.
+/// Usage: the list, the output's pattern, or a recording that comes twice; otherwise fatal, naming how many have failed
+/// or, after a signal, are left.
 pub fn run(args: &RunArgs, list: &Path) -> Result<()> {
     if !args.source.no_pace {
         return Err(Error::usage("a list of recordings is converted, not streamed").hint("add --no-pace"));
@@ -141,9 +142,9 @@ pub fn run(args: &RunArgs, list: &Path) -> Result<()> {
     let pattern = Pattern::new(&args.output.output)?;
     let items = items(&read_list(list)?, &pattern)?;
     let origin = args.origin();
-    // What is wrong for all recordings is told before the first one, and the model is all recordings'.
-    let first = &items[0];
-    let settings = settings(&origin, &first.input, first.output.to_string_lossy().into_owned())?;
+    // What is wrong for all recordings is told before the first one, whatever that is.
+    let output = pattern.text.replace(STEM, "test");
+    let settings = settings(&origin, "test://", output)?;
     let model = settings.only_camera()?.model.find()?.contract;
     let mut work = Work {
         origin,
@@ -170,9 +171,10 @@ pub fn run(args: &RunArgs, list: &Path) -> Result<()> {
         ))
         .caused_by(e)
     })?;
-    for item in mine {
+    let mut left = 0;
+    for (done, item) in mine.iter().enumerate() {
         if work.one(item)? == Next::Stop {
-            info!("stopped: what was being made is thrown away, the next run makes it anew");
+            left = mine.len() - done;
             break;
         }
     }
@@ -186,6 +188,13 @@ pub fn run(args: &RunArgs, list: &Path) -> Result<()> {
         failed.len(),
         work.manifest.display()
     );
+    // Whoever shares out the work must not take a part that was interrupted for done.
+    if left > 0 {
+        return Err(
+            Error::fatal(format!("stopped: {left} of this shard's recordings are left"))
+                .hint("the next run goes on there"),
+        );
+    }
     match failed.as_slice() {
         [] => Ok(()),
         [first, ..] => Err(Error::fatal(format!(
@@ -356,7 +365,7 @@ impl Work {
     /// Does one recording.
     ///
     /// # Errors
-    /// What concerns all of them: the configuration, the model, the manifest.
+    /// What concerns all of them: the folder and the manifest.
     fn one(&mut self, item: &Item) -> Result<Next> {
         if self.stop.try_recv().is_ok() {
             return Ok(Next::Stop);
@@ -378,8 +387,6 @@ impl Work {
             .path()
             .join(item.output.file_name().unwrap_or_default());
         let slash = if output.ends_with('/') { "/" } else { "" };
-        let settings = settings(&self.origin, &item.input, format!("{}{slash}", beside.display()))?;
-        let camera = settings.only_camera()?;
         let record = |error: Option<String>, made: Option<Made>| Record {
             v: 1,
             input: item.input.clone(),
@@ -393,11 +400,13 @@ impl Work {
         };
         let began = Instant::now();
         let metrics = Metrics::shared();
-        let ended = build_camera(camera, &self.chooser, metrics.clone()).and_then(|built| {
+        let convert = || {
+            let settings = settings(&self.origin, &item.input, format!("{}{slash}", beside.display()))?;
+            let built = build_camera(settings.only_camera()?, &self.chooser, metrics.clone())?;
             let _progress = status::show_progress(metrics.clone(), self.max_frames)?;
             pipeline::run(built.parts, built.options, &self.stop)
-        });
-        let finished = ended.and_then(|ended| match ended {
+        };
+        let finished = convert().and_then(|ended| match ended {
             Ended::Stopped => Ok(false),
             Ended::Finished => fs::rename(&beside, &item.output).map(|()| true).map_err(|e| {
                 Error::fatal(format!("{output} can't be given its name"))
@@ -423,7 +432,6 @@ impl Work {
                 self.tally.made += 1;
                 self.note(&record(None, Some(made)))?;
             }
-            // Wrong options are wrong for all recordings, but a source that can't be opened is one's own.
             Err(e) => {
                 error!("{}: {e}", item.input);
                 self.note(&record(Some(e.to_string()), None))?;
