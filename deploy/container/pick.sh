@@ -35,7 +35,16 @@ take "$lib/gstreamer1.0/gstreamer-1.0/gst-plugin-scanner"
 take "$lib/gio/modules/libgiognutls.so"
 take "$lib/gio/modules/giomodule.cache"
 take /usr/bin/segd
-for file in /usr/lib/segd/libonnxruntime.so*; do if [ -e "$file" ]; then take "$file"; fi; done
+# The machine that an ELF file is for, as a number.
+machine() { od -An -tx2 -j18 -N2 "$1" | tr -d ' '; }
+for file in /usr/lib/segd/libonnxruntime.so*; do
+  if [ ! -e "$file" ]; then continue; fi
+  if [ "$(machine "$file")" != "$(machine /usr/bin/segd)" ]; then
+    echo "pick: ONNX Runtime in .ort is for another architecture: scripts/fetch.sh onnxruntime ARCHITECTURE" >&2
+    exit 1
+  fi
+  take "$file"
+done
 
 # What those link, directly or not.
 grep -v 'giomodule.cache' "$taken" | sort -u | xargs ldd 2>/dev/null |
