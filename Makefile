@@ -8,10 +8,14 @@
 # make test-cross  runs that under QEMU: unit tests, pictures, RTSP, beside this machine's build
 # make test-camera  the camera tests alone in a virtual machine with a virtual camera (needs root, debootstrap, QEMU)
 # make test-vm the same with the package, systemd and 100 unplugs (CI runs it after `make test`)
+# make image   an OCI image, without a container daemon (needs root, buildah): target/container/; SEGD_ARCH=arm64 after `make cross`
+# make test-image  runs it under crun and looks at its video
+# make apt-repo KEY=...   target/apt: the packages as a signed apt repository
+# make test-deploy  the Helm chart against Kubernetes' schemas
 # make fuzz    each fuzz target for a minute (SECONDS=...)
 # make soak    45 minutes under clients that misbehave
 # Each target installs what it needs and says so. ARGS="..." is passed on to segd by `make run`.
-.PHONY: run build trainer deb cross test-cross cargo-deb test test-camera test-vm vm-deps cross-deps soak fuzz deps test-deps libtorch onnxruntime bench bench-peers clean
+.PHONY: run build trainer image test-image test-deploy apt-repo deb cross test-cross cargo-deb test test-camera test-vm vm-deps cross-deps soak fuzz deps test-deps libtorch onnxruntime bench bench-peers clean
 
 CARGO_DENY_VERSION = 0.20.2
 CARGO_DEB_VERSION = 3.8.0
@@ -39,8 +43,13 @@ test-deps:
 cargo-deb:
 	@cargo deb --version 2>/dev/null | grep -qx '$(CARGO_DEB_VERSION)' || { echo "deps: installing cargo-deb (makes the package)"; cargo install --quiet --locked cargo-deb@$(CARGO_DEB_VERSION); }
 
+# Two packages of one binary are the same, byte for byte: their times are the last commit's.
 deb: build onnxruntime cargo-deb
-	cargo deb --no-build --locked
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} cargo deb --no-build --locked
+
+# KEY is the id of a secret key in gpg's keyring.
+apt-repo:
+	deploy/apt/repo.sh "$(KEY)"
 
 # For boards, in a Debian 12 chroot: target/cross/segd_*_arm64.deb.
 cross: cross-deps
@@ -67,6 +76,18 @@ test-camera: vm-deps onnxruntime libtorch
 
 vm-deps:
 	@scripts/deps.sh vm
+
+# For arm64, `make cross` first.
+image: onnxruntime
+	@scripts/deps.sh image
+	deploy/container/image.sh $(SEGD_ARCH)
+
+test-image:
+	@scripts/deps.sh image
+	deploy/container/test.sh
+
+test-deploy: deps
+	deploy/helm/check.sh
 
 soak: build
 	scripts/soak.py --minutes $(or $(MINUTES),45)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the system packages that segd needs and that are missing, and says what and why.
-# Debian 12, Ubuntu 22.04 and 24.04. Usage: scripts/deps.sh run|test|vm|cross|test-cross|peers
+# Debian 12, Ubuntu 22.04 and 24.04. Usage: scripts/deps.sh run|test|vm|cross|test-cross|peers|image
 set -euo pipefail
 goal=${1:-run}
 
@@ -13,6 +13,7 @@ peers="ffmpeg python3-venv"
 vm="qemu-system-x86 debootstrap busybox-static kmod e2fsprogs"
 
 cross="debootstrap binutils git python3 python3-pip"
+image="buildah crun debootstrap binutils curl ffmpeg python3"
 test_cross="qemu-user-static ffmpeg python3"
 
 declare -A why=(
@@ -44,6 +45,9 @@ declare -A why=(
   [qemu-system-x86]="the virtual machine of the tests"
   [debootstrap]="makes a Debian in a folder"
   [binutils]="looks into binaries"
+  [buildah]="builds images without a container daemon"
+  [crun]="runs them"
+  [curl]="asks what they serve"
   [git]="lists the sources"
   [busybox-static]="mounts its disk"
   [kmod]="finds its kernel modules"
@@ -53,6 +57,7 @@ declare -A why=(
 packages="$build $runtime"
 if [ "$goal" = cross ]; then packages=$cross; fi
 if [ "$goal" = test-cross ]; then packages=$test_cross; fi
+if [ "$goal" = image ]; then packages=$image; fi
 python3 -m pip --version >/dev/null 2>&1 || packages="$packages $fetch"
 if [ "$goal" = test ]; then
   packages="$packages $tests"

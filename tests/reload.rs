@@ -138,3 +138,20 @@ fn a_hangup_without_a_configuration_file_is_answered() {
     signal("-TERM");
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
+
+/// As a ConfigMap is changed: no signal, the file leads elsewhere.
+#[test]
+fn a_file_that_is_watched_is_read_again_when_it_changes() {
+    let base = small(PATTERN);
+    let daemon = Daemon::spawn(&base, free_port(), &[("SEGD_WATCH_CONFIG", "true")]);
+    wait_for("ready", 90 * SECOND, || daemon.get("/readyz").0 == 200);
+    assert_eq!(daemon.get("/livez"), (200, "alive\n".into()));
+    let reloads = |result: &str| daemon.metric(&format!("segd_reloads_total{{result=\"{result}\"}}"));
+    daemon.configure(&format!("{base}[overlay]\nclasses = [\"person\"]\n"));
+    wait_for("taken", 20 * SECOND, || reloads("taken") == 1.0);
+    assert_eq!(daemon.status()["cameras"][0]["classes_shown"][0], "person");
+    daemon.configure(&format!("{base}[overlay]\nclasses = [\"persn\"]\n"));
+    wait_for("refused", 20 * SECOND, || reloads("refused") == 1.0);
+    assert_eq!(daemon.status()["cameras"][0]["classes_shown"][0], "person");
+    assert_eq!(reloads("taken"), 1.0);
+}

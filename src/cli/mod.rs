@@ -26,6 +26,7 @@ pub mod eval;
 pub mod events;
 mod eval_objects;
 pub mod hash_password;
+pub mod health;
 pub mod image;
 #[cfg(feature = "tract")]
 pub mod import;
@@ -33,6 +34,7 @@ pub mod import;
 mod latency;
 pub mod missing;
 pub mod models;
+mod offline;
 pub mod probe;
 pub mod propagation;
 pub mod run;
@@ -86,6 +88,8 @@ pub enum Command {
     Import(Box<import::ImportArgs>),
     /// List what happened in zones and at lines, from the file that events.file names
     Events(events::EventsArgs),
+    /// Ask the daemon on this machine how it is; ends with code 1 if something is wrong
+    Health(health::HealthArgs),
     /// Check a configuration file, and open what it names
     CheckConfig(check_config::CheckConfigArgs),
     /// Make a user's entry for the configuration out of a password that is read from standard input
@@ -207,6 +211,7 @@ fn command(cli: Cli) -> Result<()> {
         #[cfg(feature = "tract")]
         Some(Command::Import(args)) => import::run(&args),
         Some(Command::Events(args)) => events::run(args),
+        Some(Command::Health(args)) => health::run(args),
         Some(Command::CheckConfig(args)) => check_config::run(args),
         Some(Command::HashPassword(args)) => hash_password::run(args),
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::args::{ModelArgs, VisualizeArgs};
+use crate::cli::offline::{self, Shard};
 use crate::cli::schedule_args::ScheduleArgs;
 use crate::config::{
     AccessSection, CaptureSection, HealthSection, Inputs, Layer, ModelSection, Origin, OverlaySection,
@@ -12,7 +13,7 @@ use crate::config::{
 };
 use crate::daemon;
 use crate::output::Codec;
-use vision::error::Result;
+use vision::error::{Error, Result};
 
 /// Where frames come from.
 #[derive(Debug, Clone, Default, Args)]
@@ -23,7 +24,8 @@ pub struct SourceArgs {
     #[arg(long, value_name = "DEVICE", conflicts_with = "input")]
     pub camera: Option<String>,
     /// Video file, rtsp:// address, folder of images, test://, or gst:LAUNCH LINE ending in an appsink;
-    /// several recordings are played one after the other [env: SEGD_INPUT]
+    /// several recordings are played one after the other; @LIST: a file that names a recording a line, each of which is
+    /// converted into an output of its own (with --no-pace and --output 'FOLDER/{stem}.mkv') [env: SEGD_INPUT]
     #[arg(long, value_name = "URI", num_args = 1..)]
     pub input: Vec<String>,
     /// Wanted width in pixels; a camera's nearest mode is taken [default: 640]
@@ -93,9 +95,15 @@ pub struct RunArgs {
     /// Configuration file; the command line overrides it [default: /etc/segd/segd.toml if it exists]
     #[arg(long, value_name = "FILE", env = "SEGD_CONFIG")]
     pub config: Option<PathBuf>,
+    /// Read the configuration file again when it changes, as at SIGHUP
+    #[arg(long, env = "SEGD_WATCH_CONFIG")]
+    pub watch_config: bool,
     /// End after this many frames
     #[arg(long, value_name = "N")]
     pub frames: Option<u64>,
+    /// Of the recordings of --input @LIST, convert every N-th, from number I on; I is 0 to N-1
+    #[arg(long, value_name = "I/N", requires = "input")]
+    pub shard: Option<Shard>,
     /// At most this many inferences a second, to save power; the video keeps its rate
     #[arg(long, value_name = "RATE")]
     pub max_inferences_per_second: Option<f64>,
@@ -189,5 +197,12 @@ impl RunArgs {
 /// # Errors
 /// Usage for wrong arguments or configuration; otherwise what ended a pipeline.
 pub fn run(args: &RunArgs) -> Result<()> {
-    daemon::run(args.origin())
+    match offline::list_of(args) {
+        Some(list) => offline::run(args, &list),
+        None if args.shard.is_some() => Err(Error::usage(
+            "--shard shares out the recordings of a list, and --input names none",
+        )
+        .hint("--input @LIST, where LIST names a recording a line")),
+        None => daemon::run(args.origin(), args.watch_config),
+    }
 }

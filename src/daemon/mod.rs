@@ -16,16 +16,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, bounded, never};
 use tracing::info;
 
 use crate::choose::Chooser;
-use crate::config::{DEFAULT_LISTEN, Origin, Settings};
+use crate::config::{DEFAULT_LISTEN, FileLook, Origin, Settings};
 use crate::health::{Health, Limits, Watched, notify};
 use crate::pipeline;
-use crate::supervise::{Background, Job, run_all, signals};
+use crate::supervise::{Background, Job, Ticker, run_all, signals};
 use crate::turns::Turns;
 use crate::web;
-use vision::error::Result;
+use vision::error::{Error, Result};
 use vision::infer::Device;
 
 pub use build::{Built, build, build_camera};
@@ -35,11 +36,19 @@ use reload::Fleet;
 /// How long after the start nothing but a missing camera counts as unwell.
 const WARM_UP: Duration = Duration::from_secs(20);
 
-/// Runs until the sources have ended or a signal comes.
+/// How often the configuration file is looked at, where it is.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Runs until the sources have ended or a signal comes. With `watches_config` the configuration file is read again when it
+/// changes, as at SIGHUP.
 ///
 /// # Errors
 /// Usage for wrong arguments or configuration; otherwise what ended a pipeline.
-pub fn run(origin: Origin) -> Result<()> {
+pub fn run(origin: Origin, watches_config: bool) -> Result<()> {
+    let (changed, _watch) = match watches_config {
+        true => watch(&origin)?,
+        false => (never(), None),
+    };
     let settings = origin.settings()?;
     let chooser = Arc::new(Chooser::default());
     let builds_engines = |device| device == Device::TensorRt;
@@ -85,10 +94,27 @@ pub fn run(origin: Origin) -> Result<()> {
     });
     let jobs = jobs.collect();
     let _notify = notify::start(health.clone())?;
-    let _reload = reload::on_signal(signals.reload, origin, fleet, health)?;
+    let _reload = reload::on_signal([signals.reload, changed], origin, fleet, health)?;
     let ended = run_all(jobs, &signals.stop);
     desk.close();
     ended.map(drop)
+}
+
+/// Fires when the configuration file has changed; several changes while one is dealt with count as one.
+fn watch(origin: &Origin) -> Result<(Receiver<()>, Option<Ticker>)> {
+    let path = origin.file().ok_or_else(|| {
+        Error::usage("--watch-config: there is no configuration file to watch")
+            .hint("name one with --config, or make /etc/segd/segd.toml")
+    })?;
+    let (tx, changed) = bounded(1);
+    let mut look = FileLook::new(path.clone());
+    let ticker = Ticker::start("watch", LOOK, move || {
+        if look.has_changed() {
+            info!("{} has changed", path.display());
+            let _ = tx.try_send(());
+        }
+    })?;
+    Ok((changed, Some(ticker)))
 }
 
 fn watched(settings: &Settings, built: &[Built]) -> Vec<Watched> {

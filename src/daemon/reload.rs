@@ -299,9 +299,9 @@ fn apply_access(_access: &crate::output::access::RtspAccess) -> Result<()> {
     Ok(())
 }
 
-/// Reads the configuration again whenever `asked` fires.
+/// Reads the configuration again whenever SIGHUP has come or the file has changed.
 pub(super) fn on_signal(
-    asked: Receiver<()>,
+    [asked, changed]: [Receiver<()>; 2],
     origin: Origin,
     fleet: Fleet,
     health: Health,
@@ -312,6 +312,7 @@ pub(super) fn on_signal(
             select_biased! {
                 recv(stop.channel()) -> _ => return,
                 recv(asked) -> fired => if fired.is_err() { return },
+                recv(changed) -> fired => if fired.is_err() { return },
             }
             let mut fleet = fleet.lock().unwrap_or_else(|e| e.into_inner());
             notify::reloading();

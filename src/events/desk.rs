@@ -159,7 +159,7 @@ impl CameraState {
     }
 
     /// Changes what is known.
-    pub(super) fn update(&self, at: TimeNs, change: impl FnOnce(&mut Vec<ZoneState>)) {
+    pub fn update(&self, at: TimeNs, change: impl FnOnce(&mut Vec<ZoneState>)) {
         self.seen_ns.store(at, Relaxed);
         change(&mut self.locked());
     }

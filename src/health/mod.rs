@@ -3,9 +3,9 @@
 mod judge;
 pub mod notify;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crate::clock::SharedClock;
 use crate::events::EventDesk;
@@ -37,6 +37,8 @@ pub struct Health {
     cameras: Arc<Vec<Watched>>,
     /// Configurations taken and refused since the start.
     pub reloads: Arc<Reloads>,
+    /// When all pipelines last showed a sign of life.
+    pub pulse: Arc<LastBeat>,
     events: Option<Arc<EventDesk>>,
 }
 
@@ -47,6 +49,33 @@ pub struct Reloads {
     pub taken: AtomicU64,
     /// Refused: nothing was changed.
     pub refused: AtomicU64,
+}
+
+/// Without a beat for so long, a process hangs.
+const LIFE: Duration = Duration::from_secs(15);
+
+/// When all pipelines last moved. [`notify`] looks each second and is patient by itself; one that does not look
+/// any more hangs as well.
+#[derive(Debug)]
+pub struct LastBeat(Mutex<Instant>);
+
+impl Default for LastBeat {
+    fn default() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+}
+
+impl LastBeat {
+    /// They move, or have moved a short while ago.
+    pub fn beat(&self, now: Instant) {
+        *self.0.lock().unwrap_or_else(|e| e.into_inner()) = now;
+    }
+
+    /// For how long nothing has moved; `None` while that is no time to speak of.
+    pub fn stopped(&self, now: Instant) -> Option<Duration> {
+        let last = *self.0.lock().unwrap_or_else(|e| e.into_inner());
+        Some(now.saturating_duration_since(last)).filter(|since| *since > LIFE)
+    }
 }
 
 impl Watched {
@@ -90,6 +119,7 @@ impl Health {
         Self {
             cameras: Arc::new(cameras),
             reloads: Arc::default(),
+            pulse: Arc::default(),
             events: None,
         }
     }

@@ -17,6 +17,9 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// From one status text to the next.
 const STATUS_PERIOD: Duration = Duration::from_secs(5);
 
+/// Without a watchdog of systemd's, `/livez` goes by one of this patience.
+const WATCHDOG: Duration = Duration::from_secs(30);
+
 /// An inference that runs for longer hangs: the watchdog is no longer fed.
 const INFERENCE_HANGS: Duration = Duration::from_secs(20);
 
@@ -193,12 +196,14 @@ pub fn start(health: Health) -> Result<Ticker> {
             ready = true;
             tell(&[NotifyState::Ready]);
             info!(after_s = began.elapsed().as_secs_f64(), "ready");
-            pulse = watchdog.map(|w| Pulse::new(&health, w, now));
+            pulse = Some(Pulse::new(&health, watchdog.unwrap_or(WATCHDOG), now));
         }
-        if let Some(pulse) = &mut pulse
-            && pulse.beats(&health, now)
-        {
-            tell(&[NotifyState::Watchdog]);
+        // What takes long before the first picture is a preparation.
+        if pulse.as_mut().is_none_or(|pulse| pulse.beats(&health, now)) {
+            health.pulse.beat(now);
+            if ready && watchdog.is_some() {
+                tell(&[NotifyState::Watchdog]);
+            }
         }
         let since = now.duration_since(last_status);
         if ready && since >= STATUS_PERIOD {

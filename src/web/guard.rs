@@ -38,7 +38,7 @@ pub(super) struct Who {
 
 /// What everybody may have: whether segd is well, the log-in, and the files that its page is made of.
 fn is_open(path: &str) -> bool {
-    matches!(path, "/healthz" | "/readyz" | "/login") || path.starts_with("/static/")
+    matches!(path, "/healthz" | "/readyz" | "/livez" | "/login") || path.starts_with("/static/")
 }
 
 /// Requests that change something, but nothing that others see: those who look may send them.

@@ -1,4 +1,6 @@
-//! `/healthz` and `/readyz`: is it well, and do pictures go out.
+//! `/healthz`, `/readyz` and `/livez`: is it well, do pictures go out, and would a restart help.
+
+use std::time::Instant;
 
 use axum::Extension;
 use axum::extract::State;
@@ -38,23 +40,43 @@ pub(super) async fn readyz(State(health): State<Health>) -> (StatusCode, &'stati
     }
 }
 
+/// 200 while every pipeline moves, or waits for a camera that is away; 503 when one hangs.
+pub(super) async fn livez(State(health): State<Health>) -> (StatusCode, String) {
+    match health.pulse.stopped(Instant::now()) {
+        None => (StatusCode::OK, "alive\n".into()),
+        Some(since) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("no sign of life for {} s\n", since.as_secs()),
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::health::tests::watched;
     use crate::web::tests::{get, serve};
     use std::sync::atomic::Ordering::Relaxed;
+    use std::time::Duration;
 
     #[test]
     fn pages_say_how_it_is() {
         let camera = watched("door");
-        let (address, _http) = serve(Health::new(vec![(*camera).clone()]));
+        let health = Health::new(vec![(*camera).clone()]);
+        let (address, _http) = serve(health.clone());
         let get = |path: &str| {
             let answer = get(address, path);
             (answer.code, answer.text())
         };
         assert_eq!(get("/healthz"), (200, "ok\n".into()));
         assert_eq!(get("/readyz").0, 503);
+        assert_eq!(get("/livez"), (200, "alive\n".into()));
+        if let Some(long_ago) = Instant::now().checked_sub(Duration::from_secs(16)) {
+            health.pulse.beat(long_ago);
+            assert_eq!(get("/livez"), (503, "no sign of life for 16 s\n".into()));
+            health.pulse.beat(Instant::now());
+            assert_eq!(get("/livez").0, 200);
+        }
         camera.metrics.vitals.captured_at(1);
         camera.metrics.composed.store(1, Relaxed);
         assert_eq!(get("/readyz"), (200, "ready\n".into()));

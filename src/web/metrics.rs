@@ -150,7 +150,7 @@ fn render(health: &Health) -> String {
     }
 
     type Gauge = fn(&Watched) -> f64;
-    let gauges: [(&'static str, &str, Gauge); 7] = [
+    let gauges: [(&'static str, &str, Gauge); 8] = [
         ("segd_clients", "Clients that watch.", |c| {
             c.metrics.vitals.watching() as f64
         }),
@@ -185,6 +185,11 @@ fn render(health: &Health) -> String {
             "segd_source_slipped_seconds",
             "By how much a recording's timeline has slipped.",
             |c| c.metrics.vitals.slipped_ns.load(Relaxed) as f64 / 1e9,
+        ),
+        (
+            "segd_provider_degraded",
+            "1 while the network runs elsewhere than it was chosen to, after a provider failed.",
+            |c| f64::from(u8::from(c.observe().provider_change.is_some())),
         ),
         ("segd_healthy", "1 if nothing is wrong.", |c| {
             f64::from(u8::from(c.troubles().is_empty()))

@@ -51,6 +51,11 @@ const ROUTES: &[Route] = &[
         methods: || get(healthz::readyz),
     },
     Route {
+        path: "/livez",
+        query: "",
+        methods: || get(healthz::livez),
+    },
+    Route {
         path: "/metrics",
         query: "",
         methods: || get(metrics::metrics),
