@@ -5,6 +5,7 @@ pub mod average;
 pub mod eval;
 pub mod export;
 pub mod import;
+pub mod labels;
 pub mod pack;
 pub mod plot;
 pub mod predict;

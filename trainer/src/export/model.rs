@@ -3,17 +3,14 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use vision::model::contract::{
-    Class, Contract, Layout, ModelFile, OutputContract, OutputType, Precision, Role, Score, SelfTest,
-    TensorContract, Training,
-};
+use vision::model::contract::{Contract, ModelFile, Precision, Score, SelfTest};
 use vision::model::load::sha256_hex;
 use vision::score::Bootstrap;
 
 use crate::export::card;
 use crate::graph::Graph;
 use crate::recipe::Recipe;
-use crate::validate::{GRID, predict};
+use crate::validate::predict;
 use crate::weights::Weights;
 
 /// The card's name.
@@ -139,39 +136,7 @@ pub fn contract(
     files: &[NetworkFile],
     selftest: Option<SelfTest>,
 ) -> Contract {
-    let side = recipe.validate.longest as i64;
     Contract {
-        format: 1,
-        name: recipe.name.clone(),
-        description: recipe.about.description.clone(),
-        license: recipe.about.license.clone(),
-        multiply_accumulates: Some(graph.macs(side, side) as u64),
-        input: recipe.input(),
-        output: OutputContract::of(
-            TensorContract {
-                role: Role::Logits,
-                layout: Layout::Nchw,
-                dtype: OutputType::F32,
-                name: None,
-            },
-            GRID,
-        ),
-        classes: recipe
-            .classes()
-            .iter()
-            .enumerate()
-            .map(|(index, class)| Class {
-                name: class.name.clone().into_owned(),
-                color: recipe
-                    .about
-                    .colors
-                    .get(&*class.name)
-                    .copied()
-                    .unwrap_or(class.color),
-                background: index == 0 && class.name == "background",
-                thing: false,
-            })
-            .collect(),
         files: files
             .iter()
             .map(|file| ModelFile {
@@ -182,11 +147,7 @@ pub fn contract(
             })
             .collect(),
         selftest,
-        training: Some(Training {
-            data: recipe.about.data.clone(),
-            recipe: recipe.about.recipe.clone(),
-        }),
-        scores: vec![],
+        ..crate::contract::contract(recipe, graph)
     }
 }
 
