@@ -83,6 +83,9 @@ pub struct Augment {
     /// Largest standard deviation, in pixels, of the Gaussian that half of the crops are blurred with.
     #[serde(default)]
     pub blur: f32,
+    /// Crops are laid so that one of the objects, any of them, is whole, where it fits.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
     /// Objects of rare classes are pasted from other pictures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paste: Option<Paste>,
@@ -115,7 +118,8 @@ impl Augment {
 }
 
 /// From crop to picture: `source = origin + x * right + y * down`, in pixels.
-struct Map {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Map {
     origin: [f32; 2],
     right: [f32; 2],
     down: [f32; 2],
@@ -133,11 +137,19 @@ impl Map {
         // Picture pixels per crop pixel.
         let step = [1.0 / (scale * aspect), aspect / scale];
         let side = [augment.crop.width as f32, augment.crop.height as f32];
+        let shown = if augment.whole { any_object(picture, rng) } else { None };
         let mut centre = [0.0; 2];
         for axis in 0..2 {
             let slack = size[axis] - side[axis] * step[axis];
             // A picture smaller than the crop lies anywhere inside it.
-            centre[axis] = between(rng, slack.min(0.0), slack.max(0.0)) + 0.5 * side[axis] * step[axis];
+            let (mut low, mut high) = (slack.min(0.0), slack.max(0.0));
+            if let Some(bounds) = shown {
+                let (first, last) = (bounds[axis + 2] - side[axis] * step[axis], bounds[axis]);
+                if first <= last && slack > 0.0 {
+                    (low, high) = (low.max(first), high.min(last));
+                }
+            }
+            centre[axis] = between(rng, low, high) + 0.5 * side[axis] * step[axis];
         }
         let flip = augment.flip && rng.random_bool(0.5);
         let angle = if augment.rotate > 0.0 {
@@ -154,8 +166,32 @@ impl Map {
         Self { origin, right, down }
     }
 
-    fn source(&self, x: f32, y: f32) -> [f32; 2] {
+    /// The point of the picture that the crop's point `x`, `y` shows.
+    #[must_use]
+    pub fn source(&self, x: f32, y: f32) -> [f32; 2] {
         std::array::from_fn(|axis| self.origin[axis] + x * self.right[axis] + y * self.down[axis])
+    }
+
+    /// The smallest box of the crop that shows a box of the picture: left, top, right, bottom.
+    #[must_use]
+    pub fn to_crop(&self, [left, top, right, bottom]: [f32; 4]) -> [f32; 4] {
+        let determinant = self.right[0] * self.down[1] - self.right[1] * self.down[0];
+        let corners = [(left, top), (right, top), (left, bottom), (right, bottom)].map(|(u, v)| {
+            let (u, v) = (u - self.origin[0], v - self.origin[1]);
+            [
+                (u * self.down[1] - v * self.down[0]) / determinant,
+                (v * self.right[0] - u * self.right[1]) / determinant,
+            ]
+        });
+        let over = |axis: usize, pick: fn(f32, f32) -> f32, first: f32| {
+            corners.iter().map(|corner| corner[axis]).fold(first, pick)
+        };
+        [
+            over(0, f32::min, f32::INFINITY),
+            over(1, f32::min, f32::INFINITY),
+            over(0, f32::max, f32::NEG_INFINITY),
+            over(1, f32::max, f32::NEG_INFINITY),
+        ]
     }
 
     /// Picture pixels between two crop pixels, on the coarser axis.
@@ -165,8 +201,24 @@ impl Map {
     }
 }
 
-/// Makes one crop: `rgb` is `[height, width, 3]`, `labels` `[height / label_stride, width / label_stride]`.
-pub fn crop(picture: &Picture, augment: &Augment, rng: &mut impl Rng, rgb: &mut [u8], labels: &mut [u8]) {
+/// The box of one of a picture's objects.
+fn any_object(picture: &Picture, rng: &mut impl Rng) -> Option<[f32; 4]> {
+    let list = &picture.objects.as_ref()?.list;
+    if list.is_empty() {
+        return None;
+    }
+    Some(list[rng.random_range(0..list.len())].bounds)
+}
+
+/// Makes one crop: `rgb` is `[height, width, 3]`, `labels` `[height / label_stride, width / label_stride]`. Returns where its
+/// points lie in the picture.
+pub fn crop(
+    picture: &Picture,
+    augment: &Augment,
+    rng: &mut impl Rng,
+    rgb: &mut [u8],
+    labels: &mut [u8],
+) -> Map {
     let map = Map::random(picture, augment, rng);
     let table = color_table(rng, augment.color);
     let saturation = 1.0 + between(rng, -augment.color, augment.color);
@@ -204,6 +256,7 @@ pub fn crop(picture: &Picture, augment: &Augment, rng: &mut impl Rng, rgb: &mut 
             *label = picture.label(map.source(centre(x), centre(y)));
         }
     }
+    map
 }
 
 /// Lays the pixels that `from` labels as `class` over `onto`; both are crops as [`crop`] makes them, pixels first.
@@ -302,6 +355,7 @@ mod tests {
             height,
             rgb: labels.iter().flat_map(|&label| [255 * label; 3]).collect(),
             labels,
+            objects: None,
         }
     }
 
@@ -329,6 +383,7 @@ mod tests {
             flip: false,
             color: 0.0,
             blur: 0.0,
+            whole: false,
             paste: None,
         }
     }
@@ -444,6 +499,47 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn one_object_is_whole_in_every_crop() {
+        use crate::picture::{Object, Objects};
+        let (width, height) = (80, 60);
+        let object = |number, bounds| Object {
+            number,
+            class: 1,
+            bounds,
+            difficult: false,
+        };
+        let list = vec![object(1, [2.0, 3.0, 20.0, 15.0]), object(2, [60.0, 40.0, 80.0, 58.0])];
+        let picture = Picture {
+            objects: Some(Objects {
+                numbers: vec![0; width * height],
+                list: list.clone(),
+            }),
+            ..masked(width, height, vec![0; width * height])
+        };
+        let mut whole = [0; 2];
+        for seed in 0..200 {
+            let augment = Augment {
+                scale: [0.9, 1.2],
+                longest: 80.0,
+                flip: true,
+                whole: true,
+                ..augment(32, 24)
+            };
+            let mut out = (vec![0; 3 * 32 * 24], vec![0; 32 * 24]);
+            let map = crop(&picture, &augment, &mut Pcg64Mcg::seed_from_u64(seed), &mut out.0, &mut out.1);
+            let is_whole = |object: &Object| {
+                let [left, top, right, bottom] = map.to_crop(object.bounds);
+                left > -0.01 && top > -0.01 && right < 32.01 && bottom < 24.01
+            };
+            let found = [is_whole(&list[0]), is_whole(&list[1])];
+            assert!(found[0] || found[1], "seed {seed}");
+            whole[0] += u32::from(found[0]);
+            whole[1] += u32::from(found[1]);
+        }
+        assert!(whole.iter().all(|&count| count > 50), "{whole:?}");
     }
 
     #[test]

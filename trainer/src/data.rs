@@ -13,7 +13,8 @@ use vision::dataset::{IGNORE, Labels, Sample};
 
 use crate::augment::{Augment, Size, crop, paste};
 use crate::loss::{ClassStatistics, Loss};
-use crate::picture::Picture;
+use crate::objects::{Source, targets};
+use crate::picture::{Objects, Picture};
 use crate::recipe::{Recipe, Train};
 
 /// Reads pictures with `threads` threads; those with a side above `longest` are brought down to it.
@@ -27,6 +28,21 @@ pub fn load(
     threads: usize,
     progress: &ProgressBar,
 ) -> Result<Vec<Picture>> {
+    load_with(samples, classes, None, longest, threads, progress)
+}
+
+/// As [`load`], with the objects of `source`, if there is one.
+///
+/// # Errors
+/// As [`load`] and [`Source::read`].
+pub fn load_with(
+    samples: &[Sample],
+    classes: usize,
+    source: Option<&Source>,
+    longest: usize,
+    threads: usize,
+    progress: &ProgressBar,
+) -> Result<Vec<Picture>> {
     let next = AtomicUsize::new(0);
     let pictures = Mutex::new(Vec::with_capacity(samples.len()));
     let failed = Mutex::new(None);
@@ -34,9 +50,12 @@ pub fn load(
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
                 while let Some(sample) = samples.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match read(sample, classes) {
-                        Ok((image, labels)) => {
-                            let picture = shrink(image, labels, longest);
+                    let picture = read(sample, classes).and_then(|(image, labels)| {
+                        let objects = source.map(|source| source.read(&sample.name, &labels)).transpose()?;
+                        Ok(shrink(image, labels, objects, longest))
+                    });
+                    match picture {
+                        Ok(picture) => {
                             pictures
                                 .lock()
                                 .expect("no panic")
@@ -76,7 +95,7 @@ pub fn read(sample: &Sample, classes: usize) -> Result<(image::RgbImage, Labels)
     Ok((image, labels))
 }
 
-fn shrink(image: image::RgbImage, labels: Labels, longest: usize) -> Picture {
+fn shrink(image: image::RgbImage, labels: Labels, objects: Option<Objects>, longest: usize) -> Picture {
     let (width, height) = (labels.width, labels.height);
     let side = width.max(height);
     if side <= longest {
@@ -85,9 +104,11 @@ fn shrink(image: image::RgbImage, labels: Labels, longest: usize) -> Picture {
             height,
             rgb: image.into_raw(),
             labels: labels.data,
+            objects,
         };
     }
     let scaled = |length: usize| ((length * longest + side / 2) / side).max(1);
+    let from = [width, height];
     let (width, height) = (scaled(width), scaled(height));
     let image = image::imageops::resize(
         &image,
@@ -100,6 +121,7 @@ fn shrink(image: image::RgbImage, labels: Labels, longest: usize) -> Picture {
         height,
         rgb: image.into_raw(),
         labels: labels.resize_nearest(width, height).data,
+        objects: objects.map(|objects| objects.resized(from, [width, height])),
     }
 }
 
@@ -109,25 +131,44 @@ pub struct Batch {
     pub rgb: Vec<u8>,
     /// `[count, height / label_stride, width / label_stride]`
     pub labels: Vec<u8>,
+    /// `[count, 5, height / 4, width / 4]` as [`targets`] has them; empty where the network tells no objects apart.
+    pub targets: Vec<f32>,
+}
+
+/// One of the batches of a step.
+pub struct Part {
+    /// `[batch, height, width, 3]`, u8.
+    pub rgb: Tensor,
+    /// `[batch, rows, columns]`, u8.
+    pub labels: Tensor,
+    /// `[batch, 5, height / 4, width / 4]`, f32, where the network tells objects apart.
+    pub targets: Option<Tensor>,
 }
 
 impl Batch {
-    /// The batches of a step: pictures `[batch, height, width, 3]` and labels `[batch, rows, columns]`, both u8.
-    pub fn parts<'a>(
-        &'a self,
-        recipe: &Recipe,
-        device: Device,
-    ) -> impl Iterator<Item = (Tensor, Tensor)> + 'a {
+    /// The batches of a step.
+    pub fn parts<'a>(&'a self, recipe: &Recipe, device: Device) -> impl Iterator<Item = Part> + 'a {
         let size = recipe.train.batch;
         let (crop, grid) = (recipe.augment.crop, recipe.augment.labels_size());
         let sides = move |size: Size| [size.height as i64, size.width as i64];
         let rgb = self.rgb.chunks_exact(size * crop.area() * 3);
         let labels = self.labels.chunks_exact(size * grid.area());
         let (crop, grid) = (sides(crop), sides(grid));
-        rgb.zip(labels).map(move |(rgb, labels)| {
+        let cells = targets::size(&recipe.augment);
+        let count = size * targets::PLANES * cells.area();
+        rgb.zip(labels).enumerate().map(move |(index, (rgb, labels))| {
             let rgb = Tensor::from_slice(rgb).reshape([size as i64, crop[0], crop[1], 3]);
             let labels = Tensor::from_slice(labels).reshape([size as i64, grid[0], grid[1]]);
-            (rgb.to_device(device), labels.to_device(device))
+            let targets = self.targets.get(index * count..(index + 1) * count).map(|values| {
+                let [rows, columns] = sides(cells);
+                let shape = [size as i64, targets::PLANES as i64, rows, columns];
+                Tensor::from_slice(values).reshape(shape).to_device(device)
+            });
+            Part {
+                rgb: rgb.to_device(device),
+                labels: labels.to_device(device),
+                targets,
+            }
         })
     }
 }
@@ -220,7 +261,12 @@ pub fn batch(pictures: &[Picture], order: &[u32], donors: &Donors, recipe: &Reci
     let mut out = Batch {
         rgb: vec![0; size * bytes],
         labels: vec![IGNORE; size * cells],
+        targets: Vec::new(),
     };
+    let target = targets::PLANES * targets::size(augment).area();
+    if pictures.iter().any(|picture| picture.objects.is_some()) {
+        out.targets.resize(size * target, 0.0);
+    }
     let mut shuffled: Option<(u64, Vec<u32>)> = None;
     let pixels = out.rgb.chunks_exact_mut(bytes);
     let labels = out.labels.chunks_exact_mut(cells);
@@ -239,7 +285,12 @@ pub fn batch(pictures: &[Picture], order: &[u32], donors: &Donors, recipe: &Reci
         }
         let picture = shuffled.as_ref().map_or(0, |(_, order)| order[place]) as usize;
         let mut rng = Pcg64Mcg::seed_from_u64(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ position);
-        crop(&pictures[picture], augment, &mut rng, rgb, labels);
+        let picture = &pictures[picture];
+        let map = crop(picture, augment, &mut rng, rgb, labels);
+        if let Some(objects) = &picture.objects {
+            let target = &mut out.targets[index * target..(index + 1) * target];
+            targets::write(objects, &map, augment, picture.width, picture.height, target);
+        }
         donors.paste(pictures, augment, &mut rng, (rgb, labels));
     }
     out
@@ -258,6 +309,7 @@ mod tests {
             height: 64,
             rgb: vec![class; 3 * 64 * 64],
             labels: vec![class; 64 * 64],
+            objects: None,
         }
     }
 

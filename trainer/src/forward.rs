@@ -17,12 +17,25 @@ pub enum Mode {
     Eval,
 }
 
-/// Runs the network on `input`, `[N, C, H, W]`, computing in `kind`; the output is f32.
+/// Runs the network on `input`, `[N, C, H, W]`, computing in `kind`; the logits are f32.
 pub fn forward(graph: &Graph, weights: &Weights, input: &Tensor, mode: Mode, kind: Kind) -> Tensor {
-    forward_each(graph, weights, input, mode, kind, |_, _| {})
+    let mut logits = forward_wanted(graph, weights, input, mode, kind, &[graph.output]);
+    logits.remove(0)
 }
 
-/// As [`forward`], showing every node's value to `each`.
+/// The values of the nodes `wanted`, in f32; what they are not made of is not computed.
+pub fn forward_wanted(
+    graph: &Graph,
+    weights: &Weights,
+    input: &Tensor,
+    mode: Mode,
+    kind: Kind,
+    wanted: &[NodeId],
+) -> Vec<Tensor> {
+    run(graph, weights, input, mode, kind, wanted, |_, value| value)
+}
+
+/// As [`forward`], showing every node's value to `each`, those of other outputs too.
 pub fn forward_each(
     graph: &Graph,
     weights: &Weights,
@@ -37,15 +50,29 @@ pub fn forward_each(
     })
 }
 
-/// As [`forward`], every node's value being what `map` makes of it.
+/// As [`forward_each`], every node's value being what `map` makes of it.
 pub fn forward_mapped(
     graph: &Graph,
     weights: &Weights,
     input: &Tensor,
     mode: Mode,
     kind: Kind,
-    mut map: impl FnMut(NodeId, Tensor) -> Tensor,
+    map: impl FnMut(NodeId, Tensor) -> Tensor,
 ) -> Tensor {
+    let outputs: Vec<NodeId> = graph.outputs().collect();
+    run(graph, weights, input, mode, kind, &outputs, map).remove(0)
+}
+
+fn run(
+    graph: &Graph,
+    weights: &Weights,
+    input: &Tensor,
+    mode: Mode,
+    kind: Kind,
+    wanted: &[NodeId],
+    mut map: impl FnMut(NodeId, Tensor) -> Tensor,
+) -> Vec<Tensor> {
+    let needed = graph.needed(wanted);
     let last_uses = graph.last_uses();
     let mut readers = vec![0; graph.nodes.len()];
     for &input in graph.nodes.iter().flat_map(|node| &node.inputs) {
@@ -53,6 +80,10 @@ pub fn forward_mapped(
     }
     let mut values: Vec<Option<Tensor>> = Vec::with_capacity(graph.nodes.len());
     for (id, node) in graph.nodes.iter().enumerate() {
+        if !needed[id] {
+            values.push(None);
+            continue;
+        }
         // An activation may overwrite a value that nothing else reads.
         let in_place = node
             .inputs
@@ -65,15 +96,15 @@ pub fn forward_mapped(
         };
         values.push(Some(map(id, value)));
         for &input in &node.inputs {
-            if last_uses[input] == id {
+            if last_uses[input] == id && !wanted.contains(&input) {
                 values[input] = None;
             }
         }
     }
-    values[graph.output]
-        .take()
-        .expect("the output is kept")
-        .to_kind(Kind::Float)
+    wanted
+        .iter()
+        .map(|&id| values[id].as_ref().expect("what is wanted is kept").to_kind(Kind::Float))
+        .collect()
 }
 
 fn run_node(
@@ -186,8 +217,8 @@ fn run_conv(node: &Node, conv: &Conv, weights: &Weights, x: &Tensor, mode: Mode,
     let Some(eps) = conv.batch_norm else {
         let bias = conv
             .bias
-            .then(|| weights.get(&format!("{name}.bias")).shallow_clone());
-        return conv2d(weight, bias);
+            .then(|| weights.get(&format!("{name}.bias")) * conv.scale);
+        return conv2d(&(weight * conv.scale), bias);
     };
     if let (Mode::Train { momentum }, Part::Head) = (mode, node.part) {
         let y = conv2d(weight, None);

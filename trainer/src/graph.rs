@@ -37,6 +37,11 @@ pub struct Conv {
     pub batch_norm: Option<f64>,
     /// Factor on the deviation of random weights.
     pub gain: f64,
+    /// What weights and bias are multiplied by where they are used. Numbers that are large, such as distances in pixels, are
+    /// learnt as fast as others by it.
+    pub scale: f64,
+    /// What biases are before training, before [`scale`](Self::scale).
+    pub first_bias: f64,
 }
 
 impl Conv {
@@ -54,6 +59,8 @@ impl Conv {
             bias: false,
             batch_norm: Some(eps),
             gain: 1.0,
+            scale: 1.0,
+            first_bias: 0.0,
         }
     }
 
@@ -72,6 +79,8 @@ impl Conv {
             bias: false,
             batch_norm: Some(eps),
             gain: 1.0,
+            scale: 1.0,
+            first_bias: 0.0,
         }
     }
 
@@ -202,13 +211,24 @@ pub struct Node {
     pub part: Part,
 }
 
+/// An output beside the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Its name in the exported file.
+    pub name: &'static str,
+    /// The node whose value it is.
+    pub node: NodeId,
+}
+
 /// A network: nodes in the order they run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Graph {
     /// The nodes; the first is the input.
     pub nodes: Vec<Node>,
-    /// The node whose value is the network's output.
+    /// The node whose value is the network's output: the logits of the classes.
     pub output: NodeId,
+    /// What a network that tells objects apart gives beside them.
+    pub others: Vec<Output>,
 }
 
 impl Graph {
@@ -224,6 +244,7 @@ impl Graph {
         Self {
             nodes: vec![input],
             output: 0,
+            others: vec![],
         }
     }
 
@@ -249,6 +270,52 @@ impl Graph {
         });
         self.output = self.nodes.len() - 1;
         self.output
+    }
+
+    /// Every output's node, the logits first.
+    pub fn outputs(&self) -> impl Iterator<Item = NodeId> {
+        std::iter::once(self.output).chain(self.others.iter().map(|output| output.node))
+    }
+
+    /// Whether a node's value is an output.
+    #[must_use]
+    pub fn is_output(&self, id: NodeId) -> bool {
+        self.outputs().any(|output| output == id)
+    }
+
+    /// The node of the output called `name`, of those beside the logits.
+    #[must_use]
+    pub fn other(&self, name: &str) -> Option<NodeId> {
+        self.others.iter().find(|output| output.name == name).map(|output| output.node)
+    }
+
+    /// For every node, whether one of `wanted` is made of it, directly or through others.
+    #[must_use]
+    pub fn needed(&self, wanted: &[NodeId]) -> Vec<bool> {
+        let mut needed = vec![false; self.nodes.len()];
+        for &id in wanted {
+            needed[id] = true;
+        }
+        for (id, node) in self.nodes.iter().enumerate().rev() {
+            if needed[id] {
+                for &input in &node.inputs {
+                    needed[input] = true;
+                }
+            }
+        }
+        needed
+    }
+
+    /// Leaves all as it is that the logits are made of: the rest alone is trained.
+    #[must_use]
+    pub fn with_frozen_classes(mut self) -> Self {
+        let frozen = self.needed(&[self.output]);
+        for (node, frozen) in self.nodes.iter_mut().zip(frozen) {
+            if frozen {
+                node.part = Part::Stem;
+            }
+        }
+        self
     }
 
     /// Makes every part trainable with batch statistics, for a network without pretrained weights.

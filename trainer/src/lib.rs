@@ -2,6 +2,7 @@
 
 pub mod augment;
 pub mod command;
+pub mod contract;
 pub mod data;
 pub mod export;
 pub mod forward;
@@ -9,6 +10,7 @@ pub mod graph;
 pub mod import;
 pub mod loss;
 pub mod nets;
+pub mod objects;
 pub mod optimizer;
 pub mod picture;
 pub mod quantize;

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use segd_train::command::{
-    archs, average, eval, export, import, pack, plot, predict, quantize, report, train,
+    archs, average, eval, export, import, labels, pack, plot, predict, quantize, report, train,
 };
 
 #[derive(Parser)]
@@ -25,6 +25,8 @@ enum Command {
     Export(export::Arguments),
     /// Score a checkpoint, and draw its predictions beside the truth
     Eval(eval::Arguments),
+    /// Draw what is read of a data set: classes and objects
+    Labels(labels::Arguments),
     /// List the networks
     Archs(archs::Arguments),
     /// Check published trunk weights and write them as segd-train names them
@@ -57,6 +59,7 @@ fn main() -> Result<()> {
         Command::Average(arguments) => average::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
+        Command::Labels(arguments) => labels::run(&arguments),
         Command::Archs(arguments) => archs::run(&arguments),
         Command::Pack(arguments) => pack::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),

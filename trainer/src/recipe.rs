@@ -92,6 +92,9 @@ pub struct Network {
     /// The trunk starts from published weights: its first stages and its normalisation statistics stay as they are.
     /// Otherwise every layer is trained from random weights.
     pub pretrained: bool,
+    /// Trunk and classes stay as they are; what tells objects apart is trained alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub frozen_classes: bool,
     /// Channels of the pyramid's branches (DeepLabv3's light form).
     pub pyramid: Option<i64>,
     /// Channels of the decoder (light forms).
@@ -135,7 +138,9 @@ impl Network {
             rates: self.rates,
         };
         let graph = self.architecture()?.sized(self.classes, &sizes)?;
-        Ok(if self.pretrained {
+        Ok(if self.frozen_classes {
+            graph.with_frozen_classes()
+        } else if self.pretrained {
             graph
         } else {
             graph.from_scratch()
@@ -205,15 +210,19 @@ pub struct Validate {
     pub longest: usize,
     /// Sides are multiples of this.
     pub multiple: usize,
+    /// Heat from which on there is an object, 0 to 1.
+    #[serde(default = "three_tenths")]
+    pub score: f32,
 }
 
 /// The recipes that the program holds, by name.
-const BUILT_IN: [(&str, &str); 5] = [
+const BUILT_IN: [(&str, &str); 6] = [
     ("voc21", include_str!("../recipes/voc21.toml")),
     ("voc21-fast", include_str!("../recipes/voc21-fast.toml")),
     ("camvid-deeplab", include_str!("../recipes/camvid-deeplab.toml")),
     ("camvid-segnet", include_str!("../recipes/camvid-segnet.toml")),
     ("human-unet", include_str!("../recipes/human-unet.toml")),
+    ("things", include_str!("../recipes/things.toml")),
 ];
 /// What a network is trained by that no built-in recipe is for.
 const DEFAULT: &str = include_str!("../recipes/default.toml");
@@ -270,6 +279,10 @@ pub fn for_arch(arch: &str, format: Format) -> Result<Recipe> {
 
 fn one() -> usize {
     1
+}
+
+fn three_tenths() -> f32 {
+    0.3
 }
 
 fn nine_tenths() -> f64 {
@@ -362,6 +375,7 @@ impl Recipe {
         for term in &self.train.loss {
             term.check()?;
         }
+        self.check_objects()?;
         ensure!(
             (0.0..1.0).contains(&self.train.momentum),
             "train.momentum is {}, expected 0 to 1",
@@ -403,6 +417,65 @@ impl Recipe {
             );
         }
         Ok(())
+    }
+
+    fn check_objects(&self) -> Result<()> {
+        let arch = &self.network.arch;
+        let tells_objects = self.tells_objects()?;
+        let has = |wanted: fn(&Term) -> bool| self.train.loss.iter().any(wanted);
+        let has_heat = has(|term| matches!(term, Term::CenterHeat { .. } | Term::CenterHeatMse { .. }));
+        let has_offsets = has(|term| matches!(term, Term::CenterOffsets { .. }));
+        let has_classes = has(|term| !term.is_of_centers());
+        let score = self.validate.score;
+        ensure!(
+            score > 0.0 && score < 1.0,
+            "validate.score is {score}, expected more than 0, less than 1"
+        );
+        if !tells_objects {
+            ensure!(
+                !has_heat && !has_offsets && !self.augment.whole && !self.network.frozen_classes,
+                "{arch} tells no objects apart: expected no term of centres in train.loss, no augment.whole and no \
+                 network.frozen_classes"
+            );
+            return Ok(());
+        }
+        ensure!(
+            has_heat && has_offsets,
+            "train.loss lacks a term for {arch}: expected center-heat or center-heat-mse, and center-offsets"
+        );
+        ensure!(
+            self.augment.paste.is_none(),
+            "augment.paste lays pixels over objects: expected none for {arch}"
+        );
+        if self.network.frozen_classes {
+            ensure!(
+                self.network.pretrained && !has_classes,
+                "network.frozen_classes leaves the classes as they are: expected network.pretrained, and terms of centres alone \
+                 in train.loss"
+            );
+        } else {
+            ensure!(
+                has_classes,
+                "train.loss has no term for the classes, such as cross-entropy, and network.frozen_classes is not set"
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether the network tells objects apart.
+    ///
+    /// # Errors
+    /// There is no network of the recipe's name.
+    pub fn tells_objects(&self) -> Result<bool> {
+        Ok(self.network.architecture()?.tells_objects())
+    }
+
+    /// Trains trunk and classes as well.
+    pub fn thaw(&mut self) {
+        self.network.frozen_classes = false;
+        if self.train.loss.iter().all(Term::is_of_centers) {
+            self.train.loss.extend(loss::cross_entropy());
+        }
     }
 
     /// The classes in label order.

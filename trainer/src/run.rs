@@ -10,8 +10,40 @@ use vision::dataset::{Format, Location};
 
 use crate::recipe::Recipe;
 
-/// The first line of log.csv.
-const LOG_HEADER: &str = "step,seconds,loss,mean_iou";
+/// The first fields of log.csv; the last is the score's, [`Metric::column`].
+const LOG_HEADER: &str = "step,seconds,loss";
+
+/// What a run is scored by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Metric {
+    /// The mean over classes of intersection over union.
+    #[default]
+    MeanIou,
+    /// The mean over classes of the average precision of masks, at an intersection over union of a half.
+    MaskAp50,
+}
+
+impl Metric {
+    const ALL: [Self; 2] = [Self::MeanIou, Self::MaskAp50];
+
+    /// For people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MeanIou => "mean IoU",
+            Self::MaskAp50 => "mask AP50",
+        }
+    }
+
+    /// In log.csv.
+    #[must_use]
+    pub fn column(self) -> &'static str {
+        match self {
+            Self::MeanIou => "mean_iou",
+            Self::MaskAp50 => "mask_ap50",
+        }
+    }
+}
 
 /// The files of a run's folder.
 #[derive(Clone, Debug)]
@@ -98,7 +130,8 @@ impl Folder {
         self.0.join("best.safetensors")
     }
 
-    /// `step,seconds,loss,mean_iou`, a line every few steps; the last is empty where no score was taken.
+    /// `step,seconds,loss,mean_iou` (or another [`Metric::column`]), a line every few steps; the last is empty where no score
+    /// was taken.
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.0.join("log.csv")
@@ -138,7 +171,7 @@ impl Folder {
     ///
     /// # Errors
     /// The file can't be read or written.
-    pub fn open_log(&self, step: u64) -> Result<File> {
+    pub fn open_log(&self, step: u64, metric: Metric) -> Result<File> {
         let path = self.log();
         let mut text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
@@ -150,7 +183,8 @@ impl Folder {
             of.is_some_and(|of| of <= step)
         };
         let kept: Vec<&str> = text.lines().skip(1).filter(is_kept).collect();
-        text = std::iter::once(LOG_HEADER)
+        let header = format!("{LOG_HEADER},{}", metric.column());
+        text = std::iter::once(header.as_str())
             .chain(kept)
             .map(|line| format!("{line}\n"))
             .collect();
@@ -180,7 +214,9 @@ impl Folder {
 pub struct Log {
     /// Step and mean loss since the line before.
     pub losses: Vec<(f64, f64)>,
-    /// Step and mean IoU in percent.
+    /// What the score is.
+    pub metric: Metric,
+    /// Step and score in percent.
     pub scores: Vec<(f64, f64)>,
     /// Seconds of training up to the last line.
     pub seconds: f64,
@@ -192,12 +228,17 @@ impl Log {
     /// # Errors
     /// A line has other fields, or there is none.
     pub fn parse(text: &str) -> Result<Self> {
-        let mut log = Self::default();
+        let header = text.lines().next().unwrap_or_default();
+        let is_scored_by = |metric: &Metric| header.rsplit(',').next() == Some(metric.column());
+        let mut log = Self {
+            metric: Metric::ALL.into_iter().find(is_scored_by).unwrap_or_default(),
+            ..Self::default()
+        };
         for (number, line) in text.lines().enumerate().skip(1) {
             let number = number + 1;
             let fields: Vec<&str> = line.split(',').collect();
             let &[step, seconds, loss, score] = fields.as_slice() else {
-                bail!("line {number}: {} fields, expected {LOG_HEADER}", fields.len());
+                bail!("line {number}: {} fields, expected {LOG_HEADER} and a score", fields.len());
             };
             let value = |text: &str| {
                 text.parse::<f64>()
@@ -223,13 +264,16 @@ mod tests {
     fn a_log_goes_on_after_the_step_it_is_opened_at() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::create(&dir.path().join("run")).unwrap();
-        writeln!(folder.open_log(0).unwrap(), "20,1.5,2.0,").unwrap();
-        writeln!(folder.open_log(20).unwrap(), "40,3.0,1.0,0.25\n60,4.5,0.5,").unwrap();
-        writeln!(folder.open_log(40).unwrap(), "60,4.7,0.6,0.5").unwrap();
+        writeln!(folder.open_log(0, Metric::MaskAp50).unwrap(), "20,1.5,2.0,").unwrap();
+        writeln!(folder.open_log(20, Metric::MaskAp50).unwrap(), "40,3.0,1.0,0.25\n60,4.5,0.5,").unwrap();
+        writeln!(folder.open_log(40, Metric::MaskAp50).unwrap(), "60,4.7,0.6,0.5").unwrap();
         let log = folder.read_log().unwrap();
         assert_eq!(log.losses, [(20.0, 2.0), (40.0, 1.0), (60.0, 0.6)]);
         assert_eq!(log.scores, [(40.0, 25.0), (60.0, 50.0)]);
         assert_eq!(log.seconds, 4.7);
+        assert_eq!(log.metric, Metric::MaskAp50);
+        let old = Log::parse("step,seconds,loss,mean_iou\n20,1.5,2.0,0.5\n").unwrap();
+        assert_eq!(old.metric, Metric::MeanIou);
     }
 
     #[test]

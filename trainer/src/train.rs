@@ -10,15 +10,17 @@ use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use tch::{Device, Kind, Tensor};
 use vision::dataset::Sample;
+use vision::dataset::objects::ObjectDataset;
 
-use crate::data::{self, Batch, Donors};
-use crate::forward::{Mode, forward};
+use crate::data::{self, Batch, Donors, Part};
+use crate::forward::{Mode, forward_wanted};
 use crate::graph::Graph;
-use crate::loss::Loss;
+use crate::loss::{Centers, Loss};
+use crate::nets::panoptic_deeplab_light::{HEAT, OFFSETS};
 use crate::optimizer::Optimizer;
 use crate::picture::Picture;
 use crate::recipe::Recipe;
-use crate::run::Folder;
+use crate::run::{Folder, Metric};
 use crate::tensorboard::EventWriter;
 use crate::validate;
 use crate::weights::Weights;
@@ -127,15 +129,13 @@ impl Run {
         // A run that continues from a checkpoint draws the same random numbers.
         tch::manual_seed((recipe.train.seed ^ self.step.wrapping_mul(0x9e37_79b9_7f4a_7c15)) as i64);
         let mut sum = 0.0;
-        for (part, (rgb, labels)) in batch.parts(recipe, device).enumerate() {
-            let grid = [labels.size()[1], labels.size()[2]];
+        for (part, Part { rgb, labels, targets }) in batch.parts(recipe, device).enumerate() {
             let input = validate::normalise(&rgb, recipe.normalisation());
             // Early on, the mean over all batches so far.
             let batches = self.step * parts as u64 + part as u64 + 1;
             let momentum = BATCH_NORM_MOMENTUM.max(1.0 / batches as f64);
-            let logits = forward(&self.graph, &self.weights, &input, Mode::Train { momentum }, kind);
-            let logits = logits.upsample_bilinear2d(grid, false, None, None);
-            let value = loss.value(&logits, &labels) / parts as f64;
+            let value = self.loss_of(loss, &input, &labels, targets.as_ref(), Mode::Train { momentum }, kind);
+            let value = value / parts as f64;
             value.backward();
             sum += value.double_value(&[]);
         }
@@ -146,6 +146,42 @@ impl Run {
         self.step += 1;
         self.follow(train.ema);
         sum
+    }
+
+    /// The loss of a batch; only outputs that it has terms for are computed.
+    fn loss_of(
+        &self,
+        loss: &Loss,
+        input: &Tensor,
+        labels: &Tensor,
+        targets: Option<&Tensor>,
+        mode: Mode,
+        kind: Kind,
+    ) -> Tensor {
+        let graph = &self.graph;
+        let classes = loss.is_of_classes().then_some(graph.output);
+        let centers = loss.is_of_centers().then(|| {
+            let node = |name| graph.other(name).expect("a recipe's loss fits its network");
+            [node(HEAT), node(OFFSETS)]
+        });
+        let wanted: Vec<_> = classes.into_iter().chain(centers.into_iter().flatten()).collect();
+        let mut outputs = forward_wanted(graph, &self.weights, input, mode, kind, &wanted).into_iter();
+        let classes = classes.and_then(|_| outputs.next()).map(|logits| {
+            let grid = [labels.size()[1], labels.size()[2]];
+            loss.value(&logits.upsample_bilinear2d(grid, false, None, None), labels)
+        });
+        let centers = outputs.next().zip(outputs.next()).map(|(heat, offsets)| {
+            loss.centers_value(&Centers {
+                heat: &heat,
+                offsets: &offsets,
+                targets: targets.expect("pictures to learn centres from have objects"),
+            })
+        });
+        match (classes, centers) {
+            (Some(classes), Some(centers)) => classes + centers,
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => unreachable!("a loss has a term"),
+        }
     }
 
     /// Moves the running mean towards the weights; early on it follows faster.
@@ -216,6 +252,71 @@ impl Run {
     }
 }
 
+/// What a run is scored on.
+pub enum Validation {
+    /// Classes, by their mean IoU.
+    Classes(Vec<Sample>),
+    /// Objects, by the average precision of their masks at an intersection over union of a half.
+    Objects(ObjectDataset),
+}
+
+impl Validation {
+    /// Pictures.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Classes(samples) => samples.len(),
+            Self::Objects(data) => data.samples.len(),
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How it is scored.
+    #[must_use]
+    pub fn metric(&self) -> Metric {
+        match self {
+            Self::Classes(_) => Metric::MeanIou,
+            Self::Objects(_) => Metric::MaskAp50,
+        }
+    }
+
+    /// The score, 0 to 1, and what else TensorBoard shows.
+    fn score(&self, run: &Run, recipe: &Recipe) -> Result<(f64, Vec<(String, f64)>)> {
+        let name = format!("score/{}", self.metric().name());
+        match self {
+            Self::Classes(samples) => {
+                let matrix = validate::score(&run.graph, &run.ema, recipe, samples, |_, _, _, _| {})?;
+                let iou = matrix.mean_iou().context("the validation pictures hold no label")?;
+                let mut values = vec![(name, iou)];
+                let accuracy = matrix.pixel_accuracy();
+                values.extend(accuracy.map(|value| ("score/pixel accuracy".to_owned(), value)));
+                for (index, class) in recipe.classes().iter().take(matrix.classes()).enumerate() {
+                    values.extend(matrix.iou(index).map(|iou| (format!("IoU/{}", class.name), iou)));
+                }
+                Ok((iou, values))
+            }
+            Self::Objects(data) => {
+                let scores = validate::score_objects(&run.graph, &run.ema, recipe, data)?;
+                let half = scores.mean_precision(Some(0)).context("the validation pictures hold no object")?;
+                let mut values = vec![(name, half)];
+                values.extend(scores.mean_precision(None).map(|value| ("score/mask AP".to_owned(), value)));
+                let panoptic = scores.mean_panoptic().map(|panoptic| panoptic.quality);
+                values.extend(panoptic.map(|value| ("score/panoptic quality".to_owned(), value)));
+                for (index, class) in data.classes.iter().enumerate() {
+                    let half = scores.precision_at(index, 0);
+                    values.extend(half.map(|value| (format!("AP50/{class}"), value)));
+                }
+                Ok((half, values))
+            }
+        }
+    }
+}
+
 /// How a training ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -236,7 +337,7 @@ pub fn train(
     recipe: &Recipe,
     pictures: &[Picture],
     order: &[u32],
-    validation: &[Sample],
+    validation: &Validation,
     folder: &Folder,
     stop: &AtomicBool,
 ) -> Result<End> {
@@ -247,7 +348,7 @@ pub fn train(
     )?);
     progress.set_position(run.step);
     progress.reset_eta();
-    let mut log = folder.open_log(run.step)?;
+    let mut log = folder.open_log(run.step, validation.metric())?;
     let mut events = EventWriter::create(folder.path())?;
     let objective = data::loss(pictures, order, recipe, device);
     let donors = Donors::new(pictures, recipe);
@@ -290,27 +391,17 @@ pub fn train(
                 let mut score = String::new();
                 if scored {
                     progress.set_message("scoring");
-                    let matrix = validate::score(&run.graph, &run.ema, recipe, validation, |_, _, _, _| {})?;
-                    let iou = matrix
-                        .mean_iou()
-                        .context("the validation pictures hold no label")?;
-                    score = format!("{iou:.5}");
+                    let (found, others) = validation.score(run, recipe)?;
+                    score = format!("{found:.5}");
                     progress.println(format!(
-                        "step {} loss {mean:.4} mean IoU {:.2}",
+                        "step {} loss {mean:.4} {} {:.2}",
                         run.step,
-                        100.0 * iou
+                        validation.metric().name(),
+                        100.0 * found
                     ));
-                    values.push(("score/mean IoU".to_owned(), iou));
-                    values.extend(
-                        matrix
-                            .pixel_accuracy()
-                            .map(|value| ("score/pixel accuracy".to_owned(), value)),
-                    );
-                    for (index, class) in recipe.classes().iter().take(matrix.classes()).enumerate() {
-                        values.extend(matrix.iou(index).map(|iou| (format!("IoU/{}", class.name), iou)));
-                    }
-                    if iou > run.best {
-                        run.best = iou;
+                    values.extend(others);
+                    if found > run.best {
+                        run.best = found;
                         run.progress.stale = 0;
                         run.save(&folder.best())?;
                     } else {

@@ -24,7 +24,7 @@ impl Weights {
         for (node, conv) in graph.convs() {
             let shape = conv.weight_shape();
             let fan_in = (conv.inputs / conv.groups * conv.kernel * conv.kernel) as f64;
-            let is_output = graph.nodes[graph.output].name == node.name;
+            let is_output = graph.outputs().any(|id| graph.nodes[id].name == node.name);
             let deviation = if is_output {
                 0.01
             } else {
@@ -36,7 +36,7 @@ impl Weights {
             insert("weight", Tensor::randn(shape, options) * deviation);
             let channels = [conv.outputs];
             if conv.bias {
-                insert("bias", Tensor::zeros(channels, options));
+                insert("bias", Tensor::full(channels, conv.first_bias, options));
             }
             if conv.batch_norm.is_some() {
                 insert("bn.weight", Tensor::ones(channels, options));
@@ -164,18 +164,33 @@ impl Weights {
         names
     }
 
-    /// Reads every tensor of `other` that this network has, by name and shape.
+    /// Reads every tensor that this network has from a checkpoint, by name and shape, but those whose names begin with
+    /// `branch` where the checkpoint has none of these.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_but(&mut self, path: &Path, prefix: &str, branch: &str) -> Result<()> {
+        self.load_from(path, prefix, Some(branch))
+    }
+
+    /// Reads every tensor that this network has from a checkpoint, by name and shape.
     ///
     /// # Errors
     /// The file can't be read, or lacks a tensor of the network.
     pub fn load(&mut self, path: &Path, prefix: &str) -> Result<()> {
+        self.load_from(path, prefix, None)
+    }
+
+    fn load_from(&mut self, path: &Path, prefix: &str, branch: Option<&str>) -> Result<()> {
         let tensors =
             Tensor::read_safetensors(path).with_context(|| format!("reading {}", path.display()))?;
         let mut found: BTreeMap<String, Tensor> = tensors
             .into_iter()
             .filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t)))
             .collect();
-        for name in self.map.keys().cloned().collect::<Vec<_>>() {
+        let branch = branch.filter(|branch| !found.keys().any(|name| name.starts_with(branch)));
+        let is_new = |name: &String| branch.is_some_and(|branch| name.starts_with(branch));
+        for name in self.map.keys().filter(|name| !is_new(name)).cloned().collect::<Vec<_>>() {
             let value = found
                 .remove(&name)
                 .with_context(|| format!("{}: holds no {prefix}{name}", path.display()))?;
@@ -255,8 +270,8 @@ pub fn fold(graph: &Graph, weights: &Weights) -> Result<BTreeMap<String, FoldedC
                 }
             } else if conv.bias {
                 FoldedConv {
-                    weight: values(weight)?,
-                    bias: values(weights.get(&format!("{name}.bias")))?,
+                    weight: values(&(weight * conv.scale))?,
+                    bias: values(&(weights.get(&format!("{name}.bias")) * conv.scale))?,
                 }
             } else {
                 FoldedConv {

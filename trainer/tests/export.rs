@@ -13,7 +13,7 @@ use segd_train::nets::deeplabv3_light::{Head, deeplabv3_light};
 use segd_train::nets::{efficientnet_lite, mobilenet_v2};
 use segd_train::quantize::calibrate;
 use segd_train::run::Folder;
-use segd_train::train::{Run, train};
+use segd_train::train::{Run, Validation, train};
 use segd_train::weights::{Weights, fold};
 use segd_train::{data, validate};
 use tch::{Device, Kind, Tensor};
@@ -142,7 +142,7 @@ fn an_exported_folder_labels_as_the_trained_network_does() {
         &recipe,
         &pictures,
         &order,
-        &samples,
+        &Validation::Classes(samples.clone()),
         &out,
         &AtomicBool::new(false),
     )

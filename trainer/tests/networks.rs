@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use segd_train::export::model::{self, CONTRACT, NetworkFile};
 use segd_train::export::{float, qlinear, score};
-use segd_train::forward::{Mode, forward};
+use segd_train::forward::{Mode, forward, forward_wanted};
 use segd_train::graph::{Graph, Op, Part, Pool};
 use segd_train::nets::{ARCHITECTURES, by_name};
 use segd_train::quantize::calibrate;
@@ -77,10 +77,14 @@ fn learn(name: &str, graph: &Graph, weights: &Weights, pictures: &Tensor, labels
     let mut accuracy = 0.0;
     for step in 1..=MOST_STEPS {
         let momentum = 0.1f64.max(1.0 / step as f64);
-        let logits = forward(graph, weights, pictures, Mode::Train { momentum }, Kind::Float);
-        at_full_size(&logits)
-            .cross_entropy_loss::<Tensor>(labels, None, Reduction::Mean, -100, 0.0)
-            .backward();
+        let outputs: Vec<_> = graph.outputs().collect();
+        let train = Mode::Train { momentum };
+        let outputs = forward_wanted(graph, weights, pictures, train, Kind::Float, &outputs);
+        let (logits, others) = outputs.split_first().unwrap();
+        let classes = at_full_size(logits).cross_entropy_loss::<Tensor>(labels, None, Reduction::Mean, -100, 0.0);
+        // What other outputs learn is tested with objects; here it is that they do.
+        let others = others.iter().map(|other| (other - 1.0).square().mean(None));
+        others.fold(classes, |sum, other| sum + other * 1e-3).backward();
         let _guard = tch::no_grad_guard();
         for (index, parameter) in parameters.iter().enumerate() {
             let mut gradient = parameter.grad();
@@ -297,5 +301,6 @@ networks! {
     deeplabv3_light: "deeplabv3-light",
     deeplabv3_light_mobilenetv2: "deeplabv3-light-mobilenetv2",
     deeplabv3_light_mobilenetv2_half: "deeplabv3-light-mobilenetv2-0.5",
+    panoptic_deeplab_light: "panoptic-deeplab-light",
     pspnet: "pspnet",
 }

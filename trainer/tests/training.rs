@@ -12,7 +12,7 @@ use segd_train::graph::Part;
 use segd_train::picture::Picture;
 use segd_train::recipe::Recipe;
 use segd_train::run::Folder;
-use segd_train::train::{End, Run, train};
+use segd_train::train::{End, Run, Validation, train};
 use segd_train::validate;
 use segd_train::weights::Weights;
 use tch::Device;
@@ -57,7 +57,7 @@ impl Made {
             recipe,
             &self.pictures,
             &self.order,
-            &self.samples,
+            &Validation::Classes(self.samples.clone()),
             folder,
             stop,
         )
@@ -337,6 +337,7 @@ fn batches_that_are_accumulated_count_alike() {
         let batch = data::Batch {
             rgb: both.rgb[half * pixels..][..pixels].to_vec(),
             labels: both.labels[half * cells..][..cells].to_vec(),
+            targets: vec![],
         };
         run(&recipe).train_step(&recipe, &loss, &batch, Device::Cpu)
     });

@@ -76,7 +76,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     )?;
     ask_of_backends(&arguments.out, &mut contract)?;
     let Some(split) = &arguments.score else {
-        return model::write_scores(&arguments.out, &recipe, &mut contract, "", 0, &[]);
+        return model::write_scores(&arguments.out, &recipe, &mut contract, "", 0, &[], &[]);
     };
     // The scores are those of the folder as it is used.
     let samples = arguments.checkpoint.samples(&recipe, split)?;
@@ -106,6 +106,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         );
         measured.push((precision, scores));
     }
+    let mut objects = Vec::new();
+    if let Some(data) = arguments.checkpoint.objects(&recipe, split)? {
+        for precision in files.map(|file| file.precision) {
+            let scored = score::objects(&arguments.out, score::backend("ort", precision)?, &data)?;
+            objects.push((precision, scored));
+        }
+    }
     model::write_scores(
         &arguments.out,
         &recipe,
@@ -113,6 +120,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         split,
         samples.len(),
         &measured,
+        &objects,
     )
 }
 

@@ -5,6 +5,7 @@ pub mod average;
 pub mod eval;
 pub mod export;
 pub mod import;
+pub mod labels;
 pub mod pack;
 pub mod plot;
 pub mod predict;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use tch::{Cuda, Device};
+use vision::dataset::objects::{ObjectDataset, ObjectFormat};
 use vision::dataset::{Dataset, Location, Sample};
 use vision::model::Model;
 use vision::model::contract::{Contract, Precision};
@@ -119,16 +121,32 @@ impl Checkpoint {
     /// # Errors
     /// No data is named, or the split can't be read.
     pub fn samples(&self, recipe: &Recipe, split: &str) -> Result<Vec<Sample>> {
-        let location = match (&self.data, self.folder()?) {
+        let location = self.location(recipe)?;
+        let dataset = Dataset::open(location.format, &location.root)?;
+        dataset.split(split).with_context(|| location.to_string())
+    }
+
+    /// The objects of a split of the run's data, for a network that tells them apart.
+    ///
+    /// # Errors
+    /// As [`samples`](Self::samples).
+    pub fn objects(&self, recipe: &Recipe, split: &str) -> Result<Option<ObjectDataset>> {
+        if !recipe.tells_objects()? {
+            return Ok(None);
+        }
+        let location = self.location(recipe)?;
+        Ok(Some(ObjectDataset::open(ObjectFormat::Voc, &location.root, split)?))
+    }
+
+    fn location(&self, recipe: &Recipe) -> Result<Location> {
+        Ok(match (&self.data, self.folder()?) {
             (Some(root), _) => Location {
                 format: recipe.dataset,
                 root: root.clone(),
             },
             (None, Some(folder)) => folder.origin()?.location(),
             (None, None) => anyhow::bail!("name the dataset's folder by --data"),
-        };
-        let dataset = Dataset::open(location.format, &location.root)?;
-        dataset.split(split).with_context(|| location.to_string())
+        })
     }
 }
 

@@ -53,7 +53,7 @@ pub struct Arguments {
     /// The split that both precisions are scored on
     #[arg(long, default_value = "val")]
     split: String,
-    /// The largest loss of mean IoU, in points, with which the 8-bit file is called good
+    /// The largest loss of mean IoU, and of the mask AP50 of objects, in points, with which the 8-bit file is called good
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     limit: f64,
     /// A picture to test backends with; it is put into the folder with the labels that the network gives it [default: one of
@@ -125,6 +125,20 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let (fp32_iou, int8_iou) = compared
         .mean_iou()
         .with_context(|| format!("the pictures of {} hold no label", arguments.split))?;
+    let mut objects = Vec::new();
+    if let Some(data) = arguments.checkpoint.objects(&recipe, &arguments.split)? {
+        for precision in [Precision::Int8, Precision::Fp32] {
+            let scored = score::objects(&arguments.out, score::backend("ort", precision)?, &data)?;
+            objects.push((precision, scored));
+        }
+    }
+    let half = |precision| {
+        let of = objects.iter().find(|(of, _)| *of == precision);
+        of.and_then(|(_, scored)| scored.whole().mean_precision(Some(0))).map(|value| 100.0 * value)
+    };
+    let (fp32_half, int8_half) = (half(Precision::Fp32), half(Precision::Int8));
+    let lost_half = fp32_half.zip(int8_half).map(|(fp32, int8)| fp32 - int8);
+    let loss = (fp32_iou - int8_iou).max(lost_half.unwrap_or(f64::NEG_INFINITY));
     let receipt = Receipt {
         model: recipe.name.clone(),
         split: arguments.split.clone(),
@@ -134,9 +148,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         candidates,
         mean_iou_fp32: fp32_iou,
         mean_iou_int8: int8_iou,
-        loss: fp32_iou - int8_iou,
+        mask_ap50_fp32: fp32_half,
+        mask_ap50_int8: int8_half,
+        loss,
         limit: arguments.limit,
-        good: fp32_iou - int8_iou <= arguments.limit,
+        good: loss <= arguments.limit,
         agreement: compared.agreement,
         classes: compared.classes(&recipe),
         bytes_fp32: fp32.len(),
@@ -155,6 +171,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         // The folder stays usable: in f32.
         contract.files.retain(|file| file.precision == Precision::Fp32);
         measured.remove(0);
+        objects.retain(|(precision, _)| *precision == Precision::Fp32);
     }
     model::write_scores(
         &arguments.out,
@@ -163,10 +180,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         &arguments.split,
         samples.len(),
         &measured,
+        &objects,
     )?;
     ensure!(
         receipt.good,
-        "the 8-bit file loses {:.2} points of mean IoU, more than {}: the contract in {} names the f32 file alone; more \
+        "the 8-bit file loses {:.2} points of mean IoU or mask AP50, more than {}: the contract in {} names the f32 file alone; more \
          --images, --fine-tune STEPS, or a higher --limit may help",
         receipt.loss,
         receipt.limit,
@@ -183,6 +201,11 @@ fn tune(
     quantized: &mut Quantized,
     device: Device,
 ) -> Result<()> {
+    ensure!(
+        !recipe.tells_objects()?,
+        "--fine-tune is for networks of classes alone: {} tells objects apart",
+        recipe.network.arch
+    );
     let samples = arguments.checkpoint.samples(recipe, "train")?;
     let longest = (recipe.augment.longest * 1.05) as usize;
     let classes = recipe.network.classes as usize;

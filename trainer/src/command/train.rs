@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use indicatif::ProgressBar;
 use tch::Device;
+use vision::dataset::objects::{ObjectDataset, ObjectFormat};
 use vision::dataset::{self, Dataset, Format, Location};
 
 use super::{DeviceName, device};
@@ -16,7 +17,9 @@ use crate::augment::Size;
 use crate::data::{Batch, Donors};
 use crate::recipe::{self, Recipe};
 use crate::run::{Folder, Origin};
-use crate::train::{End, Run, train};
+use crate::train::{End, Run, Validation, train};
+use crate::nets::panoptic_deeplab_light::PREFIX;
+use crate::objects::Source;
 use crate::weights::Weights;
 use crate::{data, import};
 
@@ -89,15 +92,21 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let folder = Folder::create(&arguments.out)?;
     let (recipe, origin, dataset) = plan(arguments, &folder)?;
     let device = device(arguments.device)?;
-    let mut run = start(&recipe, &origin, device, arguments.resume)?;
+    let (mut run, new) = start(&recipe, &origin, device, arguments.resume)?;
     if arguments.resume {
         run.restore(&folder.last())?;
     }
 
     let real = dataset.split("train")?;
-    let validation = dataset.split("val")?;
+    let (objects, pseudo_objects) = sources(&recipe, &origin)?;
+    let validation = if objects.is_some() {
+        Validation::Objects(ObjectDataset::open(ObjectFormat::Voc, &origin.data, "val")?)
+    } else {
+        Validation::Classes(dataset.split("val")?)
+    };
     let mut pseudo = match origin.format {
-        Format::Voc if origin.data.join("pseudo").is_dir() => {
+        // Machine-made labels teach no objects where nobody told these apart.
+        Format::Voc if origin.data.join("pseudo").is_dir() && objects.is_some() == pseudo_objects.is_some() => {
             dataset::pseudo(&origin.data.join("unlabelled"), &origin.data.join("pseudo"))?
         }
         _ => vec![],
@@ -108,9 +117,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let longest = (recipe.augment.longest * 1.05) as usize;
     let classes = recipe.network.classes as usize;
     let progress = ProgressBar::new((real.len() + pseudo.len()) as u64);
-    let mut pictures = data::load(&real, classes, longest, 2, &progress)?;
+    let mut pictures = data::load_with(&real, classes, objects.as_ref(), longest, 2, &progress)?;
     let real_count = pictures.len() as u32;
-    pictures.extend(data::load(&pseudo, classes, longest, 2, &progress)?);
+    let made = data::load_with(&pseudo, classes, pseudo_objects.as_ref(), longest, 2, &progress)?;
+    pictures.extend(made);
     progress.finish();
     let mut order: Vec<u32> = (0..pictures.len() as u32).collect();
     for _ in 1..recipe.train.real_weight {
@@ -123,7 +133,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let batches: Vec<Batch> = (0..MEASURED_BATCHES)
             .map(|step| data::batch(&pictures, &order, &Donors::default(), &recipe, step))
             .collect();
-        import::whole::measure(&run.graph, &mut run.weights, &recipe, &batches)?;
+        import::whole::measure(&run.graph, &mut run.weights, &recipe, &batches, &new)?;
         run.ema = run.weights.deep_copy();
     }
 
@@ -171,14 +181,30 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             resume_command(arguments)
         ),
         End::Early => eprintln!(
-            "ended early at step {}: no better score in {} scores; best mean IoU {:.2}",
+            "ended early at step {}: no better score in {} scores; best {} {:.2}",
             run.step,
             recipe.train.patience,
+            validation.metric().name(),
             100.0 * run.best
         ),
-        End::Done => eprintln!("done; best mean IoU {:.2}", 100.0 * run.best),
+        End::Done => eprintln!("done; best {} {:.2}", validation.metric().name(), 100.0 * run.best),
     }
     Ok(())
+}
+
+/// Where the objects are that the network learns: of the hand-labelled pictures, and of the machine-labelled ones.
+fn sources(recipe: &Recipe, origin: &Origin) -> Result<(Option<Source>, Option<Source>)> {
+    if !recipe.tells_objects()? {
+        return Ok((None, None));
+    }
+    ensure!(
+        origin.format == Format::Voc,
+        "{} tells objects apart: expected data of the format voc, which numbers them in SegmentationObject, found {}",
+        recipe.network.arch,
+        origin.location()
+    );
+    let (by_hand, boxes) = Source::of_voc(&origin.data)?;
+    Ok((Some(by_hand), boxes))
 }
 
 /// The command that continues the run.
@@ -278,6 +304,7 @@ fn plan(arguments: &Arguments, folder: &Folder) -> Result<(Recipe, Origin, Datas
     );
     if arguments.arch.is_some() {
         recipe.network.pretrained = arguments.trunk.is_some();
+        recipe.thaw();
     }
     if let Some(size) = arguments.size {
         recipe.take_size(size)?;
@@ -299,15 +326,20 @@ fn is_onnx(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "onnx")
 }
 
-/// The run at its first step.
-fn start(recipe: &Recipe, origin: &Origin, device: Device, resume: bool) -> Result<Run> {
+/// The run at its first step, and the layers that a file to start from lacks.
+fn start(recipe: &Recipe, origin: &Origin, device: Device, resume: bool) -> Result<(Run, Vec<String>)> {
     let graph = recipe.graph();
+    let mut new = vec![];
     let mut weights = Weights::random(&graph, recipe.train.seed as i64, device);
     match (&origin.trunk, &origin.init) {
         // All is in the checkpoint.
         _ if resume => {}
-        (_, Some(path)) if is_onnx(path) => import::whole::load(path, &graph, &mut weights)?,
-        (_, Some(path)) => weights.load(path, "ema/")?,
+        (_, Some(path)) if is_onnx(path) => new = import::whole::load(path, &graph, &mut weights)?,
+        (_, Some(path)) => weights.load_but(path, "ema/", PREFIX)?,
+        (_, None) if recipe.network.frozen_classes => bail!(
+            "network.frozen_classes is set: name the network whose trunk and classes stay as they are by --init, such as \
+             models/voc21/fp32.onnx"
+        ),
         (Some(path), None) => match recipe.network.trunk_kind()? {
             Some(kind) => import::trunk::load(path, kind, &graph, &mut weights)?,
             None => bail!(
@@ -321,7 +353,7 @@ fn start(recipe: &Recipe, origin: &Origin, device: Device, resume: bool) -> Resu
         ),
         (None, None) => {}
     }
-    Ok(Run::new(recipe, graph, weights))
+    Ok((Run::new(recipe, graph, weights), new))
 }
 
 #[cfg(test)]

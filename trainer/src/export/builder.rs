@@ -8,7 +8,7 @@ use tract_onnx::pb::{
 };
 
 use super::f16;
-use crate::graph::{Conv, ConvTranspose, Graph, Op, Pool};
+use crate::graph::{Conv, ConvTranspose, Graph, NodeId, Op, Output, Pool};
 use crate::weights::FoldedConv;
 
 /// The version of ONNX's operators that the files use.
@@ -23,8 +23,18 @@ pub const SIDE: i64 = 96;
 
 /// The network's input in every file: `[1, C, height, width]`, f32, normalised.
 pub const INPUT: &str = "input";
-/// The network's output in every file: `[1, classes, grid_height, grid_width]`, f32.
+/// The network's first output in every file: `[1, classes, grid_height, grid_width]`, f32.
 pub const OUTPUT: &str = "logits";
+
+/// The name of a node's value if it is an output.
+#[must_use]
+pub fn output_name(network: &Graph, id: NodeId) -> Option<&'static str> {
+    let other = network.others.iter().find(|output| output.node == id);
+    match other {
+        _ if id == network.output => Some(OUTPUT),
+        other => other.map(|output| output.name),
+    }
+}
 
 /// An ONNX graph under construction.
 #[derive(Default)]
@@ -270,10 +280,19 @@ impl Builder {
         let Op::Input { channels } = network.nodes[0].op else {
             panic!("the first node is the input")
         };
-        let classes = network.shapes(SIDE, SIDE)[network.output][0];
+        let shapes = network.shapes(SIDE, SIDE);
         self.graph.name = name.to_owned();
         self.graph.input = vec![value_info(INPUT, channels, ["height", "width"])];
-        self.graph.output = vec![value_info(OUTPUT, classes, ["grid_height", "grid_width"])];
+        self.graph.output = vec![value_info(
+            OUTPUT,
+            shapes[network.output][0],
+            ["grid_height", "grid_width"],
+        )];
+        for Output { name, node } in &network.others {
+            let sides = ["height", "width"].map(|side| format!("{name}_{side}"));
+            let info = value_info(name, shapes[*node][0], [&sides[0], &sides[1]]);
+            self.graph.output.push(info);
+        }
         let mut opset_import = vec![OperatorSetIdProto {
             domain: String::new(),
             version: OPSET,

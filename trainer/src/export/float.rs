@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::builder::{
-    Builder, INPUT, OUTPUT, SIDE, conv_attributes, depth_to_space_attributes, max_pool_attributes,
+    Builder, INPUT, SIDE, conv_attributes, depth_to_space_attributes, max_pool_attributes, output_name,
 };
 use crate::graph::{Graph, Op};
 use crate::weights::FoldedConv;
@@ -34,8 +34,7 @@ fn write_with(
 ) -> Vec<u8> {
     let value = |id: usize| match id {
         0 => INPUT.to_owned(),
-        id if id == graph.output => OUTPUT.to_owned(),
-        id => graph.nodes[id].name.clone(),
+        id => output_name(graph, id).unwrap_or(&graph.nodes[id].name).to_owned(),
     };
     builder.floats("zero", &[], &[0.0]);
     if graph.nodes.iter().any(|node| node.op == Op::Relu6) {

@@ -3,17 +3,16 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use vision::model::contract::{
-    Class, Contract, Layout, ModelFile, OutputContract, OutputType, Precision, Role, Score, SelfTest,
-    TensorContract, Training,
-};
+use vision::model::contract::{Contract, ModelFile, Precision, Score, SelfTest};
 use vision::model::load::sha256_hex;
 use vision::score::Bootstrap;
+use vision::score::objects::ObjectScores;
 
 use crate::export::card;
+use crate::export::score::ScoredObjects;
 use crate::graph::Graph;
 use crate::recipe::Recipe;
-use crate::validate::{GRID, predict};
+use crate::validate::predict;
 use crate::weights::Weights;
 
 /// The card's name.
@@ -120,7 +119,13 @@ pub fn write_scores(
     split: &str,
     images: usize,
     measured: &[(Precision, Bootstrap)],
+    objects: &[(Precision, ScoredObjects)],
 ) -> Result<()> {
+    for (precision, scored) in objects {
+        contract
+            .scores
+            .extend(object_scores(recipe, split, images, *precision, scored));
+    }
     for (precision, scored) in measured {
         contract
             .scores
@@ -139,39 +144,7 @@ pub fn contract(
     files: &[NetworkFile],
     selftest: Option<SelfTest>,
 ) -> Contract {
-    let side = recipe.validate.longest as i64;
     Contract {
-        format: 1,
-        name: recipe.name.clone(),
-        description: recipe.about.description.clone(),
-        license: recipe.about.license.clone(),
-        multiply_accumulates: Some(graph.macs(side, side) as u64),
-        input: recipe.input(),
-        output: OutputContract::of(
-            TensorContract {
-                role: Role::Logits,
-                layout: Layout::Nchw,
-                dtype: OutputType::F32,
-                name: None,
-            },
-            GRID,
-        ),
-        classes: recipe
-            .classes()
-            .iter()
-            .enumerate()
-            .map(|(index, class)| Class {
-                name: class.name.clone().into_owned(),
-                color: recipe
-                    .about
-                    .colors
-                    .get(&*class.name)
-                    .copied()
-                    .unwrap_or(class.color),
-                background: index == 0 && class.name == "background",
-                thing: false,
-            })
-            .collect(),
         files: files
             .iter()
             .map(|file| ModelFile {
@@ -182,11 +155,7 @@ pub fn contract(
             })
             .collect(),
         selftest,
-        training: Some(Training {
-            data: recipe.about.data.clone(),
-            recipe: recipe.about.recipe.clone(),
-        }),
-        scores: vec![],
+        ..crate::contract::contract(recipe, graph)
     }
 }
 
@@ -228,6 +197,43 @@ fn scores(
         ));
     }
     scores
+}
+
+/// The scores of the objects that one file finds, in percent.
+fn object_scores(
+    recipe: &Recipe,
+    split: &str,
+    images: usize,
+    precision: Precision,
+    measured: &ScoredObjects,
+) -> Vec<Score> {
+    let percent = |share: f64| (share * 10_000.0).round() / 100.0;
+    let whole = measured.whole();
+    let metrics: [(&str, fn(&ObjectScores) -> Option<f64>); 3] = [
+        ("mask AP", |scores| scores.mean_precision(None)),
+        ("mask AP50", |scores| scores.mean_precision(Some(0))),
+        ("panoptic quality", |scores| {
+            scores.mean_panoptic().map(|panoptic| panoptic.quality)
+        }),
+    ];
+    metrics
+        .into_iter()
+        .map(|(metric, of)| Score {
+            metric: metric.to_owned(),
+            value: percent(of(&whole).unwrap_or_default()),
+            interval: measured.interval(of).map(|ends| ends.map(percent)),
+            precision,
+            dataset: recipe.about.dataset.clone(),
+            split: split.to_owned(),
+            images,
+            protocol: format!(
+                "single scale, longest side {}, sides rounded to multiples of {}, masks at the image's full size that don't \
+                 overlap, all objects of SegmentationObject (difficult ones too), mean over classes, 101 recalls, void left out; \
+                 segd through ONNX Runtime",
+                recipe.validate.longest, recipe.validate.multiple
+            ),
+        })
+        .collect()
 }
 
 /// Writes a file of the model's folder.

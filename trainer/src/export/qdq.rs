@@ -35,7 +35,7 @@ pub fn write(
 
     for (id, node) in graph.nodes.iter().enumerate() {
         let Op::Conv(conv) = &node.op else { continue };
-        if id == graph.output {
+        if graph.is_output(id) {
             continue;
         }
         let folded = &convs[&node.name];
@@ -97,7 +97,7 @@ pub fn write(
 
     constants.push(constant("zero.s8", vec![], DataType::Int8, vec![0]));
     for (id, node) in graph.nodes.iter().enumerate() {
-        let is_stored = plan.storage[id] == id && id != graph.output && !matches!(node.op, Op::Unpool);
+        let is_stored = plan.storage[id] == id && !graph.is_output(id) && !matches!(node.op, Op::Unpool);
         if !is_stored {
             continue;
         }

@@ -1,12 +1,12 @@
 //! The int8 file in the form that ONNX Runtime's CPU runs fastest: QLinearConv and its relatives, u8 activations.
 //!
-//! The last convolution, the classifier, stays f32 so that logits are fine-grained.
+//! The last convolution, the classifier, stays f32 so that logits are fine-grained; so do those of other outputs.
 
 use std::collections::BTreeMap;
 
 use super::builder::{
-    Builder, INPUT, MICROSOFT, OUTPUT, SIDE, conv_attributes, depth_to_space_attributes, int,
-    max_pool_attributes,
+    Builder, INPUT, MICROSOFT, SIDE, conv_attributes, depth_to_space_attributes, int, max_pool_attributes,
+    output_name,
 };
 use crate::graph::{Graph, NodeId, Op};
 use crate::quantize::{Calibration, Params, Plan, correct_bias, quantize_conv};
@@ -15,7 +15,7 @@ use crate::weights::FoldedConv;
 /// Writes the network in 8-bit integers.
 ///
 /// # Panics
-/// `convs` or `calibration` belong to another graph, or the last node is no convolution.
+/// `convs` or `calibration` belong to another graph, or an output is no convolution.
 #[must_use]
 pub fn write(
     name: &str,
@@ -33,6 +33,7 @@ pub fn write(
     let shapes = graph.shapes(SIDE, SIDE);
     for (id, node) in graph.nodes.iter().enumerate() {
         let output = node.name.clone();
+        let result = output_name(graph, id).unwrap_or_default();
         let inputs: Vec<String> = node.inputs.iter().map(|&input| writer.value(input)).collect();
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
         match &node.op {
@@ -41,11 +42,11 @@ pub fn write(
                 writer.builder.node(
                     "QuantizeLinear",
                     &[INPUT, &scale, &zero],
-                    &output_name(graph, id),
+                    &value_name(graph, id),
                     vec![],
                 );
             }
-            Op::Conv(conv) if id == graph.output => {
+            Op::Conv(conv) if graph.is_output(id) => {
                 let [scale, zero] = writer.storage(node.inputs[0]);
                 let float = format!("{}.input", node.name);
                 writer
@@ -59,7 +60,7 @@ pub fn write(
                 writer.builder.floats(&bias, &[conv.outputs], &folded.bias);
                 writer
                     .builder
-                    .node("Conv", &[&float, &weight, &bias], OUTPUT, conv_attributes(conv));
+                    .node("Conv", &[&float, &weight, &bias], result, conv_attributes(conv));
             }
             Op::Conv(conv) => {
                 let from = node.inputs[0];
@@ -104,7 +105,7 @@ pub fn write(
             }
             Op::Relu6 | Op::Relu => {}
             // ONNX Runtime has no 8-bit form of these: in and out of f32 around them. A sum of logits keeps its fine steps.
-            op if is_float(op) || id == graph.output && *op == Op::Add => {
+            op if is_float(op) || graph.is_output(id) && *op == Op::Add => {
                 let channels = shapes[node.inputs[0]][0];
                 let mut floats = Vec::new();
                 for (place, input) in inputs.iter().enumerate() {
@@ -117,13 +118,12 @@ pub fn write(
                 }
                 let floats: Vec<&str> = floats.iter().map(String::as_str).collect();
                 let folded = convs.get(&node.name);
-                let real = if id == graph.output {
-                    OUTPUT.to_owned()
-                } else {
-                    format!("{output}.real")
+                let real = match output_name(graph, id) {
+                    Some(name) => name.to_owned(),
+                    None => format!("{output}.real"),
                 };
                 writer.builder.float_only(op, channels, &floats, &real, folded);
-                if id != graph.output {
+                if !graph.is_output(id) {
                     let [scale, zero] = writer.storage(id);
                     writer
                         .builder
@@ -214,14 +214,14 @@ impl Writer<'_> {
         if self.plan.absorbed[id] {
             self.value(self.graph.nodes[id].inputs[0])
         } else {
-            output_name(self.graph, id)
+            value_name(self.graph, id)
         }
     }
 
     /// The names of the scale and the zero point of a node's value, which are added where they are first used.
     fn storage(&mut self, id: NodeId) -> [String; 2] {
         let owner = self.plan.storage[id];
-        let names = ["scale", "zero"].map(|suffix| format!("{}.{suffix}", output_name(self.graph, owner)));
+        let names = ["scale", "zero"].map(|suffix| format!("{}.{suffix}", value_name(self.graph, owner)));
         if !self.builder.has_constant(&names[0]) {
             let Params { scale, zero_point } = self.params[owner];
             self.builder.floats(&names[0], &[], &[scale]);
@@ -232,7 +232,7 @@ impl Writer<'_> {
 }
 
 /// The input's stored value has another name than the input.
-fn output_name(graph: &Graph, id: NodeId) -> String {
+fn value_name(graph: &Graph, id: NodeId) -> String {
     if id == 0 {
         "input.stored".to_owned()
     } else {

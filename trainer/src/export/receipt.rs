@@ -23,9 +23,15 @@ pub struct Receipt {
     pub mean_iou_fp32: f64,
     /// Mean IoU of the int8 file.
     pub mean_iou_int8: f64,
-    /// Points of mean IoU lost.
+    /// Mask AP50 of the f32 file's objects, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask_ap50_fp32: Option<f64>,
+    /// Mask AP50 of the int8 file's objects, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask_ap50_int8: Option<f64>,
+    /// Points of mean IoU lost, or of mask AP50 if more of them are.
     pub loss: f64,
-    /// Points of mean IoU that may be lost.
+    /// Points that may be lost.
     pub limit: f64,
     /// No more is lost than may be.
     pub good: bool,
@@ -95,6 +101,9 @@ impl fmt::Display for Receipt {
             "{:<20} {:>8.2} {:>8.2}   {} pictures of {}",
             "mean IoU", self.mean_iou_fp32, self.mean_iou_int8, self.images, self.split
         )?;
+        if let (Some(fp32), Some(int8)) = (self.mask_ap50_fp32, self.mask_ap50_int8) {
+            writeln!(f, "{:<20} {fp32:>8.2} {int8:>8.2}", "mask AP50")?;
+        }
         writeln!(
             f,
             "same label           {:.2} % of the pixels",
@@ -129,7 +138,7 @@ impl fmt::Display for Receipt {
         let verdict = if self.good { "good" } else { "not good" };
         write!(
             f,
-            "{verdict}: {:.2} points of mean IoU lost, the limit is {}",
+            "{verdict}: {:.2} points lost, the limit is {}",
             self.loss, self.limit
         )
     }

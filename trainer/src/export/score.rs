@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
 use vision::dataset::Sample;
+use vision::dataset::objects::ObjectDataset;
 use vision::frame::Mask;
 use vision::infer::Backend;
 use vision::infer::ort::{OrtBackend, OrtOptions};
@@ -13,8 +16,11 @@ use vision::model::Model;
 use vision::model::contract::Precision;
 use vision::picture::{self, image_ref};
 use vision::score::Bootstrap;
+use vision::score::objects::ObjectScores;
 use vision::segment::Engine;
 use vision::timing::{CpuSums, Step, Untimed};
+
+use crate::validate::found_objects;
 
 /// The backend called `name`, for files of one precision.
 ///
@@ -83,6 +89,68 @@ pub fn measure(
     each_ms.sort_by(f64::total_cmp);
     let cpu_ms = each_ms.get(each_ms.len() / 2).copied().unwrap_or_default();
     Ok(Measured { scores, cpu_ms })
+}
+
+/// Scores of the objects of each picture.
+pub struct ScoredObjects {
+    classes: usize,
+    pictures: Vec<ObjectScores>,
+}
+
+impl ScoredObjects {
+    /// The scores of all pictures.
+    #[must_use]
+    pub fn whole(&self) -> ObjectScores {
+        self.of(0..self.pictures.len())
+    }
+
+    fn of(&self, pictures: impl IntoIterator<Item = usize>) -> ObjectScores {
+        let mut scores = ObjectScores::new(self.classes);
+        for picture in pictures {
+            scores.merge(&self.pictures[picture]);
+        }
+        scores
+    }
+
+    /// What 95 % of the sets of as many pictures, drawn from these with replacement, have: lowest and highest value of
+    /// `of`. The draws are always the same. `None` if there is no value.
+    #[must_use]
+    pub fn interval(&self, of: impl Fn(&ObjectScores) -> Option<f64>) -> Option<[f64; 2]> {
+        const DRAWS: usize = 500;
+        let count = self.pictures.len();
+        let mut rng = Pcg64Mcg::seed_from_u64(1);
+        let mut values: Vec<f64> = (0..DRAWS)
+            .filter_map(|_| {
+                let drawn: Vec<usize> = (0..count).map(|_| rng.random_range(0..count)).collect();
+                of(&self.of(drawn))
+            })
+            .collect();
+        values.sort_by(f64::total_cmp);
+        let at = |share: f64| values.get((share * values.len() as f64) as usize).copied();
+        Some([at(0.025)?, at(0.975)?])
+    }
+}
+
+/// Scores the objects that the model in `folder` finds, in VOC's classes.
+///
+/// # Errors
+/// As [`score`].
+pub fn objects(folder: &Path, backend: Arc<dyn Backend>, data: &ObjectDataset) -> Result<ScoredObjects> {
+    let model = Model::open(folder)?;
+    let mut engine = Engine::new(Arc::new(model), backend, None, Arc::new(Untimed));
+    let (mut map, mut segments) = (Mask::zeros(0, 0), Vec::new());
+    let classes = data.classes.len();
+    let mut pictures = Vec::with_capacity(data.samples.len());
+    for sample in &data.samples {
+        let (image, truth) = sample.load()?;
+        engine
+            .segment_objects(&image_ref(&image)?, &mut map, &mut segments)
+            .with_context(|| sample.image.display().to_string())?;
+        let mut scores = ObjectScores::new(classes);
+        scores.add(&truth.objects, truth.void.as_ref(), &found_objects(&map, &segments));
+        pictures.push(scores);
+    }
+    Ok(ScoredObjects { classes, pictures })
 }
 
 /// The share of the pixels of `images` to which the model in `folder` gives the labels beside them.

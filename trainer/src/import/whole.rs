@@ -13,29 +13,34 @@ use tch::{Kind, Tensor};
 use super::file;
 use crate::data::Batch;
 use crate::forward::{Mode, forward_each};
-use crate::graph::{Graph, Op, Part};
+use crate::graph::{Graph, Node, Op, Part};
+use crate::nets::panoptic_deeplab_light::PREFIX;
 use crate::recipe::Recipe;
 use crate::validate;
 use crate::weights::Weights;
 
-/// Reads every layer of `graph` from an exported file.
+/// Reads every layer of `graph` from an exported file. The branch that tells objects apart keeps the weights it has where
+/// the file is of the network of the classes alone; the names of its layers are returned.
 ///
 /// # Errors
 /// The file can't be read, or lacks a layer, or has one of another shape; the message names the tensor.
-pub fn load(path: &Path, graph: &Graph, weights: &mut Weights) -> Result<()> {
+pub fn load(path: &Path, graph: &Graph, weights: &mut Weights) -> Result<Vec<String>> {
     let tensors = file::read(path)?;
+    let lacks_branch = !tensors.keys().any(|name| name.starts_with(PREFIX));
+    let is_new = |node: &Node| lacks_branch && node.name.starts_with(PREFIX);
     let need = |name: String| {
         tensors
             .get(&name)
             .with_context(|| format!("{}: holds no {name}", path.display()))
     };
-    for (node, conv) in graph.convs() {
+    for (node, conv) in graph.convs().filter(|(node, _)| !is_new(node)) {
         let name = &node.name;
         let weight = need(format!("{name}.weight"))?;
         let Some(eps) = conv.batch_norm else {
-            weights.set(&format!("{name}.weight"), weight)?;
+            weights.set(&format!("{name}.weight"), &(weight / conv.scale))?;
             if conv.bias {
-                weights.set(&format!("{name}.bias"), need(format!("{name}.bias"))?)?;
+                let bias = need(format!("{name}.bias"))?;
+                weights.set(&format!("{name}.bias"), &(bias / conv.scale))?;
             }
             continue;
         };
@@ -60,15 +65,22 @@ pub fn load(path: &Path, graph: &Graph, weights: &mut Weights) -> Result<()> {
             weights.set(&format!("{name}.bias"), need(format!("{name}.bias"))?)?;
         }
     }
-    Ok(())
+    let new = graph.nodes.iter().filter(|node| is_new(node));
+    Ok(new.map(|node| node.name.clone()).collect())
 }
 
 /// Sets the head's normalisation statistics to those of `batches`; scale and bias change with them, so that the network
-/// computes what it did.
+/// computes what it did. Layers called as `new` are left out.
 ///
 /// # Errors
 /// The weights are those of another network.
-pub fn measure(graph: &Graph, weights: &mut Weights, recipe: &Recipe, batches: &[Batch]) -> Result<()> {
+pub fn measure(
+    graph: &Graph,
+    weights: &mut Weights,
+    recipe: &Recipe,
+    batches: &[Batch],
+    new: &[String],
+) -> Result<()> {
     let _guard = tch::no_grad_guard();
     // Sum and sum of squares of each channel, as the convolution gives it, and how many values they are of.
     let mut sums: Vec<Option<(Tensor, Tensor, i64)>> = graph.nodes.iter().map(|_| None).collect();
@@ -76,15 +88,15 @@ pub fn measure(graph: &Graph, weights: &mut Weights, recipe: &Recipe, batches: &
         .nodes
         .iter()
         .enumerate()
-        .filter(|(_, node)| node.part == Part::Head)
+        .filter(|(_, node)| node.part == Part::Head && !new.contains(&node.name))
         .filter_map(|(id, node)| match &node.op {
             Op::Conv(conv) => Some((id, node.name.as_str(), conv.batch_norm?)),
             _ => None,
         })
         .collect();
     for batch in batches {
-        for (rgb, _) in batch.parts(recipe, weights.device()) {
-            let input = validate::normalise(&rgb, recipe.normalisation());
+        for part in batch.parts(recipe, weights.device()) {
+            let input = validate::normalise(&part.rgb, recipe.normalisation());
             let _ = forward_each(graph, weights, &input, Mode::Eval, Kind::Float, |id, value| {
                 if !heads.iter().any(|&(head, _, _)| head == id) {
                     return;
@@ -151,8 +163,9 @@ mod tests {
         let batch = Batch {
             rgb: (0..2 * 64 * 64 * 3).map(|i: u32| (i * i % 251) as u8).collect(),
             labels: vec![0; 2 * 32 * 32],
+            targets: vec![],
         };
-        let (rgb, _) = batch.parts(&recipe, Device::Cpu).next().unwrap();
+        let rgb = batch.parts(&recipe, Device::Cpu).next().unwrap().rgb;
         let input = validate::normalise(&rgb, recipe.normalisation());
         let run = |weights: &Weights, mode: Mode| {
             tch::no_grad(|| forward(&graph, weights, &input, mode, Kind::Float))
@@ -165,7 +178,7 @@ mod tests {
         };
         // The file holds weights of eleven bits.
         close(&run(&read, Mode::Eval), 1e-2);
-        measure(&graph, &mut read, &recipe, std::slice::from_ref(&batch)).unwrap();
+        measure(&graph, &mut read, &recipe, std::slice::from_ref(&batch), &[]).unwrap();
         close(&run(&read, Mode::Eval), 1e-2);
         // Normalised by the batch that was measured, the head computes the same.
         close(&run(&read, Mode::Train { momentum: 0.0 }), 2e-2);

@@ -4,6 +4,7 @@
 //! [`IGNORE`]. A batch without a labelled pixel has a loss of 0.
 
 mod balance;
+mod centers;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,7 @@ use tch::{Device, Kind, Tensor};
 use vision::dataset::IGNORE;
 
 pub use balance::{Balance, ClassStatistics};
+pub use centers::Centers;
 
 /// One term of a loss, as `[train] loss` lists them: `{ kind = "dice", weight = 0.5 }`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,6 +75,26 @@ pub enum Term {
         #[serde(default)]
         balance: Balance,
     },
+    /// Of heat at centres: a centre is right, cells far from one are wrong, those near it count less; over the number of
+    /// centres (Law and Deng 2018, as Zhou et al. 2019 have it: alpha 2, beta 4).
+    CenterHeat {
+        /// Factor of the term.
+        #[serde(default = "one")]
+        weight: f64,
+    },
+    /// The mean squared error of heat, as Panoptic-DeepLab has it (Cheng et al. 2020).
+    CenterHeatMse {
+        /// Factor of the term.
+        #[serde(default = "one")]
+        weight: f64,
+    },
+    /// The absolute error of offsets in pixels, a mean over the cells of objects; an object weighs as the square root of its
+    /// cells.
+    CenterOffsets {
+        /// Factor of the term.
+        #[serde(default = "one")]
+        weight: f64,
+    },
 }
 
 fn one() -> f64 {
@@ -110,8 +132,20 @@ impl Term {
             | Self::Dice { weight }
             | Self::Focal { weight, .. }
             | Self::LovaszSoftmax { weight }
+            | Self::CenterHeat { weight }
+            | Self::CenterHeatMse { weight }
+            | Self::CenterOffsets { weight }
             | Self::Ohem { weight, .. } => weight,
         }
+    }
+
+    /// Whether it is about centres of objects; others are about classes.
+    #[must_use]
+    pub fn is_of_centers(&self) -> bool {
+        matches!(
+            self,
+            Self::CenterHeat { .. } | Self::CenterHeatMse { .. } | Self::CenterOffsets { .. }
+        )
     }
 
     fn balance(&self) -> Balance {
@@ -171,17 +205,44 @@ impl Loss {
         Self { terms }
     }
 
-    /// The loss of `logits`, `[N, C, H, W]`, against `labels`, `[N, H, W]` class numbers; a scalar.
+    /// Whether a term is about classes.
+    #[must_use]
+    pub fn is_of_classes(&self) -> bool {
+        self.terms.iter().any(|(term, _)| !term.is_of_centers())
+    }
+
+    /// Whether a term is about centres of objects.
+    #[must_use]
+    pub fn is_of_centers(&self) -> bool {
+        self.terms.iter().any(|(term, _)| term.is_of_centers())
+    }
+
+    /// The loss of `logits`, `[N, C, H, W]`, against `labels`, `[N, H, W]` class numbers; a scalar. Terms about centres are
+    /// left out.
     ///
     /// # Panics
-    /// The shapes don't fit, or a label is neither a class nor [`IGNORE`].
+    /// The shapes don't fit, a label is neither a class nor [`IGNORE`], or no term is about classes.
     pub fn value(&self, logits: &Tensor, labels: &Tensor) -> Tensor {
         let pixels = Pixels::new(logits, labels);
         self.terms
             .iter()
+            .filter(|(term, _)| !term.is_of_centers())
             .map(|(term, weights)| pixels.term(term, weights) * term.weight())
             .reduce(|a, b| a + b)
             .expect("a loss has a term")
+    }
+
+    /// The loss of centres; a scalar. Terms about classes are left out.
+    ///
+    /// # Panics
+    /// The shapes don't fit, or no term is about centres.
+    pub fn centers_value(&self, centers: &Centers) -> Tensor {
+        self.terms
+            .iter()
+            .filter(|(term, _)| term.is_of_centers())
+            .map(|(term, _)| centers.term(term) * term.weight())
+            .reduce(|a, b| a + b)
+            .expect("a loss has a term of centres")
     }
 }
 
@@ -242,6 +303,9 @@ impl<'a> Pixels<'a> {
                 weighted_mean(&(1.0 - dice), &sizes.greater(0.0).to_kind(truth.kind()))
             }
             Term::LovaszSoftmax { .. } => self.lovasz_softmax(),
+            Term::CenterHeat { .. } | Term::CenterHeatMse { .. } | Term::CenterOffsets { .. } => {
+                panic!("{term:?} is a term of centres")
+            }
         }
     }
 

@@ -6,6 +6,7 @@ pub mod efficientnet_lite;
 pub mod fcn;
 pub mod inverted_residual;
 pub mod mobilenet_v2;
+pub mod panoptic_deeplab_light;
 pub mod pspnet;
 pub mod registry;
 pub mod resnet;

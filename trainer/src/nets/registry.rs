@@ -4,8 +4,8 @@ use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Trunk, deeplabv3, deeplabv3_light, efficientnet_lite, fcn, mobilenet_v2, pspnet, resnet, segnet,
-    segnet_separable, unet, unet_light,
+    Trunk, deeplabv3, deeplabv3_light, efficientnet_lite, fcn, mobilenet_v2, panoptic_deeplab_light, pspnet,
+    resnet, segnet, segnet_separable, unet, unet_light,
 };
 use crate::graph::Graph;
 
@@ -91,6 +91,7 @@ pub struct Sizes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Light {
     DeepLabV3,
+    PanopticDeepLab,
     SegNet,
     UNet,
 }
@@ -163,10 +164,11 @@ const LONG: &str = "Long et al. 2015, arXiv:1411.4038";
 const RONNEBERGER: &str = "Ronneberger et al. 2015, arXiv:1505.04597";
 const BADRINARAYANAN: &str = "Badrinarayanan et al. 2017, arXiv:1511.00561";
 const CHEN: &str = "Chen et al. 2017, arXiv:1706.05587";
+const CHENG: &str = "Cheng et al. 2020, arXiv:1911.10194";
 const ZHAO: &str = "Zhao et al. 2017, arXiv:1612.01105";
 
 /// Every network there is.
-pub static ARCHITECTURES: [Architecture; 14] = [
+pub static ARCHITECTURES: [Architecture; 15] = [
     paper(
         "fcn-32s",
         LONG,
@@ -254,6 +256,13 @@ pub static ARCHITECTURES: [Architecture; 14] = [
         Light::DeepLabV3,
         &[96],
     ),
+    light(
+        "panoptic-deeplab-light",
+        CHENG,
+        TrunkKind::EfficientnetLite0,
+        Light::PanopticDeepLab,
+        &[96],
+    ),
     paper("pspnet", ZHAO, Some(TrunkKind::Resnet18), 8, 48, pspnet::pspnet),
 ];
 
@@ -323,10 +332,11 @@ impl Architecture {
             pyramid > 0 && channels.iter().all(|&count| count > 0),
             "network.pyramid is {pyramid} and network.decoder {channels:?}, expected 1 channel or more"
         );
-        if decoder != Light::DeepLabV3 {
+        let has_pyramid = matches!(decoder, Light::DeepLabV3 | Light::PanopticDeepLab);
+        if !has_pyramid {
             ensure!(
                 sizes.pyramid.is_none() && sizes.rates.is_none(),
-                "network.pyramid and network.rates are DeepLabv3's, {name} has none"
+                "network.pyramid and network.rates are DeepLab's, {name} has none"
             );
         }
         let kind = sizes.trunk.or(self.trunk).expect("a light network has a trunk");
@@ -342,10 +352,11 @@ impl Architecture {
             })
         };
         Ok(match decoder {
-            Light::DeepLabV3 => {
+            Light::DeepLabV3 | Light::PanopticDeepLab => {
+                let most = if decoder == Light::DeepLabV3 { 3 } else { 1 };
                 ensure!(
-                    (1..=3).contains(&channels.len()),
-                    "network.decoder has {} steps, expected 1 to 3: strides 8, 4, 2",
+                    (1..=most).contains(&channels.len()),
+                    "network.decoder has {} steps, expected 1 to {most}: strides 8, 4, 2",
                     channels.len()
                 );
                 let head = deeplabv3_light::Head {
@@ -359,7 +370,11 @@ impl Architecture {
                     "network.rates is {:?}, expected 1 or more",
                     head.rates
                 );
-                deeplabv3_light::deeplabv3_light(trunk, &head)
+                if decoder == Light::DeepLabV3 {
+                    deeplabv3_light::deeplabv3_light(trunk, &head)
+                } else {
+                    panoptic_deeplab_light::panoptic_deeplab_light(trunk, &head)
+                }
             }
             Light::SegNet => {
                 ensure!(
@@ -380,6 +395,15 @@ impl Architecture {
                 },
             ),
         })
+    }
+
+    /// Whether it tells objects apart.
+    #[must_use]
+    pub fn tells_objects(&self) -> bool {
+        let Form::Light { decoder, .. } = self.form else {
+            return false;
+        };
+        decoder == Light::PanopticDeepLab
     }
 
     /// Mean and divisor of the input, on 0..255 RGB; those of ImageNet where no trunk has its own.

@@ -36,7 +36,7 @@ pub fn pairs(graph: &Graph) -> Vec<(NodeId, NodeId)> {
         (conv.groups == 1 || conv.groups == conv.inputs).then_some(next)
     };
     (0..graph.nodes.len())
-        .filter(|&id| matches!(graph.nodes[id].op, Op::Conv(_)) && id != graph.output)
+        .filter(|&id| matches!(graph.nodes[id].op, Op::Conv(_)) && !graph.is_output(id))
         .filter_map(|id| Some((id, second(id)?)))
         .collect()
 }

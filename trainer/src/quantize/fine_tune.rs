@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use tch::{Device, Kind, Tensor};
 
 use super::{Calibration, Plan, folded};
-use crate::data::{self, Donors};
+use crate::data::{self, Donors, Part};
 use crate::forward::{Mode, forward_mapped};
 use crate::graph::{Graph, NodeId};
 use crate::optimizer::{Method, Optimizer, Schedule};
@@ -54,7 +54,7 @@ pub fn fine_tune(
     let progress = ProgressBar::new(task.steps);
     for step in 0..task.steps {
         let batch = data::batch(task.pictures, &order, &Donors::default(), task.recipe, step);
-        for (rgb, labels) in batch.parts(task.recipe, task.device) {
+        for Part { rgb, labels, .. } in batch.parts(task.recipe, task.device) {
             let input = validate::normalise(&rgb, task.recipe.normalisation());
             let logits = quantized_forward(&graph, &weights, &plan, calibration, &input);
             let size = labels.size();
@@ -87,7 +87,8 @@ pub fn quantized_forward(
     let params = plan.params(calibration);
     let rounded = weights.mapped(|name, weight| {
         let is_conv = graph.convs().any(|(node, _)| {
-            name == format!("{}.weight", node.name) && node.name != graph.nodes[graph.output].name
+            name == format!("{}.weight", node.name)
+                && !graph.outputs().any(|id| graph.nodes[id].name == node.name)
         });
         if is_conv {
             round_weight(weight, calibration.weight_bits.largest())
@@ -97,7 +98,7 @@ pub fn quantized_forward(
     });
     let round = |id: NodeId, value: Tensor| {
         // What an activation absorbs is stored once, after it; the output stays as it is.
-        if id == graph.output || plan.absorbs(graph, id) {
+        if graph.is_output(id) || plan.absorbs(graph, id) {
             return value;
         }
         let params = params[id];

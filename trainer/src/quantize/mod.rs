@@ -30,7 +30,7 @@ pub fn folded(graph: &Graph, convs: &BTreeMap<String, FoldedConv>) -> Result<(Gr
     let mut graph = graph.clone();
     for node in &mut graph.nodes {
         match &mut node.op {
-            Op::Conv(conv) => (conv.bias, conv.batch_norm) = (true, None),
+            Op::Conv(conv) => (conv.bias, conv.batch_norm, conv.scale) = (true, None, 1.0),
             Op::ConvTranspose(conv) => conv.bias = true,
             _ => {}
         }

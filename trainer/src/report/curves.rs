@@ -38,7 +38,7 @@ fn draw(log: &Log, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
         .draw()?;
     chart
         .configure_secondary_axes()
-        .y_desc("validation mean IoU, %")
+        .y_desc(format!("validation {}, %", log.metric.name()))
         .axis_desc_style(colored(&score_color))
         .draw()?;
     chart.draw_series(LineSeries::new(log.losses.iter().copied(), &loss_color))?;

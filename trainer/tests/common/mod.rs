@@ -123,8 +123,8 @@ pub fn logits_of(backend: &dyn Backend, model: &Model, input: &Tensor) -> Tensor
     let mut outputs = Outputs::default();
     segmenter.run(&TensorData::F32(values), &mut outputs).unwrap();
     // As they are: a made network may give the same value to every class.
-    let [logits] = outputs.tensors() else {
-        panic!("the networks have one output")
+    let [logits, ..] = outputs.tensors() else {
+        panic!("the networks have an output")
     };
     let Values::F32(values) = &logits.values else {
         panic!("the networks give logits")

@@ -80,6 +80,22 @@ impl ObjectScores {
         }
     }
 
+    /// Adds the pictures of other scores.
+    ///
+    /// # Panics
+    /// If they are of another number of classes.
+    pub fn merge(&mut self, other: &Self) {
+        assert_eq!(self.classes.len(), other.classes.len(), "classes");
+        for (own, other) in self.classes.iter_mut().zip(&other.classes) {
+            own.objects += other.objects;
+            own.found.extend_from_slice(&other.found);
+            own.shared += other.shared;
+            own.matches += other.matches;
+            own.too_many += other.too_many;
+            own.missed += other.missed;
+        }
+    }
+
     /// Average precision of a class at a limit, 0 to 1; `None` without true objects.
     pub fn precision_at(&self, class: usize, limit: usize) -> Option<f64> {
         self.classes.get(class)?.average(limit)
@@ -376,6 +392,22 @@ mod tests {
         assert_eq!(scores.objects(0), 1);
         assert_eq!(scores.precision(0), Some(1.0));
         assert_eq!(scores.panoptic(0).unwrap().quality, 1.0);
+    }
+
+    #[test]
+    fn scores_of_two_pictures_are_those_of_each_together() {
+        let (mut both, mut first, mut second) = (ObjectScores::new(1), ObjectScores::new(1), ObjectScores::new(1));
+        let pictures = [
+            ([truth(0, square(2, 2, 8))], [found(0, 0.6, square(3, 2, 8))]),
+            ([truth(0, square(20, 2, 8))], [found(0, 0.9, square(2, 2, 8))]),
+        ];
+        for ((truth, found), one) in pictures.iter().zip([&mut first, &mut second]) {
+            both.add(truth, None, found);
+            one.add(truth, None, found);
+        }
+        first.merge(&second);
+        assert_eq!(first, both);
+        assert_eq!(both.objects(0), 2);
     }
 
     #[test]
