@@ -37,7 +37,10 @@ fn run(folder: &Path, recordings: usize) -> f64 {
         .map(|n| {
             let path = folder.path().join(format!("{n}.mkv"));
             let spec = parse_output(path.to_str().expect("a path of text")).expect("an output");
-            let opener = spec.opener(&StreamOptions::default()).expect("an opener");
+            let opener = spec
+                .opener(&StreamOptions::default())
+                .expect("an opener")
+                .expect("an output for pictures");
             let Output::Units(reader, mut file) = opener.open(&video).expect("a file") else {
                 panic!("a recording reads units");
             };

@@ -188,7 +188,8 @@ fn push_to(address: &str, server: impl Fn(&Count) -> Box<dyn Server>) {
     let opener = parse_output(address)
         .unwrap()
         .opener(&StreamOptions::default())
-        .unwrap();
+        .unwrap()
+        .expect("an output for pictures");
     let faults = Faults {
         beside: vec![opener],
         ..Faults::default()
@@ -267,7 +268,10 @@ fn what_a_server_can_not_take_is_refused_before_anything_is_opened() {
         "{said}"
     );
     // A conversion has no server: it is as fast as it can be.
-    let opener = rtmp.opener(&StreamOptions::default()).unwrap();
+    let opener = rtmp
+        .opener(&StreamOptions::default())
+        .unwrap()
+        .expect("an output for pictures");
     let why = opener
         .open(&Video::new(format(), Some(30.0), false))
         .err()

@@ -106,7 +106,8 @@ fn scenes(masks: MaskPolicy, hides: bool) -> Vec<Arc<Scene>> {
             parse_output("null://")
                 .unwrap()
                 .opener(&StreamOptions::default())
-                .unwrap(),
+                .unwrap()
+                .expect("an output for pictures"),
         ],
         engine: made::engine(&model, &metrics, two_and_a_half),
         control,

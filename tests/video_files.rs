@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -42,7 +43,8 @@ fn an_output_that_is_opened_again_keeps_what_it_had() {
         let opener = parse_output(name)
             .unwrap()
             .opener(&StreamOptions::default())
-            .unwrap();
+            .unwrap()
+            .expect("an output for pictures");
         for _ in 0..3 {
             let video = Video::new(format(160, 120), Some(30.0), true);
             record_with(opener.as_ref(), &video, 3, |number| number * FRAME_TIME_NS);
@@ -71,7 +73,9 @@ fn what_an_earlier_run_left_is_never_replaced() {
     }
     let opener = |output: &str| {
         let spec = parse_output(output).unwrap();
-        spec.opener(&StreamOptions::default()).unwrap()
+        spec.opener(&StreamOptions::default())
+            .unwrap()
+            .expect("an output for pictures")
     };
     // Pictures have numbers, which would mix: who converts a file can name another folder.
     let conversion = Video::new(format(160, 120), Some(30.0), false);
@@ -320,6 +324,7 @@ fn recorder_child() {
     let output = spec
         .opener(&StreamOptions::default())
         .unwrap()
+        .expect("an output for pictures")
         .open(&video)
         .unwrap();
     let Output::Units(reader, file) = output else {

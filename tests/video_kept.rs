@@ -53,7 +53,7 @@ fn start(opener: &dyn OutputOpener, video: &Video) -> JoinHandle<segd::Result<()
 
 fn recording(folder: &Path, options: &StreamOptions) -> Box<dyn OutputOpener> {
     let spec = parse_output(&format!("record:{}", folder.display())).unwrap();
-    spec.opener(options).unwrap()
+    spec.opener(options).unwrap().expect("an output for pictures")
 }
 
 /// A frame that is taken when its number says.

@@ -142,6 +142,7 @@ pub fn open_error(output: &str, format: FrameFormat, options: &StreamOptions) ->
         .unwrap()
         .opener(options)
         .unwrap()
+        .expect("an output for pictures")
         .open(&Video::new(format, Some(30.0), true))
     {
         Ok(opened) => panic!("{output} opened: {}", opened.describe()),
@@ -196,7 +197,8 @@ pub fn record(
     let opener = parse_output(path.to_str().unwrap())
         .unwrap()
         .opener(options)
-        .unwrap();
+        .unwrap()
+        .expect("an output for pictures");
     let video = Video::new(format, Some(30.0), false);
     record_with(opener.as_ref(), &video, count, pts_ns);
 }
@@ -248,7 +250,8 @@ pub fn start_recording(
     let opener = parse_output(path.to_str().unwrap())
         .unwrap()
         .opener(options)
-        .unwrap();
+        .unwrap()
+        .expect("an output for pictures");
     match opener.open(video).unwrap() {
         Output::Units(reader, file) => std::thread::spawn(move || write(reader, file)),
         other => panic!("{} reads no units", other.describe()),

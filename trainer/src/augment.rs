@@ -137,7 +137,11 @@ impl Map {
         // Picture pixels per crop pixel.
         let step = [1.0 / (scale * aspect), aspect / scale];
         let side = [augment.crop.width as f32, augment.crop.height as f32];
-        let shown = if augment.whole { any_object(picture, rng) } else { None };
+        let shown = if augment.whole {
+            any_object(picture, rng)
+        } else {
+            None
+        };
         let mut centre = [0.0; 2];
         for axis in 0..2 {
             let slack = size[axis] - side[axis] * step[axis];
@@ -511,7 +515,10 @@ mod tests {
             bounds,
             difficult: false,
         };
-        let list = vec![object(1, [2.0, 3.0, 20.0, 15.0]), object(2, [60.0, 40.0, 80.0, 58.0])];
+        let list = vec![
+            object(1, [2.0, 3.0, 20.0, 15.0]),
+            object(2, [60.0, 40.0, 80.0, 58.0]),
+        ];
         let picture = Picture {
             objects: Some(Objects {
                 numbers: vec![0; width * height],
@@ -529,7 +536,13 @@ mod tests {
                 ..augment(32, 24)
             };
             let mut out = (vec![0; 3 * 32 * 24], vec![0; 32 * 24]);
-            let map = crop(&picture, &augment, &mut Pcg64Mcg::seed_from_u64(seed), &mut out.0, &mut out.1);
+            let map = crop(
+                &picture,
+                &augment,
+                &mut Pcg64Mcg::seed_from_u64(seed),
+                &mut out.0,
+                &mut out.1,
+            );
             let is_whole = |object: &Object| {
                 let [left, top, right, bottom] = map.to_crop(object.bounds);
                 left > -0.01 && top > -0.01 && right < 32.01 && bottom < 24.01

@@ -35,7 +35,12 @@ pub fn contract(recipe: &Recipe, graph: &Graph) -> Contract {
                 let background = index == 0 && class.name == "background";
                 Class {
                     name: class.name.clone().into_owned(),
-                    color: recipe.about.colors.get(&*class.name).copied().unwrap_or(class.color),
+                    color: recipe
+                        .about
+                        .colors
+                        .get(&*class.name)
+                        .copied()
+                        .unwrap_or(class.color),
                     background,
                     thing: tells_objects && !background,
                 }

@@ -51,7 +51,9 @@ pub fn load_with(
             scope.spawn(|| {
                 while let Some(sample) = samples.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let picture = read(sample, classes).and_then(|(image, labels)| {
-                        let objects = source.map(|source| source.read(&sample.name, &labels)).transpose()?;
+                        let objects = source
+                            .map(|source| source.read(&sample.name, &labels))
+                            .transpose()?;
                         Ok(shrink(image, labels, objects, longest))
                     });
                     match picture {
@@ -159,11 +161,14 @@ impl Batch {
         rgb.zip(labels).enumerate().map(move |(index, (rgb, labels))| {
             let rgb = Tensor::from_slice(rgb).reshape([size as i64, crop[0], crop[1], 3]);
             let labels = Tensor::from_slice(labels).reshape([size as i64, grid[0], grid[1]]);
-            let targets = self.targets.get(index * count..(index + 1) * count).map(|values| {
-                let [rows, columns] = sides(cells);
-                let shape = [size as i64, targets::PLANES as i64, rows, columns];
-                Tensor::from_slice(values).reshape(shape).to_device(device)
-            });
+            let targets = self
+                .targets
+                .get(index * count..(index + 1) * count)
+                .map(|values| {
+                    let [rows, columns] = sides(cells);
+                    let shape = [size as i64, targets::PLANES as i64, rows, columns];
+                    Tensor::from_slice(values).reshape(shape).to_device(device)
+                });
             Part {
                 rgb: rgb.to_device(device),
                 labels: labels.to_device(device),

@@ -103,7 +103,12 @@ fn run(
     }
     wanted
         .iter()
-        .map(|&id| values[id].as_ref().expect("what is wanted is kept").to_kind(Kind::Float))
+        .map(|&id| {
+            values[id]
+                .as_ref()
+                .expect("what is wanted is kept")
+                .to_kind(Kind::Float)
+        })
         .collect()
 }
 

@@ -286,7 +286,10 @@ impl Graph {
     /// The node of the output called `name`, of those beside the logits.
     #[must_use]
     pub fn other(&self, name: &str) -> Option<NodeId> {
-        self.others.iter().find(|output| output.name == name).map(|output| output.node)
+        self.others
+            .iter()
+            .find(|output| output.name == name)
+            .map(|output| output.node)
     }
 
     /// For every node, whether one of `wanted` is made of it, directly or through others.

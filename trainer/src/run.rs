@@ -238,7 +238,10 @@ impl Log {
             let number = number + 1;
             let fields: Vec<&str> = line.split(',').collect();
             let &[step, seconds, loss, score] = fields.as_slice() else {
-                bail!("line {number}: {} fields, expected {LOG_HEADER} and a score", fields.len());
+                bail!(
+                    "line {number}: {} fields, expected {LOG_HEADER} and a score",
+                    fields.len()
+                );
             };
             let value = |text: &str| {
                 text.parse::<f64>()
@@ -265,7 +268,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::create(&dir.path().join("run")).unwrap();
         writeln!(folder.open_log(0, Metric::MaskAp50).unwrap(), "20,1.5,2.0,").unwrap();
-        writeln!(folder.open_log(20, Metric::MaskAp50).unwrap(), "40,3.0,1.0,0.25\n60,4.5,0.5,").unwrap();
+        writeln!(
+            folder.open_log(20, Metric::MaskAp50).unwrap(),
+            "40,3.0,1.0,0.25\n60,4.5,0.5,"
+        )
+        .unwrap();
         writeln!(folder.open_log(40, Metric::MaskAp50).unwrap(), "60,4.7,0.6,0.5").unwrap();
         let log = folder.read_log().unwrap();
         assert_eq!(log.losses, [(20.0, 2.0), (40.0, 1.0), (60.0, 0.6)]);

@@ -134,7 +134,14 @@ impl Run {
             // Early on, the mean over all batches so far.
             let batches = self.step * parts as u64 + part as u64 + 1;
             let momentum = BATCH_NORM_MOMENTUM.max(1.0 / batches as f64);
-            let value = self.loss_of(loss, &input, &labels, targets.as_ref(), Mode::Train { momentum }, kind);
+            let value = self.loss_of(
+                loss,
+                &input,
+                &labels,
+                targets.as_ref(),
+                Mode::Train { momentum },
+                kind,
+            );
             let value = value / parts as f64;
             value.backward();
             sum += value.double_value(&[]);
@@ -291,7 +298,9 @@ impl Validation {
         match self {
             Self::Classes(samples) => {
                 let matrix = validate::score(&run.graph, &run.ema, recipe, samples, |_, _, _, _| {})?;
-                let iou = matrix.mean_iou().context("the validation pictures hold no label")?;
+                let iou = matrix
+                    .mean_iou()
+                    .context("the validation pictures hold no label")?;
                 let mut values = vec![(name, iou)];
                 let accuracy = matrix.pixel_accuracy();
                 values.extend(accuracy.map(|value| ("score/pixel accuracy".to_owned(), value)));
@@ -302,9 +311,15 @@ impl Validation {
             }
             Self::Objects(data) => {
                 let scores = validate::score_objects(&run.graph, &run.ema, recipe, data)?;
-                let half = scores.mean_precision(Some(0)).context("the validation pictures hold no object")?;
+                let half = scores
+                    .mean_precision(Some(0))
+                    .context("the validation pictures hold no object")?;
                 let mut values = vec![(name, half)];
-                values.extend(scores.mean_precision(None).map(|value| ("score/mask AP".to_owned(), value)));
+                values.extend(
+                    scores
+                        .mean_precision(None)
+                        .map(|value| ("score/mask AP".to_owned(), value)),
+                );
                 let panoptic = scores.mean_panoptic().map(|panoptic| panoptic.quality);
                 values.extend(panoptic.map(|value| ("score/panoptic quality".to_owned(), value)));
                 for (index, class) in data.classes.iter().enumerate() {

@@ -190,7 +190,13 @@ impl Weights {
             .collect();
         let branch = branch.filter(|branch| !found.keys().any(|name| name.starts_with(branch)));
         let is_new = |name: &String| branch.is_some_and(|branch| name.starts_with(branch));
-        for name in self.map.keys().filter(|name| !is_new(name)).cloned().collect::<Vec<_>>() {
+        for name in self
+            .map
+            .keys()
+            .filter(|name| !is_new(name))
+            .cloned()
+            .collect::<Vec<_>>()
+        {
             let value = found
                 .remove(&name)
                 .with_context(|| format!("{}: holds no {prefix}{name}", path.display()))?;

@@ -81,7 +81,8 @@ fn learn(name: &str, graph: &Graph, weights: &Weights, pictures: &Tensor, labels
         let train = Mode::Train { momentum };
         let outputs = forward_wanted(graph, weights, pictures, train, Kind::Float, &outputs);
         let (logits, others) = outputs.split_first().unwrap();
-        let classes = at_full_size(logits).cross_entropy_loss::<Tensor>(labels, None, Reduction::Mean, -100, 0.0);
+        let classes =
+            at_full_size(logits).cross_entropy_loss::<Tensor>(labels, None, Reduction::Mean, -100, 0.0);
         // What other outputs learn is tested with objects; here it is that they do.
         let others = others.iter().map(|other| (other - 1.0).square().mean(None));
         others.fold(classes, |sum, other| sum + other * 1e-3).backward();

@@ -77,7 +77,9 @@ fn write_objects(root: &Path, count: u32) {
             let image = GrayImage::from_fn(WIDTH, HEIGHT, |x, y| Luma([at(x, y).map_or(0, value)]));
             image.save(root.join(format!("{folder}/{name}.png"))).unwrap();
         };
-        RgbImage::from_fn(WIDTH, HEIGHT, color).save(root.join(format!("JPEGImages/{name}.jpg"))).unwrap();
+        RgbImage::from_fn(WIDTH, HEIGHT, color)
+            .save(root.join(format!("JPEGImages/{name}.jpg")))
+            .unwrap();
         save("SegmentationClass", &|number| list[number][4] as u8);
         save("SegmentationObject", &|number| number as u8 + 1);
     }
@@ -117,7 +119,10 @@ fn made(count: u32) -> Made {
     tch::set_num_threads(1);
     let folder = tempfile::tempdir().unwrap();
     write_objects(folder.path(), count);
-    let samples = Dataset::open(Format::Voc, folder.path()).unwrap().split("train").unwrap();
+    let samples = Dataset::open(Format::Voc, folder.path())
+        .unwrap()
+        .split("train")
+        .unwrap();
     let (source, boxes) = Source::of_voc(folder.path()).unwrap();
     assert_eq!(boxes, None);
     let bar = ProgressBar::hidden();
@@ -125,7 +130,11 @@ fn made(count: u32) -> Made {
     let mut truth = ObjectDataset::open(ObjectFormat::Voc, folder.path(), "val").unwrap();
     // The network knows two of VOC's classes.
     truth.classes.truncate(2);
-    Made { folder, pictures, truth }
+    Made {
+        folder,
+        pictures,
+        truth,
+    }
 }
 
 #[test]
@@ -138,7 +147,16 @@ fn objects_that_touch_are_learnt_and_found_in_every_backend() {
     let order: Vec<u32> = (0..made.pictures.len() as u32).collect();
     let validation = Validation::Objects(made.truth.clone());
     let stop = AtomicBool::new(false);
-    train(&mut run, &recipe, &made.pictures, &order, &validation, &out, &stop).unwrap();
+    train(
+        &mut run,
+        &recipe,
+        &made.pictures,
+        &order,
+        &validation,
+        &out,
+        &stop,
+    )
+    .unwrap();
     let log = fs::read_to_string(out.log()).unwrap();
     assert!(log.starts_with("step,seconds,loss,mask_ap50\n"), "{log}");
     assert!(run.best > 0.9, "mask AP50 {}: {log}", run.best);
@@ -157,7 +175,8 @@ fn objects_that_touch_are_learnt_and_found_in_every_backend() {
     let mut contract = model::write_folder(&folder, &recipe, &graph, &run.ema, &files, None).unwrap();
     contract.classes.truncate(3);
     model::write(&folder, model::CONTRACT, contract.to_toml().unwrap().as_bytes()).unwrap();
-    let contract = Contract::parse(&fs::read_to_string(folder.join(model::CONTRACT)).unwrap(), "made").unwrap();
+    let contract =
+        Contract::parse(&fs::read_to_string(folder.join(model::CONTRACT)).unwrap(), "made").unwrap();
     assert_eq!((contract.format, contract.output.kind), (2, OutputKind::Centers));
     assert!(!contract.classes[0].thing && contract.classes[1].thing);
 
@@ -172,21 +191,38 @@ fn objects_that_touch_are_learnt_and_found_in_every_backend() {
     }
     for (name, precision) in cases {
         let model = Arc::new(Model::open(&folder).unwrap());
-        let mut engine = Engine::new(model, score::backend(name, precision).unwrap(), None, Arc::new(Untimed));
+        let mut engine = Engine::new(
+            model,
+            score::backend(name, precision).unwrap(),
+            None,
+            Arc::new(Untimed),
+        );
         let (mut same, mut pixels) = (0, 0);
         for image in &images {
             let expected = validate::see(&graph, &run.ema, &recipe, image).unwrap();
             let (mut map, mut segments) = (Mask::zeros(0, 0), Vec::new());
-            engine.segment_objects(&image_ref(image).unwrap(), &mut map, &mut segments).unwrap();
+            engine
+                .segment_objects(&image_ref(image).unwrap(), &mut map, &mut segments)
+                .unwrap();
             let boxes = |map: &Mask, count: usize| -> Vec<[u64; 4]> {
-                (3..count as u8).map(|number| Rle::of(map, number).bbox()).collect()
+                (3..count as u8)
+                    .map(|number| Rle::of(map, number).bbox())
+                    .collect()
             };
-            let (found, wanted) = (boxes(&map, segments.len()), boxes(&expected.map, expected.segments.len()));
+            let (found, wanted) = (
+                boxes(&map, segments.len()),
+                boxes(&expected.map, expected.segments.len()),
+            );
             assert_eq!(wanted.len(), 3, "{name} {precision:?}");
             if precision == Precision::Fp32 {
                 // Boxes are whole pixels: within half a pixel they are equal. The order is that of the scores.
                 assert_eq!(found, wanted, "{name}");
-                same += map.labels.iter().zip(&expected.map.labels).filter(|(a, b)| a == b).count();
+                same += map
+                    .labels
+                    .iter()
+                    .zip(&expected.map.labels)
+                    .filter(|(a, b)| a == b)
+                    .count();
             } else {
                 assert_eq!(found.len(), 3, "{name} int8");
                 // Rounding may change the order of objects that are equally sure.
@@ -203,7 +239,10 @@ fn objects_that_touch_are_learnt_and_found_in_every_backend() {
             same as f64 / pixels as f64,
             if precision == Precision::Fp32 { 0.995 } else { 0.97 },
         );
-        assert!(agreement >= least, "{name} {precision:?}: {agreement} of the pixels agree");
+        assert!(
+            agreement >= least,
+            "{name} {precision:?}: {agreement} of the pixels agree"
+        );
     }
 }
 

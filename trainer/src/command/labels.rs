@@ -50,7 +50,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut objects = vec![0_u64; 256];
     for (index, sample) in samples.iter().enumerate() {
         let (image, labels) = data::read(sample, dataset.classes.len())?;
-        let of = source.as_ref().map(|source| source.read(&sample.name, &labels)).transpose()?;
+        let of = source
+            .as_ref()
+            .map(|source| source.read(&sample.name, &labels))
+            .transpose()?;
         for &label in &labels.data {
             pixels[usize::from(label)] += 1;
         }
@@ -66,7 +69,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             shown.push([small(&classes), small(&second)]);
         }
     }
-    print(&dataset.classes, &pixels, source.is_some().then_some(&objects), samples.len());
+    print(
+        &dataset.classes,
+        &pixels,
+        source.is_some().then_some(&objects),
+        samples.len(),
+    );
     save(&arguments.out, &shown)?;
     println!("{}: {} pictures", arguments.out.display(), shown.len());
     Ok(())
@@ -92,7 +100,12 @@ fn samples(dataset: &Dataset, split: &str) -> Result<(Vec<Sample>, Option<Source
 fn print(classes: &[DatasetClass], pixels: &[u64], objects: Option<&Vec<u64>>, pictures: usize) {
     let all: u64 = pixels.iter().sum();
     let share = |count: u64| 100.0 * count as f64 / all.max(1) as f64;
-    println!("{:<16} {:>9}{}", "class", "pixels %", if objects.is_some() { "  objects" } else { "" });
+    println!(
+        "{:<16} {:>9}{}",
+        "class",
+        "pixels %",
+        if objects.is_some() { "  objects" } else { "" }
+    );
     let names = classes.iter().map(|class| &*class.name).zip(0..);
     for (name, label) in names.chain([("no label", usize::from(dataset::IGNORE))]) {
         let counted = objects.filter(|_| label > 0 && label < classes.len());
@@ -170,7 +183,8 @@ fn save(path: &Path, shown: &[[RgbImage; 2]]) -> Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     }
-    out.save(path).with_context(|| format!("writing {}", path.display()))
+    out.save(path)
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 #[cfg(test)]
@@ -202,7 +216,10 @@ mod tests {
         assert_eq!(found.get_pixel(5, 4).0, color(1));
         assert_eq!(found.get_pixel(2, 2).0, [0; 3]);
         // The frame is dashed.
-        assert_eq!((found.get_pixel(0, 0).0, found.get_pixel(4, 0).0), (color(2), [0; 3]));
+        assert_eq!(
+            (found.get_pixel(0, 0).0, found.get_pixel(4, 0).0),
+            (color(2), [0; 3])
+        );
         let different: Vec<[u8; 3]> = (1..20).map(color).collect();
         assert!(different.windows(2).all(|pair| pair[0] != pair[1]));
     }

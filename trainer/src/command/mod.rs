@@ -135,7 +135,11 @@ impl Checkpoint {
             return Ok(None);
         }
         let location = self.location(recipe)?;
-        Ok(Some(ObjectDataset::open(ObjectFormat::Voc, &location.root, split)?))
+        Ok(Some(ObjectDataset::open(
+            ObjectFormat::Voc,
+            &location.root,
+            split,
+        )?))
     }
 
     fn location(&self, recipe: &Recipe) -> Result<Location> {

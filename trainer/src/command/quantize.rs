@@ -134,7 +134,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let half = |precision| {
         let of = objects.iter().find(|(of, _)| *of == precision);
-        of.and_then(|(_, scored)| scored.whole().mean_precision(Some(0))).map(|value| 100.0 * value)
+        of.and_then(|(_, scored)| scored.whole().mean_precision(Some(0)))
+            .map(|value| 100.0 * value)
     };
     let (fp32_half, int8_half) = (half(Precision::Fp32), half(Precision::Int8));
     let lost_half = fp32_half.zip(int8_half).map(|(fp32, int8)| fp32 - int8);

@@ -15,11 +15,11 @@ use vision::dataset::{self, Dataset, Format, Location};
 use super::{DeviceName, device};
 use crate::augment::Size;
 use crate::data::{Batch, Donors};
+use crate::nets::panoptic_deeplab_light::PREFIX;
+use crate::objects::Source;
 use crate::recipe::{self, Recipe};
 use crate::run::{Folder, Origin};
 use crate::train::{End, Run, Validation, train};
-use crate::nets::panoptic_deeplab_light::PREFIX;
-use crate::objects::Source;
 use crate::weights::Weights;
 use crate::{data, import};
 
@@ -106,7 +106,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     let mut pseudo = match origin.format {
         // Machine-made labels teach no objects where nobody told these apart.
-        Format::Voc if origin.data.join("pseudo").is_dir() && objects.is_some() == pseudo_objects.is_some() => {
+        Format::Voc
+            if origin.data.join("pseudo").is_dir() && objects.is_some() == pseudo_objects.is_some() =>
+        {
             dataset::pseudo(&origin.data.join("unlabelled"), &origin.data.join("pseudo"))?
         }
         _ => vec![],
@@ -187,7 +189,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             validation.metric().name(),
             100.0 * run.best
         ),
-        End::Done => eprintln!("done; best {} {:.2}", validation.metric().name(), 100.0 * run.best),
+        End::Done => eprintln!(
+            "done; best {} {:.2}",
+            validation.metric().name(),
+            100.0 * run.best
+        ),
     }
     Ok(())
 }

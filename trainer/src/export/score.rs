@@ -147,7 +147,11 @@ pub fn objects(folder: &Path, backend: Arc<dyn Backend>, data: &ObjectDataset) -
             .segment_objects(&image_ref(&image)?, &mut map, &mut segments)
             .with_context(|| sample.image.display().to_string())?;
         let mut scores = ObjectScores::new(classes);
-        scores.add(&truth.objects, truth.void.as_ref(), &found_objects(&map, &segments));
+        scores.add(
+            &truth.objects,
+            truth.void.as_ref(),
+            &found_objects(&map, &segments),
+        );
         pictures.push(scores);
     }
     Ok(ScoredObjects { classes, pictures })

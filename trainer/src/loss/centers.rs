@@ -29,11 +29,16 @@ impl Centers<'_> {
                 let doubt: Tensor = 1.0 - &probability;
                 let found = doubt.square() * self.heat.log_sigmoid() * &is_center;
                 let far: Tensor = 1.0 - &heat;
-                let elsewhere = far.square().square() * probability.square() * (-self.heat).log_sigmoid() * (1.0 - &is_center);
+                let elsewhere = far.square().square()
+                    * probability.square()
+                    * (-self.heat).log_sigmoid()
+                    * (1.0 - &is_center);
                 let sum: Tensor = (found + elsewhere) * heat_weights;
                 -sum.sum(None) / is_center.sum(None).clamp_min(1.0)
             }
-            Term::CenterHeatMse { .. } => weighted_mean(&(self.heat.sigmoid() - heat).square(), &heat_weights),
+            Term::CenterHeatMse { .. } => {
+                weighted_mean(&(self.heat.sigmoid() - heat).square(), &heat_weights)
+            }
             Term::CenterOffsets { .. } => {
                 let away = (self.offsets - plane(1, 2)).abs();
                 weighted_mean(&away.sum_dim_intlist([1i64].as_slice(), true, None), &weights)

@@ -96,7 +96,13 @@ pub fn deeplabv3_light(trunk: Trunk, head: &Head) -> Graph {
 }
 
 /// Doubles the resolution and adds features of that stride.
-pub(super) fn decoder_step(graph: &mut Graph, name: &str, x: Features, skip: Features, outputs: i64) -> usize {
+pub(super) fn decoder_step(
+    graph: &mut Graph,
+    name: &str,
+    x: Features,
+    skip: Features,
+    outputs: i64,
+) -> usize {
     let part = Part::Head;
     let name = |layer: &str| format!("{name}.{layer}");
     let up = Conv::pointwise(x.1, 4 * outputs, BATCH_NORM_EPS);

@@ -32,7 +32,11 @@ const OFFSET_SCALE: f64 = 64.0;
 /// The decoder of the classes has more than one step.
 #[must_use]
 pub fn panoptic_deeplab_light(trunk: Trunk, head: &Head) -> Graph {
-    assert_eq!(head.decoder.len(), 1, "the decoder of the classes ends at stride 8");
+    assert_eq!(
+        head.decoder.len(),
+        1,
+        "the decoder of the classes ends at stride 8"
+    );
     let (stride4, deep) = (trunk.stride4, trunk.stride16);
     let mut graph = deeplabv3_light(trunk, head);
     let logits = graph.output;
@@ -63,7 +67,11 @@ pub fn panoptic_deeplab_light(trunk: Trunk, head: &Head) -> Graph {
     let project = Conv::pointwise(4 * PYRAMID, PYRAMID, BATCH_NORM_EPS);
     let x = conv_relu6(&mut graph, &name("aspp.project"), project, x);
     let mut x: Features = (x, PYRAMID);
-    for ((skip, outputs), step) in [classes, stride4].into_iter().zip(DECODER).zip(["decoder8", "decoder4"]) {
+    for ((skip, outputs), step) in [classes, stride4]
+        .into_iter()
+        .zip(DECODER)
+        .zip(["decoder8", "decoder4"])
+    {
         x = (decoder_step(&mut graph, &name(step), x, skip, outputs), outputs);
     }
     let mut output = |output: &'static str, last: Conv| {
@@ -73,7 +81,12 @@ pub fn panoptic_deeplab_light(trunk: Trunk, head: &Head) -> Graph {
             batch_norm: None,
             ..last
         };
-        let node = graph.push(Part::Head, name(&format!("{output}.last")), Op::Conv(conv), &[features]);
+        let node = graph.push(
+            Part::Head,
+            name(&format!("{output}.last")),
+            Op::Conv(conv),
+            &[features],
+        );
         Output { name: output, node }
     };
     let heat = output(
@@ -141,7 +154,11 @@ mod tests {
     fn frozen_classes_leave_the_branch_alone_to_train() {
         let graph = panoptic_deeplab_light(lite(LITE0), &head()).with_frozen_classes();
         for node in &graph.nodes {
-            let expected = if node.name.starts_with(PREFIX) { Part::Head } else { Part::Stem };
+            let expected = if node.name.starts_with(PREFIX) {
+                Part::Head
+            } else {
+                Part::Stem
+            };
             assert_eq!(node.part, expected, "{}", node.name);
         }
     }

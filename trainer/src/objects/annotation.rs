@@ -57,7 +57,10 @@ fn parse(text: &str, size: [usize; 2]) -> Result<Vec<Boxed>> {
 }
 
 fn boxed(object: Node, [width, height]: [usize; 2]) -> Result<Boxed> {
-    let name = child(object, "name").and_then(|node| node.text()).context("has no <name>")?.trim();
+    let name = child(object, "name")
+        .and_then(|node| node.text())
+        .context("has no <name>")?
+        .trim();
     let usual = usual_name(name);
     let class = VOC_CLASSES
         .iter()
@@ -75,9 +78,14 @@ fn boxed(object: Node, [width, height]: [usize; 2]) -> Result<Boxed> {
         bottom.min(height as f32),
     ];
     if bounds[0] >= bounds[2] || bounds[1] >= bounds[3] {
-        bail!("has the box {left} {top} {right} {bottom}, which holds nothing of a picture of {width}x{height}");
+        bail!(
+            "has the box {left} {top} {right} {bottom}, which holds nothing of a picture of {width}x{height}"
+        );
     }
-    let difficult = match child(object, "difficult").and_then(|node| node.text()).map(str::trim) {
+    let difficult = match child(object, "difficult")
+        .and_then(|node| node.text())
+        .map(str::trim)
+    {
         None | Some("0") => false,
         Some("1") => true,
         Some(other) => bail!("<difficult> is {other:?}, expected 0 or 1"),
@@ -94,8 +102,13 @@ fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'inp
 }
 
 fn number(node: Node, name: &str) -> Result<f32> {
-    let text = child(node, name).and_then(|node| node.text()).with_context(|| format!("has no <{name}>"))?;
-    let value: f32 = text.trim().parse().with_context(|| format!("<{name}> is {text:?}, expected a number"))?;
+    let text = child(node, name)
+        .and_then(|node| node.text())
+        .with_context(|| format!("has no <{name}>"))?;
+    let value: f32 = text
+        .trim()
+        .parse()
+        .with_context(|| format!("<{name}> is {text:?}, expected a number"))?;
     ensure!(value.is_finite(), "<{name}> is {text:?}, expected a number");
     Ok(value)
 }

@@ -113,7 +113,12 @@ fn by_hand(path: &Path, labels: &Labels) -> Result<Objects> {
         let (x, y) = (index % labels.width, index / labels.width);
         let (bounds, classes) =
             found[usize::from(number)].get_or_insert(([x, y, x, y], [0; VOC_CLASSES.len()]));
-        *bounds = [bounds[0].min(x), bounds[1].min(y), bounds[2].max(x), bounds[3].max(y)];
+        *bounds = [
+            bounds[0].min(x),
+            bounds[1].min(y),
+            bounds[2].max(x),
+            bounds[3].max(y),
+        ];
         if let Some(count) = classes.get_mut(usize::from(class)) {
             *count += 1;
         }
@@ -127,7 +132,8 @@ fn by_hand(path: &Path, labels: &Labels) -> Result<Objects> {
         let class = most.filter(|&class| classes[class] > 0);
         list.push(Object {
             number,
-            class: class.with_context(|| format!("{}: object {number} lies on no class", path.display()))? as u8,
+            class: class.with_context(|| format!("{}: object {number} lies on no class", path.display()))?
+                as u8,
             bounds: [left, top, right + 1, bottom + 1].map(|side| side as f32),
             difficult: false,
         });
@@ -151,7 +157,9 @@ mod tests {
 
     fn write(folder: &Path, numbers: impl Fn(u32, u32) -> u8, size: (u32, u32)) -> PathBuf {
         let path = folder.join("a.png");
-        GrayImage::from_fn(size.0, size.1, |x, y| Luma([numbers(x, y)])).save(&path).unwrap();
+        GrayImage::from_fn(size.0, size.1, |x, y| Luma([numbers(x, y)]))
+            .save(&path)
+            .unwrap();
         folder.to_owned()
     }
 
@@ -195,7 +203,12 @@ mod tests {
             objects: folder.path().join("none"),
         };
         assert!(message(&none).contains("none/a.png"));
-        assert!(Source::of_voc(folder.path()).unwrap_err().to_string().contains("SegmentationObject"));
+        assert!(
+            Source::of_voc(folder.path())
+                .unwrap_err()
+                .to_string()
+                .contains("SegmentationObject")
+        );
     }
 
     #[test]
@@ -223,6 +236,9 @@ mod tests {
         assert_eq!((read.numbers[6], read.numbers[7]), (0, 2));
         assert!(with(IGNORE).read("a", &labels()).is_ok());
         let message = with(3).read("a", &labels()).unwrap_err().to_string();
-        assert!(message.contains("holds object 3") && message.contains("a.xml has 2"), "{message}");
+        assert!(
+            message.contains("holds object 3") && message.contains("a.xml has 2"),
+            "{message}"
+        );
     }
 }

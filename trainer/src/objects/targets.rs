@@ -96,7 +96,11 @@ pub fn write(objects: &Objects, map: &Map, augment: &Augment, width: usize, heig
     let number = |index: usize| {
         let [x, y] = map.source(middle(index % cells.width), middle(index / cells.width));
         let inside = x >= 0.0 && y >= 0.0 && x < width as f32 && y < height as f32;
-        if inside { objects.numbers[y as usize * width + x as usize] } else { IGNORE }
+        if inside {
+            objects.numbers[y as usize * width + x as usize]
+        } else {
+            IGNORE
+        }
     };
     let numbers: Vec<u8> = (0..area).map(number).collect();
     for &number in &numbers {
@@ -166,7 +170,13 @@ mod tests {
     fn made(picture: &Picture, augment: &Augment, seed: u64) -> (Vec<u8>, Vec<f32>) {
         let mut rgb = vec![0; 3 * augment.crop.area()];
         let mut labels = vec![0; augment.labels_size().area()];
-        let map = crop(picture, augment, &mut Pcg64Mcg::seed_from_u64(seed), &mut rgb, &mut labels);
+        let map = crop(
+            picture,
+            augment,
+            &mut Pcg64Mcg::seed_from_u64(seed),
+            &mut rgb,
+            &mut labels,
+        );
         let mut out = vec![0.0; PLANES * size(augment).area()];
         let objects = picture.objects.as_ref().unwrap();
         write(objects, &map, augment, picture.width, picture.height, &mut out);
@@ -175,7 +185,11 @@ mod tests {
 
     #[test]
     fn heat_peaks_at_centres_and_offsets_lead_there() {
-        let (_, out) = made(&picture(&[([8, 8, 24, 40], false), ([40, 4, 60, 16], false)]), &augment(), 1);
+        let (_, out) = made(
+            &picture(&[([8, 8, 24, 40], false), ([40, 4, 60, 16], false)]),
+            &augment(),
+            1,
+        );
         let area = 16 * 12;
         let peaks: Vec<usize> = (0..area).filter(|&cell| out[cell] == 1.0).collect();
         // Centres (16, 24) and (50, 10).
@@ -192,7 +206,11 @@ mod tests {
 
     #[test]
     fn what_is_difficult_or_hardly_seen_is_left_out() {
-        let (_, out) = made(&picture(&[([8, 8, 24, 40], true), ([40, 4, 44, 16], false)]), &augment(), 1);
+        let (_, out) = made(
+            &picture(&[([8, 8, 24, 40], true), ([40, 4, 44, 16], false)]),
+            &augment(),
+            1,
+        );
         let area = 16 * 12;
         assert!(out[..area].iter().all(|&heat| heat == 0.0));
         assert!(out[4 * area..].iter().all(|&weight| weight == 0.0));

@@ -396,7 +396,8 @@ mod tests {
 
     #[test]
     fn scores_of_two_pictures_are_those_of_each_together() {
-        let (mut both, mut first, mut second) = (ObjectScores::new(1), ObjectScores::new(1), ObjectScores::new(1));
+        let (mut both, mut first, mut second) =
+            (ObjectScores::new(1), ObjectScores::new(1), ObjectScores::new(1));
         let pictures = [
             ([truth(0, square(2, 2, 8))], [found(0, 0.6, square(3, 2, 8))]),
             ([truth(0, square(20, 2, 8))], [found(0, 0.9, square(2, 2, 8))]),
