@@ -7,7 +7,7 @@ mod made;
 #[path = "common/faulty.rs"]
 mod faulty;
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::net::{TcpListener, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -15,11 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use faulty::*;
 use gstreamer as gst;
-use gstreamer::glib;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
-use gstreamer_rtsp_server as gst_rtsp_server;
-use gstreamer_rtsp_server::prelude::*;
 use segd::output::{StreamOptions, Video, parse_output};
 use segd::supervise::Ended;
 
@@ -119,60 +116,6 @@ fn rtmp_server(port: u16, count: &Count) -> Box<dyn Server> {
     Box::new(Process(child))
 }
 
-const CHILD_PORT: &str = "SEGD_TEST_CHILD_PORT";
-
-/// This program again, as a server that records ([`rtsp_server_child`]).
-fn rtsp_server(port: u16, count: &Count) -> Box<dyn Server> {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "rtsp_server_child", "--nocapture"])
-        .env(CHILD_PORT, port.to_string())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let count = count.clone();
-    std::thread::spawn(move || {
-        for line in lines.map_while(Result::ok) {
-            if let Some(pictures) = line.strip_prefix("pictures ") {
-                count.store(pictures.parse().unwrap(), Relaxed);
-            }
-        }
-    });
-    Box::new(Process(child))
-}
-
-/// The child of a test below: an RTSP server until it is killed.
-#[test]
-#[ignore = "started by other tests"]
-fn rtsp_server_child() {
-    let Ok(port) = std::env::var(CHILD_PORT) else {
-        return;
-    };
-    gst::init().unwrap();
-    let server = gst_rtsp_server::RTSPServer::new();
-    server.set_address("127.0.0.1");
-    server.set_service(&port);
-    let factory = gst_rtsp_server::RTSPMediaFactory::new();
-    factory.set_transport_mode(gst_rtsp_server::RTSPTransportMode::RECORD);
-    factory.set_launch(&format!(
-        "( rtph264depay name=depay0 ! h264parse ! openh264dec ! {COUNT} )"
-    ));
-    let count = Count::default();
-    let counted = count.clone();
-    factory.connect_media_configure(move |_, media| {
-        let element = media.element().downcast::<gst::Bin>().unwrap();
-        let sink = element.by_name("count").unwrap();
-        count_into(&sink.downcast().unwrap(), counted.clone());
-    });
-    server.mount_points().unwrap().add_factory("/live", factory);
-    let _source = server.attach(None).unwrap();
-    loop {
-        glib::MainContext::default().iteration(false);
-        println!("pictures {}", count.load(Relaxed));
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-}
-
 fn free_tcp() -> u16 {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     socket.local_addr().unwrap().port()
@@ -238,19 +181,6 @@ fn rtmp_servers_get_the_video_again_when_they_come_back() {
     push_to(&format!("rtmp://127.0.0.1:{port}/live/s3cret"), |count| {
         rtmp_server(port, count)
     });
-}
-
-#[test]
-fn rtsp_servers_get_the_video_again_when_they_come_back() {
-    if gst::init().is_ok() && gst::ElementFactory::find("rtspclientsink").is_none() {
-        eprintln!("skipped: rtspclientsink is not installed (gstreamer1.0-rtsp)");
-        return;
-    }
-    let port = free_tcp();
-    push_to(
-        &format!("rtsp+push://ann:s3cret@127.0.0.1:{port}/live"),
-        |count| rtsp_server(port, count),
-    );
 }
 
 #[test]

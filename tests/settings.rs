@@ -118,8 +118,6 @@ const KEYS: &[(&str, &[&str])] = &[
             "[\"v4l2:/dev/video4242\"]",
             "[\"rtmp://127.0.0.1/live/key\"]",
             "[\"srt://127.0.0.1\"]",
-            "[\"record:/nonexistent/folder\"]",
-            "[\"clips:/proc/segd\"]",
             "[\"rtsp://127.0.0.1:0/a\"]",
             "[\"rtsp://0.0.0.0:0/a\"]",
             "[\"rtsps://127.0.0.1:0/a\"]",

@@ -1,4 +1,4 @@
-//! Video to a server: RTMP, SRT, or RTSP with RECORD.
+//! Video to a server: RTMP or SRT.
 //!
 //! The output reads the encoder that others share. It is opened on a thread of its own, as that waits for the server, and
 //! opened again, with the pauses that all outputs have, when the server is gone.
@@ -52,7 +52,6 @@ fn needed(kind: PushKind) -> &'static [(&'static str, &'static str)] {
             ("mpegtsmux", "gstreamer1.0-plugins-bad"),
             ("srtsink", "gstreamer1.0-plugins-bad"),
         ],
-        PushKind::Rtsp => &[("rtspclientsink", "gstreamer1.0-rtsp")],
     }
 }
 
@@ -111,13 +110,6 @@ impl OutputOpener for PushOpener {
     }
 }
 
-/// What a pipeline reports.
-enum Report {
-    /// An RTSP server has answered.
-    Opened,
-    Failed(Error),
-}
-
 struct Push {
     address: PushAddress,
     encoder: Arc<Encoder>,
@@ -163,19 +155,9 @@ impl Push {
                 // As many packets as fit into a datagram.
                 chain[2].set_property("alignment", 7i32);
             }
-            PushKind::Rtsp => {
-                sink.set_property("location", address.url());
-                sink.set_property_from_str("protocols", "tcp");
-                if let Some((name, password)) = address.user() {
-                    sink.set_property("user-id", name);
-                    sink.set_property("user-pw", password);
-                }
-            }
         }
-        if address.kind() != PushKind::Rtsp {
-            sink.set_property("sync", false);
-            sink.set_property("async", false);
-        }
+        sink.set_property("sync", false);
+        sink.set_property("async", false);
         let pipeline = gst::Pipeline::new();
         pipeline
             .add_many(&chain)
@@ -212,16 +194,12 @@ impl Push {
                     let stats = sink.property::<gst::Structure>("stats");
                     stats.get::<u64>("in-bytes-total").is_ok_and(|bytes| bytes > 0)
                 }
-                // It says so.
-                PushKind::Rtsp => false,
             };
             if answered {
                 return Ok(());
             }
-            match self.report(Duration::from_millis(20)) {
-                Some(Report::Failed(why)) => return Err(why),
-                Some(Report::Opened) => return Ok(()),
-                None => {}
+            if let Some(why) = self.failure(Duration::from_millis(20)) {
+                return Err(why);
             }
         }
         Err(self.gone("no server answers"))
@@ -233,41 +211,18 @@ impl Push {
             .hint(format!("check the server at {host}, port {port}"))
     }
 
-    /// What the pipeline reports first within this time.
-    fn report(&self, within: Duration) -> Option<Report> {
-        let within = gst::ClockTime::from_nseconds(u64::try_from(within.as_nanos()).unwrap_or(u64::MAX));
-        // Others are dropped.
-        let kinds = [
-            gst::MessageType::Error,
-            gst::MessageType::Eos,
-            gst::MessageType::Progress,
-        ];
-        let message = self.bus.timed_pop_filtered(within, &kinds)?;
-        match message.view() {
-            gst::MessageView::Error(e) => {
-                let text = self.address.mask(&elements::message_text(e));
-                let why = self.gone("the connection failed").caused_by(text);
-                Some(Report::Failed(why))
-            }
-            gst::MessageView::Progress(progress) => {
-                let (kind, code, _) = progress.get();
-                (kind == gst::ProgressType::Complete && code == "open").then_some(Report::Opened)
-            }
-            _ => Some(Report::Failed(self.gone("the server has ended it"))),
-        }
-    }
-
     /// The error that the pipeline reports within this time, without secrets.
     fn failure(&self, within: Duration) -> Option<Error> {
-        let begun = Instant::now();
-        loop {
-            match self.report(within.saturating_sub(begun.elapsed())) {
-                Some(Report::Failed(why)) => return Some(why),
-                Some(Report::Opened) => {}
-                None if begun.elapsed() >= within => return None,
-                None => {}
+        let within = gst::ClockTime::from_nseconds(u64::try_from(within.as_nanos()).unwrap_or(u64::MAX));
+        let ends = [gst::MessageType::Error, gst::MessageType::Eos];
+        let message = self.bus.timed_pop_filtered(within, &ends)?;
+        Some(match message.view() {
+            gst::MessageView::Error(e) => {
+                let text = self.address.mask(&elements::message_text(e));
+                self.gone("the connection failed").caused_by(text)
             }
-        }
+            _ => self.gone("the server has ended it"),
+        })
     }
 
     /// Waits until there is room for another unit.

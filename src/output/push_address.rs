@@ -13,25 +13,22 @@ pub enum PushKind {
     Rtmp,
     /// SRT: an MPEG transport stream over UDP.
     Srt,
-    /// RTSP with ANNOUNCE and RECORD.
-    Rtsp,
 }
 
-/// A server's address. Shown without its secrets: the user and password of RTSP, the key of RTMP, all parameters of SRT.
+/// A server's address. Shown without its secrets: the key of RTMP, all parameters of SRT.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PushAddress {
     kind: PushKind,
-    /// As GStreamer is told it, without user and password.
+    /// As GStreamer is told it.
     url: String,
     host: String,
     port: u16,
-    user: Option<(String, String)>,
     shown: String,
     secrets: Vec<String>,
 }
 
 /// The schemes of addresses, and what each expects.
-const SCHEMES: [(&str, PushKind, &str, u16); 5] = [
+const SCHEMES: [(&str, PushKind, &str, u16); 3] = [
     ("rtmp", PushKind::Rtmp, "rtmp://HOST[:PORT]/APP/KEY", 1935),
     ("rtmps", PushKind::Rtmp, "rtmps://HOST[:PORT]/APP/KEY", 443),
     (
@@ -39,18 +36,6 @@ const SCHEMES: [(&str, PushKind, &str, u16); 5] = [
         PushKind::Srt,
         "srt://HOST:PORT[?streamid=ID&passphrase=TEXT&pbkeylen=N&latency=MS]",
         0,
-    ),
-    (
-        "rtsp+push",
-        PushKind::Rtsp,
-        "rtsp+push://[USER:PASSWORD@]HOST[:PORT]/PATH",
-        554,
-    ),
-    (
-        "rtsps+push",
-        PushKind::Rtsp,
-        "rtsps+push://[USER:PASSWORD@]HOST[:PORT]/PATH",
-        322,
     ),
 ];
 
@@ -76,14 +61,9 @@ impl PushAddress {
             Some((before, query)) => (before, Some(query)),
             None => (rest, None),
         };
-        // A password may hold anything but a blank.
         if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
             return Err("there is a blank in it".into());
         }
-        let (user, before_query) = match before_query.rsplit_once('@') {
-            Some((user, rest)) => (Some(user), rest),
-            None => (None, before_query),
-        };
         let (authority, path) = match before_query.find('/') {
             Some(at) => before_query.split_at(at),
             None => (before_query, ""),
@@ -113,14 +93,8 @@ impl PushAddress {
         };
         let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         let mut secrets = Vec::new();
-        let mut found_user = None;
-        if let Some(user) = user {
-            if kind != PushKind::Rtsp {
-                return Err("a user has no place in it".into());
-            }
-            let (name, password) = user.split_once(':').ok_or("the user has no password")?;
-            secrets.push(password.to_owned());
-            found_user = Some((decoded(name), decoded(password)));
+        if before_query.contains('@') {
+            return Err("a user has no place in it".into());
         }
         let names: Vec<&str> = path.split('/').skip(1).filter(|name| !name.is_empty()).collect();
         let base = format!("{scheme}://{authority}");
@@ -165,14 +139,6 @@ impl PushAddress {
                 }
                 base.clone()
             }
-            PushKind::Rtsp => {
-                if names.is_empty() {
-                    return Err("there is no path".into());
-                }
-                secrets.extend(query.map(str::to_owned));
-                let user = if found_user.is_some() { "***@" } else { "" };
-                format!("{scheme}://{user}{authority}{path}")
-            }
         };
         let decoded: Vec<String> = secrets.iter().map(|secret| decoded(secret)).collect();
         secrets.extend(decoded);
@@ -180,10 +146,9 @@ impl PushAddress {
         let query = query.map_or_else(String::new, |query| format!("?{query}"));
         Ok(Self {
             kind,
-            url: format!("{}://{authority}{path}{query}", scheme.trim_end_matches("+push")),
+            url: format!("{scheme}://{authority}{path}{query}"),
             host: host.to_owned(),
             port,
-            user: found_user,
             shown,
             secrets,
         })
@@ -194,7 +159,7 @@ impl PushAddress {
         self.kind
     }
 
-    /// The address as GStreamer takes it, without user and password, and with the other secrets.
+    /// The address as GStreamer takes it, with its secrets.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -202,12 +167,6 @@ impl PushAddress {
     /// Name or address, and port.
     pub fn server(&self) -> (&str, u16) {
         (&self.host, self.port)
-    }
-
-    /// User and password, if there are any.
-    pub fn user(&self) -> Option<(&str, &str)> {
-        let (name, password) = self.user.as_ref()?;
-        Some((name, password))
     }
 
     /// A text without the secrets.
@@ -275,18 +234,6 @@ mod tests {
                 ("::1", 8890),
                 "srt://[::1]:8890",
             ),
-            (
-                "rtsp+push://ann:s3cret@192.0.2.7:8554/yard",
-                "rtsp://192.0.2.7:8554/yard",
-                ("192.0.2.7", 8554),
-                "rtsp+push://***@192.0.2.7:8554/yard",
-            ),
-            (
-                "rtsps+push://media.lan/yard/1",
-                "rtsps://media.lan/yard/1",
-                ("media.lan", 322),
-                "rtsps+push://media.lan/yard/1",
-            ),
         ] {
             let address = parse(text);
             assert_eq!((address.url(), address.server()), (url, server), "{text}");
@@ -303,9 +250,6 @@ mod tests {
                 format!("outputs = [\"a.mp4\", \"{shown}\"]\n")
             );
         }
-        let at = parse("rtsp+push://ann:p@ss%3Aword@host/a");
-        assert_eq!(at.user(), Some(("ann", "p@ss:word")));
-        assert_eq!(at.mask("wrong: p@ss:word, p@ss%3Aword"), "wrong: ***, ***");
         assert!(PushAddress::parse("rtsp://127.0.0.1:8554/a").is_none());
         assert!(PushAddress::parse("a.mp4").is_none());
     }
@@ -327,9 +271,7 @@ mod tests {
             ("srt://host:1?latency=long", "milliseconds"),
             ("srt://host:1?streamid", "no value"),
             ("srt://host:1/path", "a path has no place"),
-            ("rtsp+push://host", "no path"),
-            ("rtsp+push://s3cret@host/a", "no password"),
-            ("rtsp+push://[::1/a", "bracket"),
+            ("rtmp://[::1/a/s3cret", "bracket"),
         ] {
             let why = PushAddress::parse(text).unwrap().unwrap_err();
             assert_eq!(why.exit_code(), 2, "{text}");

@@ -34,7 +34,7 @@ use vision::error::{Error, Result};
 pub const DEFAULT_OUTPUT: &str = "rtsp://127.0.0.1:8554/segd";
 
 /// The forms that an output can have, for messages.
-const FORMS: &str = "rtsp(s)://ADDRESS:PORT/PATH, rtmp(s)://, srt:// or rtsp+push:// SERVER, FILE.mp4, FILE.mkv, record:FOLDER, clips:FOLDER, v4l2:/dev/videoN, FOLDER/ (for PNG images), scenes:FILE.jsonl or null://";
+const FORMS: &str = "rtsp(s)://ADDRESS:PORT/PATH, rtmp(s):// or srt:// SERVER, FILE.mp4, FILE.mkv, record:FOLDER, clips:FOLDER, v4l2:/dev/videoN, FOLDER/ (for PNG images), scenes:FILE.jsonl or null://";
 
 /// How the video is encoded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
