@@ -77,7 +77,7 @@ def measure(count, args, work):
     try:
         broker = start("mosquitto", "-c", str(folder / "mosquitto.conf"), **quiet)
         time.sleep(1)
-        total = args.settle + args.seconds + 60
+        total = int(args.settle + args.seconds) + 60
         segds = start(str(args.fleet), "--count", str(count), "--first-port", str(FIRST), "--broker", str(BROKER), "--seconds",
                       str(total), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         # One that reads all, as Home Assistant does.
