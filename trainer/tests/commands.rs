@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use clap::{Args, Parser};
 use image::{GrayImage, Luma, Rgb, RgbImage};
-use segd_train::command::{eval, export, predict, quantize, report, train};
+use segd_train::command::{eval, export, labels, predict, quantize, report, train};
 use vision::dataset::read_index_png;
 use vision::model::Model;
 
@@ -56,6 +56,18 @@ fn from_a_folder_of_pictures_to_a_model() {
     let (data, out) = (dir.path().join("data"), dir.path().join("run"));
     write_data(&data);
     let dataset = format!("folder:{}", data.display());
+    let sheet = dir.path().join("sheets/labels.png");
+    run(
+        labels::run,
+        &format!("{dataset} --split all --count 4 --out"),
+        &[&sheet],
+    )
+    .unwrap();
+    // Four of eight pictures of 96x64, three in a row.
+    assert_eq!(
+        image::open(&sheet).unwrap().to_rgb8().dimensions(),
+        (6 * 240, 2 * 64)
+    );
     let words = format!(
         "--arch deeplabv3-light-mobilenetv2-0.5 --dataset {dataset} --size 96x64 --steps 6 --batch 2 --device cpu --threads 1 --out"
     );

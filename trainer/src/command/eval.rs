@@ -7,6 +7,7 @@ use clap::Args;
 use image::RgbImage;
 use vision::dataset::DatasetClass;
 use vision::score::ConfusionMatrix;
+use vision::score::objects::ObjectScores;
 
 use super::Checkpoint;
 use crate::report::sheet;
@@ -54,6 +55,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     )?;
     drawn?;
     print(&matrix, classes);
+    if let Some(mut data) = arguments.checkpoint.objects(&recipe, &arguments.split)? {
+        data.samples
+            .truncate(arguments.limit.unwrap_or(data.samples.len()));
+        print_objects(
+            &validate::score_objects(&graph, &weights, &recipe, &data)?,
+            &data.classes,
+        );
+    }
     Ok(())
 }
 
@@ -70,6 +79,23 @@ fn print(matrix: &ConfusionMatrix, classes: &[DatasetClass]) {
     }
     println!("mean IoU       {}", percent(matrix.mean_iou()));
     println!("pixel accuracy {}", percent(matrix.pixel_accuracy()));
+}
+
+fn print_objects(scores: &ObjectScores, classes: &[String]) {
+    let percent =
+        |value: Option<f64>| value.map_or("   -".to_owned(), |value| format!("{:5.1}", 100.0 * value));
+    println!();
+    for (index, class) in classes.iter().enumerate() {
+        println!(
+            "{class:14} AP50 {}  of {} objects",
+            percent(scores.precision_at(index, 0)),
+            scores.objects(index)
+        );
+    }
+    println!("mask AP50      {}", percent(scores.mean_precision(Some(0))));
+    println!("mask AP        {}", percent(scores.mean_precision(None)));
+    let panoptic = scores.mean_panoptic().map(|panoptic| panoptic.quality);
+    println!("PQ             {}", percent(panoptic));
 }
 
 fn save(path: &Path, sheet: &RgbImage) -> Result<()> {

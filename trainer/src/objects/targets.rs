@@ -251,8 +251,9 @@ mod tests {
             let center = [0.5 * (xs.0 + xs.1), 0.5 * (ys.0 + ys.1)];
             for cell in 0..area {
                 let middle = [(cell % cells.width) as f32 * 4.0 + 2.0, (cell / cells.width) as f32 * 4.0 + 2.0];
-                let on = labels[middle[1] as usize * 64 + middle[0] as usize] == 1;
-                // The sample in the middle of four pixels may be their neighbour's.
+                // The sample lies in the middle of four pixels.
+                let at = |dx: usize, dy: usize| labels[(middle[1] as usize - dy) * 64 + middle[0] as usize - dx];
+                let on = [at(0, 0), at(1, 0), at(0, 1), at(1, 1)] == [1; 4];
                 if out[4 * area + cell] > 0.0 {
                     prop_assert!((middle[0] + out[2 * area + cell] - center[0]).abs() < 1.1);
                     prop_assert!((middle[1] + out[area + cell] - center[1]).abs() < 1.1);
