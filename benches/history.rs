@@ -46,6 +46,7 @@ fn event(number: u64, now: SystemTime) -> Arc<Told> {
         bbox: Some([0.41, 0.55, 0.2, 0.13]),
         dwell_s: 3.0,
         score: 0.93,
+        snapshot: None,
     }))
 }
 

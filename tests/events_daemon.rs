@@ -174,3 +174,49 @@ fn sinks_change_with_a_reload_and_those_that_stay_go_on() {
     assert_eq!(daemon.get("/healthz"), (200, "ok\n".to_owned()));
     assert!(!daemon.log().contains("takes effect at the next start"));
 }
+
+#[test]
+fn what_begins_has_its_picture_in_the_folder_and_over_http() {
+    let model = model();
+    let pictures = tempfile::tempdir().unwrap();
+    let events = format!(
+        "[events]\nfile = \"FOLDER/events.jsonl\"\nsnapshots = {:?}",
+        pictures.path().display().to_string()
+    );
+    let daemon = Daemon::start(&config(model.path(), &events));
+    let text = || std::fs::read_to_string(daemon.folder.path().join("events.jsonl")).unwrap_or_default();
+    wait_for("a start and a stay", LIMIT, || {
+        text().contains("\"start\"") && text().contains("\"update\"")
+    });
+    let events: Vec<serde_json::Value> = text().lines().map(check).collect();
+    for event in &events {
+        let named = event["snapshot"].as_str().map(str::to_owned);
+        let expected = format!("segd/{}.jpg", event["id"].as_str().unwrap());
+        assert_eq!(named, (event["type"] == "start").then_some(expected));
+    }
+    let first = events[0]["snapshot"].as_str().unwrap();
+    wait_for("its picture", LIMIT, || pictures.path().join(first).exists());
+    let bytes = std::fs::read(pictures.path().join(first)).unwrap();
+    let picture = image::load_from_memory(&bytes).unwrap();
+    assert_eq!((picture.width(), picture.height()), (128, 96));
+    assert_eq!(
+        daemon.get_bytes(&format!("/events/snapshots/{first}")),
+        (200, bytes)
+    );
+    assert_eq!(daemon.get("/events/snapshots/segd/none.jpg").0, 404);
+    assert_eq!(daemon.get("/events/snapshots/segd/..%2F..%2Fevents.jsonl").0, 404);
+    // Without a folder no picture is named.
+    let none = "[events]\nfile = \"FOLDER/events.jsonl\"";
+    let more = "[[zone]]\nname = \"new\"\npolygon = [[0, 0], [1, 0], [1, 1]]\nclasses = [\"class0\", \"class1\", \"class2\", \"class3\"]\n";
+    daemon.configure(&(config(model.path(), none) + more));
+    daemon.signal("-HUP");
+    wait_for("the new zone", LIMIT, || text().contains("\"new\""));
+    let last = text();
+    let of_new = last
+        .lines()
+        .map(check)
+        .find(|event| event["zone"] == "new")
+        .unwrap();
+    assert_eq!(of_new["snapshot"], serde_json::Value::Null);
+    assert_eq!(daemon.get("/healthz"), (200, "ok\n".to_owned()));
+}

@@ -213,6 +213,7 @@ fn event(number: u64) -> Arc<Told> {
         bbox: None,
         dwell_s: 0.0,
         score: 1.0,
+        snapshot: None,
     }))
 }
 

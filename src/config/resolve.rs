@@ -17,6 +17,7 @@ use crate::events::file::FileOptions;
 use crate::events::history::HistoryOptions;
 use crate::events::mqtt::MqttOptions;
 use crate::events::secret::Secret;
+use crate::events::snapshots::SnapshotOptions;
 use crate::events::webhook::{self, WebhookOptions};
 use crate::output::access::{RtspAccess, TlsFiles, User};
 use crate::output::{ClipOptions, Keep, OutputSpec, RecordOptions, StreamOptions, parse_output};
@@ -387,6 +388,7 @@ pub(super) fn events(section: &EventsSection, broker: &MqttSection) -> Result<Ev
             keep,
         }),
         history: history(section)?,
+        snapshots: snapshots(section)?,
         webhook: webhook(section)?,
         mqtt: mqtt(broker)?,
     })
@@ -413,6 +415,23 @@ fn history(section: &EventsSection) -> Result<Option<HistoryOptions>> {
     }
     Ok(path.map(|path| HistoryOptions {
         path,
+        keep: Duration::from_secs_f64(days * 86_400.0),
+        max_bytes: (max_mb * 1e6) as u64,
+    }))
+}
+
+/// The folder of pictures; `None` if none is named.
+fn snapshots(section: &EventsSection) -> Result<Option<SnapshotOptions>> {
+    let days = section.snapshots_days.unwrap_or(30.0);
+    check_range("events.snapshots_days", days, 0.01..=36_500.0)?;
+    let max_mb = section.snapshots_max_mb.unwrap_or(500.0);
+    check_range("events.snapshots_max_mb", max_mb, 1.0..=1_000_000.0)?;
+    let folder = section
+        .snapshots
+        .clone()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    Ok(folder.map(|folder| SnapshotOptions {
+        folder,
         keep: Duration::from_secs_f64(days * 86_400.0),
         max_bytes: (max_mb * 1e6) as u64,
     }))

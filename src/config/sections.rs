@@ -313,6 +313,12 @@ section! {
         history_days: f64,
         /// The oldest events are forgotten before the file gets larger, in megabytes.
         history_max_mb: f64,
+        /// A folder for the outgoing picture when something begins.
+        snapshots: PathBuf,
+        /// Pictures that are older are removed, in days.
+        snapshots_days: f64,
+        /// The oldest pictures are removed before all of them take more, in megabytes.
+        snapshots_max_mb: f64,
         /// `http://` or `https://` address that each event is sent to.
         webhook: String,
         /// What the signature of each event is made with.

@@ -12,6 +12,7 @@ use crate::events::Watch;
 use crate::events::file::FileOptions;
 use crate::events::history::HistoryOptions;
 use crate::events::mqtt::MqttOptions;
+use crate::events::snapshots::SnapshotOptions;
 use crate::events::webhook::WebhookOptions;
 use crate::output::access::RtspAccess;
 use crate::output::{OutputSpec, StreamOptions, check_files};
@@ -69,6 +70,8 @@ pub struct EventSettings {
     pub file: Option<FileOptions>,
     /// Into a file that can be searched.
     pub history: Option<HistoryOptions>,
+    /// Where pictures of events go.
+    pub snapshots: Option<SnapshotOptions>,
     /// To a program over HTTP.
     pub webhook: Option<WebhookOptions>,
     /// To a broker.

@@ -1,5 +1,6 @@
 //! Where events go, from settings.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::{EventSettings, Settings};
@@ -7,6 +8,7 @@ use crate::events::EventDesk;
 use crate::events::file::{Lines, Stdout};
 use crate::events::history;
 use crate::events::mqtt::{self, Camera, MqttOptions};
+use crate::events::snapshots;
 use crate::events::webhook;
 use crate::health::Health;
 #[cfg(feature = "gstreamer")]
@@ -62,6 +64,20 @@ pub(super) fn change(
             let to = options.path.display().to_string();
             desk.attach("history", to, move |state, from, stop| {
                 history::run(&options, state, from, stop);
+            })?;
+        }
+    }
+    if old.snapshots != new.snapshots {
+        let _ends = desk.take("snapshots");
+        desk.set_snapshots(new.snapshots.as_ref().map(|pictures| pictures.folder.clone()));
+        if let Some(options) = new.snapshots.clone() {
+            let to = options.folder.display().to_string();
+            let cameras = health.cameras().iter();
+            let cameras: BTreeMap<_, _> = cameras
+                .map(|camera| (camera.name.clone(), camera.control.clone()))
+                .collect();
+            desk.attach("snapshots", to, move |state, from, stop| {
+                snapshots::run(&options, &cameras, state, from, stop);
             })?;
         }
     }

@@ -11,6 +11,7 @@ use tokio::sync::broadcast;
 use tracing::{info, warn};
 
 use super::event::{Event, Told};
+use super::snapshots;
 use crate::clock::{Stop, TimeNs, stop_pair};
 use crate::mailbox::{MailboxReceiver, MailboxSender, MailboxStats, Received, WhenFull, mailbox};
 use crate::supervise::Background;
@@ -180,6 +181,8 @@ pub struct EventDesk {
     cameras: Vec<Arc<CameraState>>,
     /// The file that keeps what was told, for those who ask later.
     history: ArcSwapOption<PathBuf>,
+    /// The folder of pictures.
+    snapshots: ArcSwapOption<PathBuf>,
 }
 
 /// How long a sink's thread waits for an event before it looks at its stop.
@@ -194,6 +197,7 @@ impl EventDesk {
             counts: Mutex::default(),
             cameras: cameras.into_iter().map(CameraState::new).collect(),
             history: ArcSwapOption::empty(),
+            snapshots: ArcSwapOption::empty(),
         })
     }
 
@@ -210,6 +214,16 @@ impl EventDesk {
     /// The file that keeps what was told.
     pub fn history(&self) -> Option<Arc<PathBuf>> {
         self.history.load_full()
+    }
+
+    /// Says in which folder a sink keeps pictures, if one does: events name theirs from then on.
+    pub fn set_snapshots(&self, folder: Option<PathBuf>) {
+        self.snapshots.store(folder.map(Arc::new));
+    }
+
+    /// The folder of pictures.
+    pub fn snapshots(&self) -> Option<Arc<PathBuf>> {
+        self.snapshots.load_full()
     }
 
     /// Starts a sink on a thread of its own.
@@ -267,7 +281,10 @@ impl EventDesk {
     }
 
     /// Tells an event to all that want to know.
-    pub fn publish(&self, event: Event) {
+    pub fn publish(&self, mut event: Event) {
+        if self.snapshots.load().is_some() {
+            event.snapshot = snapshots::name_of(&event);
+        }
         let place = event.zone.as_ref().or(event.line.as_ref()).cloned();
         let counted = (
             event.camera.clone(),

@@ -103,6 +103,9 @@ pub struct Event {
     pub dwell_s: f64,
     /// How sure the network is, 0 to 1.
     pub score: f64,
+    /// The name of its picture in the folder of pictures, if one is kept. It may be gone by now.
+    #[serde(default)]
+    pub snapshot: Option<String>,
 }
 
 /// An event and its JSON, made once for all that it is told to.
@@ -194,6 +197,7 @@ pub(crate) mod tests {
             bbox: Some([0.1, 0.2, 0.3, 0.4]),
             dwell_s: 1.0,
             score: 0.75,
+            snapshot: None,
         }
     }
 

@@ -21,6 +21,7 @@ pub mod mqtt;
 pub mod rules;
 mod runs;
 pub mod secret;
+pub mod snapshots;
 pub mod watch;
 pub mod webhook;
 

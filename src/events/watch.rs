@@ -267,6 +267,7 @@ impl Moment<'_> {
             bbox: (told.bbox.width > 0).then(|| normalized(told.bbox, width, height)),
             dwell_s: self.at.saturating_sub(since) as f64 / 1e9,
             score: f64::from(told.score),
+            snapshot: None,
         });
     }
 

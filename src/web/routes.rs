@@ -86,6 +86,11 @@ const ROUTES: &[Route] = &[
         methods: || get(told::hours),
     },
     Route {
+        path: "/events/snapshots/{camera}/{file}",
+        query: "",
+        methods: || get(told::picture),
+    },
+    Route {
         path: "/scene.json",
         query: "[?camera=NAME]",
         methods: || get(scene::scene),

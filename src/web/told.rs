@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -15,6 +15,7 @@ use super::off_thread::off_thread;
 use crate::events::event::{Kind, Rule, text};
 use crate::events::history::search::{Cursor, MOST, MOST_HOURS, Reader, Search};
 use crate::events::history::unix_ms;
+use crate::events::snapshots;
 use crate::health::Health;
 use vision::error::Result;
 
@@ -156,6 +157,26 @@ pub(super) async fn hours(State(health): State<Health>, Query(asked): Query<Aske
     };
     answer(off_thread(counts).await)
 }
+
+/// 200 and the picture of an event; 404 if there is none, or none any more.
+pub(super) async fn picture(
+    State(health): State<Health>,
+    Path((camera, name)): Path<(String, String)>,
+) -> Response {
+    let is_camera = health.cameras().iter().any(|known| known.name == camera);
+    let folder = health.events().and_then(|desk| desk.snapshots());
+    let file = folder.filter(|_| is_camera);
+    let Some(file) = file.and_then(|folder| snapshots::file(&folder, &camera, &name)) else {
+        return NO_PICTURE.into_response();
+    };
+    match off_thread(move || std::fs::read(file)).await {
+        Ok(Ok(bytes)) => ([(CONTENT_TYPE, "image/jpeg")], bytes).into_response(),
+        Ok(Err(_)) => NO_PICTURE.into_response(),
+        Err(e) => (StatusCode::SERVICE_UNAVAILABLE, format!("{e}\n")).into_response(),
+    }
+}
+
+const NO_PICTURE: (StatusCode, &str) = (StatusCode::NOT_FOUND, "no such picture\n");
 
 #[cfg(test)]
 mod tests {

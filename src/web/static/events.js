@@ -46,6 +46,12 @@ function row(event) {
     cell.textContent = text;
     line.append(cell);
   }
+  if (event.snapshot) {
+    const link = document.createElement("a");
+    link.href = `/events/snapshots/${event.snapshot}`;
+    link.textContent = "picture";
+    line.lastElementChild.append(more.length > 0 ? ", " : "", link);
+  }
   return line;
 }
 
