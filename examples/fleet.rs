@@ -204,6 +204,7 @@ fn presence(camera: &str, id: String, begins: bool) -> Event {
         bbox: Some([0.4, 0.5, 0.1, 0.2]),
         dwell_s: 0.3,
         score: 1.0,
+        snapshot: None,
     }
 }
 
