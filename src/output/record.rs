@@ -72,6 +72,7 @@ impl OutputOpener for RecordOpener {
                 length: self.options.segment,
                 segment: None,
                 last_pts_ns: None,
+                last: None,
             }),
         ))
     }
@@ -95,13 +96,17 @@ fn order(name: &str) -> Option<(String, u32)> {
     Some((time.to_owned(), number))
 }
 
-/// The file of a picture that was taken then.
-fn path(folder: &Path, taken: SystemTime, number: u32) -> PathBuf {
+/// A time as names have it.
+fn second(taken: SystemTime) -> String {
     let seconds = humantime::format_rfc3339_seconds(taken).to_string();
-    let time = seconds.replace(':', "-");
+    seconds.replace(':', "-")
+}
+
+/// The file of a picture that was taken then.
+fn path(folder: &Path, second: &str, number: u32) -> PathBuf {
     match number {
-        0 => folder.join(format!("{time}.mp4")),
-        _ => folder.join(format!("{time}-{number}.mp4")),
+        0 => folder.join(format!("{second}.mp4")),
+        _ => folder.join(format!("{second}-{number}.mp4")),
     }
 }
 
@@ -119,6 +124,8 @@ struct Recording {
     segment: Option<Segment>,
     /// The source's own time of the unit before.
     last_pts_ns: Option<u64>,
+    /// The second of the last file's name, and its number.
+    last: Option<(String, u32)>,
 }
 
 impl Recording {
@@ -137,16 +144,23 @@ impl Recording {
         let folder = self.shelf.folder();
         let taken = taken(keyframe);
         let longest = self.length + KEYFRAME_WAIT;
-        let mut number = 0;
-        let first = path(folder, taken, number);
-        self.shelf.make_room(&first, &[], || {
+        let second = second(taken);
+        // A number that is free again, because its file went, would stand before the newer ones.
+        let mut number = match &self.last {
+            Some((last, number)) if *last == second => number + 1,
+            _ => 0,
+        };
+        let first = path(folder, &second, number);
+        let begun = self.shelf.make_room(&first, &[], || {
             loop {
-                match Segment::begin(&path(folder, taken, number), keyframe, longest) {
+                match Segment::begin(&path(folder, &second, number), keyframe, longest) {
                     Err(e) if e.kind() == ErrorKind::AlreadyExists && number < NUMBERS => number += 1,
                     begun => return begun,
                 }
             }
-        })
+        })?;
+        self.last = Some((second, number));
+        Ok(begun)
     }
 
     fn end(&mut self) -> Result<()> {
@@ -211,7 +225,7 @@ mod tests {
     fn names_are_times_in_order_and_other_files_are_not_ours() {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_992_063_700);
         let name = |number| {
-            let path = path(Path::new("a"), at, number);
+            let path = path(Path::new("a"), &second(at), number);
             path.file_name().unwrap().to_str().unwrap().to_owned()
         };
         assert_eq!(name(0), "2026-11-29T22-41-03Z.mp4");
