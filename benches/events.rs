@@ -154,7 +154,11 @@ fn watched(c: &mut Criterion) {
         b.iter(|| {
             frame += 1;
             let at = frame * 33_000_000;
-            let map = if frame / 30 % 2 == 0 { &full } else { &empty };
+            let map = if (frame / 30).is_multiple_of(2) {
+                &full
+            } else {
+                &empty
+            };
             let scene = Scene::new((at, frame), at, model.clone(), map.clone(), segments.clone());
             watcher.seen(&Seen::Scene(Arc::new(scene)));
         });

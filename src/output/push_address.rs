@@ -64,6 +64,9 @@ impl PushAddress {
         if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
             return Err("there is a blank in it".into());
         }
+        if before_query.contains('@') {
+            return Err("a user has no place in it".into());
+        }
         let (authority, path) = match before_query.find('/') {
             Some(at) => before_query.split_at(at),
             None => (before_query, ""),
@@ -93,9 +96,6 @@ impl PushAddress {
         };
         let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         let mut secrets = Vec::new();
-        if before_query.contains('@') {
-            return Err("a user has no place in it".into());
-        }
         let names: Vec<&str> = path.split('/').skip(1).filter(|name| !name.is_empty()).collect();
         let base = format!("{scheme}://{authority}");
         let shown = match kind {

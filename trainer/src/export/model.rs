@@ -209,7 +209,8 @@ fn object_scores(
 ) -> Vec<Score> {
     let percent = |share: f64| (share * 10_000.0).round() / 100.0;
     let whole = measured.whole();
-    let metrics: [(&str, fn(&ObjectScores) -> Option<f64>); 3] = [
+    type Measure = fn(&ObjectScores) -> Option<f64>;
+    let metrics: [(&str, Measure); 3] = [
         ("mask AP", |scores| scores.mean_precision(None)),
         ("mask AP50", |scores| scores.mean_precision(Some(0))),
         ("panoptic quality", |scores| {
