@@ -2,13 +2,14 @@
 
 #![cfg(all(feature = "tract", feature = "gstreamer"))]
 
-use std::process::Command;
 use std::time::Duration;
 
 #[path = "common/daemon.rs"]
 mod daemon;
 #[path = "common/onnx.rs"]
 mod onnx;
+#[path = "common/probe.rs"]
+mod probe;
 
 use daemon::{Daemon, wait_for};
 use onnx::Tiny;
@@ -35,24 +36,7 @@ fn an_event_gets_a_clip_of_its_id_beside_the_recording() {
     let first: serde_json::Value = serde_json::from_str(events.lines().next().unwrap()).unwrap();
     assert_eq!(first["type"], "start");
     let clip = format!("clips/{}.mp4", first["id"].as_str().unwrap());
-    let probe = Command::new("ffprobe")
-        .args([
-            "-v",
-            "error",
-            "-count_frames",
-            "-show_entries",
-            "stream=nb_read_frames",
-        ])
-        .args(["-of", "csv=p=0"])
-        .arg(daemon.folder.path().join(&clip))
-        .output()
-        .expect("ffprobe is installed");
-    assert!(
-        probe.stderr.is_empty(),
-        "{}",
-        String::from_utf8_lossy(&probe.stderr)
-    );
-    let frames: u32 = String::from_utf8(probe.stdout).unwrap().trim().parse().unwrap();
+    let frames = probe::frames(&daemon.folder.path().join(&clip));
     // Two seconds from its beginning on, and what there is before it.
     assert!((30..=85).contains(&frames), "{frames} frames");
     assert_eq!(

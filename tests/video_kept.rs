@@ -5,6 +5,8 @@
 mod drawn;
 #[path = "common/fed.rs"]
 mod fed;
+#[path = "common/probe.rs"]
+mod probe;
 
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
@@ -389,23 +391,7 @@ fn a_kill_loses_a_second_at_most_and_the_next_run_goes_on_beside_it() {
     assert_eq!(all, (0..all.len() as u64).collect::<Vec<_>>());
     let left = std::fs::read(&files[1]).unwrap();
     // ffmpeg takes what is there as well, without a word.
-    let probe = Command::new("ffprobe")
-        .args([
-            "-v",
-            "error",
-            "-count_frames",
-            "-show_entries",
-            "stream=nb_read_frames",
-        ])
-        .args(["-of", "csv=p=0"])
-        .arg(&files[1])
-        .output()
-        .expect("ffprobe is installed");
-    let frames = String::from_utf8(probe.stdout).unwrap();
-    assert_eq!(
-        frames.trim().parse::<usize>().unwrap(),
-        numbers(&files[1], Codec::H264).len()
-    );
+    assert_eq!(probe::frames(&files[1]), numbers(&files[1], Codec::H264).len());
 
     let video = Video::new(format(320, 240), Some(30.0), false);
     let output = start(recording(folder.path(), &seconds(ALL)).as_ref(), &video);

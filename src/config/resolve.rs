@@ -396,10 +396,8 @@ pub(super) fn events(section: &EventsSection, broker: &MqttSection) -> Result<Ev
 
 /// The history; `None` if none is kept.
 fn history(section: &EventsSection) -> Result<Option<HistoryOptions>> {
-    let days = section.history_days.unwrap_or(30.0);
-    check_range("events.history_days", days, 0.01..=36_500.0)?;
-    let max_mb = section.history_max_mb.unwrap_or(256.0);
-    check_range("events.history_max_mb", max_mb, 1.0..=1_000_000.0)?;
+    let keep = days("events.history_days", section.history_days)?;
+    let max_bytes = megabytes("events.history_max_mb", section.history_max_mb.unwrap_or(256.0))?;
     let path = section
         .history
         .clone()
@@ -415,25 +413,39 @@ fn history(section: &EventsSection) -> Result<Option<HistoryOptions>> {
     }
     Ok(path.map(|path| HistoryOptions {
         path,
-        keep: Duration::from_secs_f64(days * 86_400.0),
-        max_bytes: (max_mb * 1e6) as u64,
+        keep,
+        max_bytes,
     }))
+}
+
+/// How long something is kept: this many days, or 30.
+fn days(key: &str, days: Option<f64>) -> Result<Duration> {
+    let days = days.unwrap_or(30.0);
+    check_range(key, days, 0.01..=36_500.0)?;
+    Ok(Duration::from_secs_f64(days * 86_400.0))
+}
+
+/// The bytes of so many megabytes.
+fn megabytes(key: &str, megabytes: f64) -> Result<u64> {
+    check_range(key, megabytes, 1.0..=1_000_000.0)?;
+    Ok((megabytes * 1e6) as u64)
 }
 
 /// The folder of pictures; `None` if none is named.
 fn snapshots(section: &EventsSection) -> Result<Option<SnapshotOptions>> {
-    let days = section.snapshots_days.unwrap_or(30.0);
-    check_range("events.snapshots_days", days, 0.01..=36_500.0)?;
-    let max_mb = section.snapshots_max_mb.unwrap_or(500.0);
-    check_range("events.snapshots_max_mb", max_mb, 1.0..=1_000_000.0)?;
+    let keep = days("events.snapshots_days", section.snapshots_days)?;
+    let max_bytes = megabytes(
+        "events.snapshots_max_mb",
+        section.snapshots_max_mb.unwrap_or(500.0),
+    )?;
     let folder = section
         .snapshots
         .clone()
         .filter(|folder| !folder.as_os_str().is_empty());
     Ok(folder.map(|folder| SnapshotOptions {
         folder,
-        keep: Duration::from_secs_f64(days * 86_400.0),
-        max_bytes: (max_mb * 1e6) as u64,
+        keep,
+        max_bytes,
     }))
 }
 

@@ -315,31 +315,12 @@ pub(super) fn channel(lossless: bool) -> (Box<dyn Queue>, Units) {
 mod tests {
     use super::*;
     use crate::clock::stop_pair;
-    use crate::encode::{Codec, Parameters};
-    use vision::frame::Colorimetry;
+    use crate::encode::made_unit as unit;
 
     const RECORDING: ReaderKind = ReaderKind {
         notices: false,
         low_delay: false,
     };
-
-    fn unit(number: u64, is_keyframe: bool, bytes: usize) -> AccessUnit {
-        AccessUnit {
-            data: vec![0; bytes].into(),
-            pts_ns: number,
-            captured_at_ns: number,
-            duration_ns: 1,
-            is_keyframe,
-            is_notice: false,
-            parameters: Arc::new(Parameters {
-                codec: Codec::H264,
-                width: 64,
-                height: 64,
-                frame_rate: None,
-                color: Colorimetry::default(),
-            }),
-        }
-    }
 
     /// The numbers of what waits.
     fn waiting(units: &Units) -> Vec<u64> {

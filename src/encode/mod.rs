@@ -40,6 +40,8 @@ pub(crate) use encoder::{Timeline, period_ns};
 pub use encoders::Encoders;
 #[cfg(feature = "gstreamer")]
 pub use fanout::{Offered, Queue, ReaderKind};
+#[cfg(all(test, feature = "gstreamer"))]
+pub(crate) use unit::made_unit;
 pub use unit::{AccessUnit, Parameters};
 
 /// What the video is encoded as.

@@ -42,3 +42,23 @@ pub struct AccessUnit {
     /// The stream's parameters.
     pub parameters: Arc<Parameters>,
 }
+
+/// A unit of zeros, for tests, whose times are all `at_ns`.
+#[cfg(all(test, feature = "gstreamer"))]
+pub(crate) fn made_unit(at_ns: TimeNs, is_keyframe: bool, bytes: usize) -> AccessUnit {
+    AccessUnit {
+        data: vec![0; bytes].into(),
+        pts_ns: at_ns,
+        captured_at_ns: at_ns,
+        duration_ns: 1,
+        is_keyframe,
+        is_notice: false,
+        parameters: Arc::new(Parameters {
+            codec: Codec::H264,
+            width: 64,
+            height: 64,
+            frame_rate: None,
+            color: Colorimetry::default(),
+        }),
+    }
+}

@@ -51,7 +51,7 @@ impl OutputOpener for BrowserOpener {
     }
 
     fn open(&self, video: &Video) -> Result<Output> {
-        let encoder = video.encoders.get(video.format, video.frame_rate, &self.encoding);
+        let encoder = video.encoder(&self.encoding);
         let encoder = encoder
             .inspect_err(|e| tracing::warn!("browsers get JPEGs alone, no video: {e}"))
             .ok();

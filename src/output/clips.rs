@@ -117,9 +117,7 @@ impl OutputOpener for ClipsOpener {
 
     fn open(&self, video: &Video) -> Result<Output> {
         let shelf = Shelf::open(&self.folder, self.options.keep, order)?;
-        let encoder = video
-            .encoders
-            .get(video.format, video.frame_rate, &self.encoding)?;
+        let encoder = video.encoder(&self.encoding)?;
         let reader = encoder.read(&self.name(), READER)?;
         self.desk.outputs.fetch_add(1, Relaxed);
         Ok(Output::Units(
@@ -347,26 +345,7 @@ pub fn event_id(text: &str) -> Result<Ulid> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::{Codec, Parameters};
-    use vision::frame::Colorimetry;
-
-    fn unit(at: u64, is_keyframe: bool, bytes: usize) -> AccessUnit {
-        AccessUnit {
-            data: vec![0; bytes].into(),
-            pts_ns: at,
-            captured_at_ns: at,
-            duration_ns: 1,
-            is_keyframe,
-            is_notice: false,
-            parameters: Arc::new(Parameters {
-                codec: Codec::H264,
-                width: 64,
-                height: 64,
-                frame_rate: None,
-                color: Colorimetry::default(),
-            }),
-        }
-    }
+    use crate::encode::made_unit as unit;
 
     fn times<'a>(units: impl Iterator<Item = &'a AccessUnit>) -> Vec<u64> {
         units.map(|unit| unit.captured_at_ns).collect()

@@ -95,9 +95,7 @@ impl OutputOpener for FileOpener {
                 Error::usage(format!("{}: is a folder", self.path.display())).hint("name a file in it")
             );
         }
-        let encoder = video
-            .encoders
-            .get(video.format, video.frame_rate, &self.options)?;
+        let encoder = video.encoder(&self.options)?;
         let file = VideoFile::open(self, &encoder)?;
         let reader = encoder
             .read(&self.name(), READER)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::encode::Encoders;
 #[cfg(feature = "gstreamer")]
-use crate::encode::{AccessUnit, Reader};
+use crate::encode::{AccessUnit, EncodeOptions, Encoder, Reader};
 use vision::error::Result;
 use vision::frame::{Frame, FrameFormat};
 
@@ -70,6 +70,15 @@ impl Video {
             live,
             encoders: Encoders::new(live),
         }
+    }
+
+    /// The pipeline's encoder of this video with these options, which others may read as well.
+    ///
+    /// # Errors
+    /// As [`Encoders::get`].
+    #[cfg(feature = "gstreamer")]
+    pub fn encoder(&self, options: &EncodeOptions) -> Result<Arc<Encoder>> {
+        self.encoders.get(self.format, self.frame_rate, options)
     }
 }
 

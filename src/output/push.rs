@@ -101,9 +101,7 @@ impl OutputOpener for PushOpener {
                     .hint("leave --no-pace and --lockstep out, or write a file"),
             );
         }
-        let encoder = video
-            .encoders
-            .get(video.format, video.frame_rate, &self.encoding)?;
+        let encoder = video.encoder(&self.encoding)?;
         let push = Push::open(self, &encoder)?;
         let reader = encoder.read(&self.name(), READER)?;
         Ok(Output::Units(reader, Box::new(push)))

@@ -60,9 +60,7 @@ impl OutputOpener for RecordOpener {
 
     fn open(&self, video: &Video) -> Result<Output> {
         let shelf = Shelf::open(&self.folder, self.options.keep, order)?;
-        let encoder = video
-            .encoders
-            .get(video.format, video.frame_rate, &self.encoding)?;
+        let encoder = video.encoder(&self.encoding)?;
         let reader = encoder.read(&self.name(), READER)?;
         Ok(Output::Units(
             reader,

@@ -75,9 +75,7 @@ impl RtspOpener {
         for element in [self.encoding.codec.payloader(), "rtpbin", "multiudpsink"] {
             elements::make(element, "gstreamer1.0-plugins-good")?;
         }
-        let encoder = video
-            .encoders
-            .get(video.format, video.frame_rate, &self.encoding)?;
+        let encoder = video.encoder(&self.encoding)?;
         let stream = Arc::new(Stream {
             encoder,
             live: Mutex::default(),

@@ -1,10 +1,9 @@
 //! What is seen in pictures, for programs: one JSON document for each, over HTTP, a WebSocket, or as lines of a file.
 //!
 //! Nothing is told of classes that `[privacy]` hides, and nothing at all of a picture that is hidden for want of a young
-//! mask. `rle.rs` writes masks as COCO has them, `file.rs` writes lines.
+//! mask. `file.rs` writes lines.
 
 pub mod file;
-pub mod rle;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,6 +14,7 @@ use crate::clock::{SharedClock, TimeNs};
 use crate::observe::Seen;
 use crate::pipeline::control::Looks;
 use vision::frame::Mask;
+use vision::rle::Rle;
 use vision::scene::Scene;
 
 /// What is known of one picture, and of which of it may be told.
@@ -84,7 +84,7 @@ impl Known {
     /// Those that take pixels and may be told, the largest first; without the background.
     fn segments(&self, scene: &Scene, rle: bool) -> Vec<Value> {
         let pixels = (scene.map.width * scene.map.height).max(1) as f64;
-        let masks = rle.then(|| rle::of_labels(&scene.map, scene.segments.len()));
+        let masks = rle.then(|| Rle::of_each(&scene.map, scene.segments.len()));
         let mut all: Vec<_> = scene.segments.iter().zip(scene.extents()).enumerate().collect();
         all.sort_by_key(|(_, (_, extent))| std::cmp::Reverse(extent.area));
         let told = all.into_iter().filter_map(|(number, (segment, extent))| {
@@ -104,7 +104,8 @@ impl Known {
                 "box": { "x": area.x, "y": area.y, "width": area.width, "height": area.height },
             });
             if let Some(masks) = &masks {
-                told["rle"] = json!({ "size": [scene.map.height, scene.map.width], "counts": masks[number] });
+                told["rle"] =
+                    json!({ "size": [scene.map.height, scene.map.width], "counts": masks[number].to_coco() });
             }
             Some(told)
         });

@@ -34,6 +34,7 @@ mod tls;
 mod told;
 #[cfg(feature = "gstreamer")]
 mod webrtc;
+mod websocket;
 #[cfg(feature = "gstreamer")]
 mod whep;
 

@@ -14,14 +14,13 @@ use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 use super::app::{Gate, OfConnection, Ticket};
 use super::camera::{Asked, find};
 use super::feed::{Feed, Take};
+use super::websocket;
 use crate::encode::fragments::Fragments;
 use crate::encode::{AccessUnit, Offered};
 use crate::health::Health;
 
 /// Units that wait for a viewer; one that is slower loses all up to the next keyframe, counted by the encoder.
 const QUEUED: usize = 32;
-/// Viewers have nothing to say.
-const LONGEST_MESSAGE: usize = 1024;
 
 struct ToViewer(Sender<AccessUnit>);
 
@@ -75,28 +74,14 @@ pub(super) async fn stream(
     if let Some(Extension(connection)) = connection {
         connection.keep();
     }
-    let upgrade = upgrade
-        .max_message_size(LONGEST_MESSAGE)
-        .max_frame_size(LONGEST_MESSAGE);
-    upgrade.on_upgrade(|socket| send(socket, units, feed, ticket))
+    websocket::to_reader(upgrade).on_upgrade(|socket| send(socket, units, feed, ticket))
 }
 
 /// Sends fragments until the viewer goes or the encoder ends.
 async fn send(mut socket: WebSocket, mut units: Receiver<AccessUnit>, feed: Feed, ticket: Ticket) {
     let _held = (feed, ticket);
     let mut fragments: Option<Fragments> = None;
-    loop {
-        let unit = tokio::select! {
-            unit = units.recv() => unit,
-            said = socket.recv() => match said {
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
-                // Whatever else it says, it is no viewer.
-                _ => return,
-            },
-        };
-        let Some(unit) = unit else {
-            return;
-        };
+    while let Some(unit) = websocket::next(&mut socket, &mut units).await {
         if fragments.is_none() {
             let Some(begun) = Fragments::begin(&unit) else {
                 continue;

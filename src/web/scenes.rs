@@ -13,6 +13,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::app::{Gate, OfConnection, Ticket};
 use super::camera::{self, find};
+use super::websocket;
 use crate::health::{Health, Watched};
 use crate::mailbox::Received;
 use crate::observe::SceneReader;
@@ -20,8 +21,6 @@ use crate::scenes::{Known, unix_ms};
 
 /// Documents that wait for a reader; while there is no room its scenes wait, and the oldest of those are lost, counted.
 const QUEUED: usize = 2;
-/// Readers have nothing to say.
-const LONGEST_MESSAGE: usize = 1024;
 /// How often a thread that waits for scenes looks whether its reader is still there.
 const LOOK: Duration = Duration::from_millis(200);
 /// The name of these readers among those of the scenes.
@@ -75,10 +74,7 @@ pub(super) async fn stream(
         let text = format!("thread http-scenes can't be started: {e}\n");
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     }
-    let upgrade = upgrade
-        .max_message_size(LONGEST_MESSAGE)
-        .max_frame_size(LONGEST_MESSAGE);
-    upgrade.on_upgrade(|socket| send(socket, documents, ticket))
+    websocket::to_reader(upgrade).on_upgrade(|socket| send(socket, documents, ticket))
 }
 
 /// Makes documents on a thread of its own, as fast as they are taken, until the reader goes.
@@ -103,18 +99,7 @@ fn write_all(camera: &Watched, reader: &SceneReader, rle: bool, to: &Sender<Stri
 /// Sends documents until the reader goes.
 async fn send(mut socket: WebSocket, mut documents: Receiver<String>, ticket: Ticket) {
     let _held = ticket;
-    loop {
-        let document = tokio::select! {
-            document = documents.recv() => document,
-            said = socket.recv() => match said {
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
-                // Whatever else it says, it is no reader.
-                _ => return,
-            },
-        };
-        let Some(document) = document else {
-            return;
-        };
+    while let Some(document) = websocket::next(&mut socket, &mut documents).await {
         if socket.send(Message::text(document)).await.is_err() {
             return;
         }

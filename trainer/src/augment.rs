@@ -346,6 +346,26 @@ fn between(rng: &mut impl Rng, low: f32, high: f32) -> f32 {
 }
 
 #[cfg(test)]
+impl Augment {
+    /// A crop of this size that changes nothing.
+    pub(crate) fn plain(crop: Size) -> Self {
+        Self {
+            crop,
+            label_stride: 1,
+            longest: crop.width.max(crop.height) as f32,
+            scale: [1.0, 1.0],
+            aspect: 1.0,
+            rotate: 0.0,
+            flip: false,
+            color: 0.0,
+            blur: 0.0,
+            whole: false,
+            paste: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -377,19 +397,7 @@ mod tests {
     }
 
     fn augment(width: usize, height: usize) -> Augment {
-        Augment {
-            crop: Size { width, height },
-            label_stride: 1,
-            longest: width.max(height) as f32,
-            scale: [1.0, 1.0],
-            aspect: 1.0,
-            rotate: 0.0,
-            flip: false,
-            color: 0.0,
-            blur: 0.0,
-            whole: false,
-            paste: None,
-        }
+        Augment::plain(Size { width, height })
     }
 
     #[test]

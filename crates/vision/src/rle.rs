@@ -42,6 +42,42 @@ impl Rle {
         })
     }
 
+    /// The masks of the numbers below `count` in a map, in one pass over it: as [`of`](Self::of) gives them one by one.
+    pub fn of_each(map: &Mask, count: usize) -> Vec<Self> {
+        let (width, height) = (map.width, map.height);
+        let empty = Self {
+            width,
+            height,
+            counts: Vec::new(),
+        };
+        let mut masks = vec![empty; count];
+        // Where the last run of each began.
+        let mut began = vec![0; count];
+        let mut turn = |number: u8, at: usize| {
+            if let Some(mask) = masks.get_mut(usize::from(number)) {
+                let start = std::mem::replace(&mut began[usize::from(number)], at);
+                mask.counts.push((at - start) as u32);
+            }
+        };
+        let mut before: Option<u8> = None;
+        for x in 0..width {
+            for y in 0..height {
+                let label = map.labels[y * width + x];
+                if before == Some(label) {
+                    continue;
+                }
+                for changed in [before, Some(label)].into_iter().flatten() {
+                    turn(changed, x * height + y);
+                }
+                before = Some(label);
+            }
+        }
+        for number in 0..count.min(256) {
+            turn(number as u8, width * height);
+        }
+        masks
+    }
+
     /// The inside of polygons, each `[x, y, x, y, ...]` in pixels: pixels whose centres lie in one of them (even-odd rule).
     pub fn of_polygons(width: usize, height: usize, polygons: &[Vec<f64>]) -> Self {
         let mut inside = vec![false; width * height];
@@ -228,6 +264,8 @@ mod tests {
         assert_eq!(long.area(), 4000);
         assert_eq!(long.bbox(), [20, 10, 50, 80]);
         assert_eq!(long.to_coco(), format!("jn1`2d0{}^m2", "0".repeat(97)));
+        let square = Rle::new(100, 100, |x, y| (20..60).contains(&x) && (30..70).contains(&y));
+        assert_eq!(square.to_coco(), format!("^o1X1l1{}Rl3", "0".repeat(77)));
     }
 
     #[test]
@@ -274,6 +312,21 @@ mod tests {
                 [l, t, r - l + 1, b - t + 1].map(|n| n as u64)
             });
             prop_assert_eq!(a.bbox(), want.unwrap_or_default());
+        }
+
+        #[test]
+        fn one_pass_gives_the_mask_of_each_number(
+            (width, labels) in (1..40_usize).prop_flat_map(|width| {
+                let rows = (1..40_usize).prop_flat_map(move |height| prop::collection::vec(0..4_u8, width * height));
+                (Just(width), rows)
+            }),
+            smooth in 1..9_usize,
+        ) {
+            // Runs as masks have them, beside noise.
+            let labels: Vec<u8> = (0..labels.len()).map(|at| labels[at / smooth]).collect();
+            let map = Mask { width, height: labels.len() / width, labels };
+            let expected: Vec<Rle> = (0..3).map(|number| Rle::of(&map, number)).collect();
+            prop_assert_eq!(Rle::of_each(&map, 3), expected);
         }
 
         #[test]

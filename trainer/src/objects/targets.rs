@@ -125,22 +125,10 @@ mod tests {
     use rand_pcg::Pcg64Mcg;
 
     fn augment() -> Augment {
-        Augment {
-            crop: Size {
-                width: 64,
-                height: 48,
-            },
-            label_stride: 1,
-            longest: 64.0,
-            scale: [1.0, 1.0],
-            aspect: 1.0,
-            rotate: 0.0,
-            flip: false,
-            color: 0.0,
-            blur: 0.0,
-            whole: false,
-            paste: None,
-        }
+        Augment::plain(Size {
+            width: 64,
+            height: 48,
+        })
     }
 
     /// A picture of 64x48 with boxes that their pixels fill, the first in the back.
