@@ -15,7 +15,7 @@ use segd::events::watch::{Watcher, WatcherParts};
 use segd::events::{EventDesk, Watch, Zone};
 use segd::observe::{Observer, Seen};
 use segd::pipeline::control::{Control, Looks};
-use vision::frame::Mask;
+use vision::frame::LabelMap;
 use vision::model::contract::Class;
 use vision::overlay::OverlayOptions;
 use vision::scene::{ModelInfo, Scene, Segment};
@@ -25,8 +25,8 @@ const HEIGHT: usize = 480;
 
 /// Ellipses of 20 segments on a background: more borders than a street has. If `ragged`, every border pixel is thrown about
 /// by up to 3 pixels, as no decoder does.
-fn map(ragged: bool) -> Mask {
-    let mut map = Mask::zeros(WIDTH, HEIGHT);
+fn map(ragged: bool) -> LabelMap {
+    let mut map = LabelMap::zeros(WIDTH, HEIGHT);
     for number in 1..=20_u32 {
         let (x, y) = (number * 193 % WIDTH as u32, number * 131 % HEIGHT as u32);
         let (a, b) = (20 + number * 7 % 60, 30 + number * 11 % 80);
@@ -141,7 +141,7 @@ fn watched(c: &mut Criterion) {
         },
     );
     let full = Arc::new(map(false));
-    let empty = Arc::new(Mask::zeros(WIDTH, HEIGHT));
+    let empty = Arc::new(LabelMap::zeros(WIDTH, HEIGHT));
     let segments: Vec<Segment> = (0..=20)
         .map(|number: u32| Segment {
             instance: (number > 0).then_some(number),

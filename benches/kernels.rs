@@ -12,7 +12,7 @@ use tract_int8::depthwise::{Axis, Filter, Geometry, Scratch, convolve, convolve_
 use tract_int8::int8::{conv, filter, lanes, planes};
 use vision::answer::Answer;
 use vision::decode::SemanticDecoder;
-use vision::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
+use vision::frame::{FrameFormat, ImageRef, LabelMap, PixelFormat};
 use vision::infer::tract::TractBackend;
 use vision::infer::{Backend, InputSize, Outputs, Placement, TensorData};
 use vision::model::Model;
@@ -138,8 +138,8 @@ fn logits(classes: usize, width: usize, height: usize) -> Vec<f32> {
     values
 }
 
-fn mask_of(classes: usize, cells: (usize, usize), input: InputSize, (w, h): (usize, usize)) -> Mask {
-    let mut mask = Mask::zeros(w, h);
+fn mask_of(classes: usize, cells: (usize, usize), input: InputSize, (w, h): (usize, usize)) -> LabelMap {
+    let mut mask = LabelMap::zeros(w, h);
     let placement = Placement {
         x: 0,
         y: 0,
@@ -181,7 +181,7 @@ fn argmax(c: &mut Criterion<ThreadTime>) {
             values: logits(classes, width, height),
         };
         let mut post = SemanticDecoder::new(Grid::HalfPixel, input, placement, w, h);
-        let mut mask = Mask::zeros(w, h);
+        let mut mask = LabelMap::zeros(w, h);
         let id = BenchmarkId::new(
             format!("{classes} classes"),
             format!("{width}x{height} to {w}x{h}"),
@@ -315,7 +315,7 @@ fn propagate(c: &mut Criterion<ThreadTime>) {
             dy: 3 * (y - 15),
         };
     }
-    let mut out = Mask::zeros(640, 480);
+    let mut out = LabelMap::zeros(640, 480);
     for (name, field) in [("pan", &shifted), ("zoom", &zoomed)] {
         group.bench_function(format!("warp 640x480 {name}"), |b| {
             b.iter(|| warp_labels(black_box(&mask), &tiles, field, &mut out))

@@ -82,6 +82,10 @@ impl StandIn {
                 provider: "CPU".into(),
                 precision: "int8".into(),
                 version: "0".into(),
+                input_size: vision::tensor::InputSize {
+                    width: 320,
+                    height: 256,
+                },
             },
             true,
         );

@@ -198,7 +198,6 @@ pub struct Metrics {
     pub capture_to_stream: Latency,
     /// Signs of life, and what has gone wrong.
     pub vitals: Vitals,
-    runs_on: Mutex<String>,
     mailboxes: Mutex<Vec<(&'static str, Arc<MailboxStats>)>>,
 }
 
@@ -228,16 +227,6 @@ impl Metrics {
         metrics.wall.record(wall_ns);
         metrics.cpu_ns.fetch_add(cpu_ns, Ordering::Relaxed);
         metrics.calls.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Says what the network really runs on: backend, version, provider, precision, input size.
-    pub fn set_runs_on(&self, text: String) {
-        *self.runs_on.lock().unwrap_or_else(|e| e.into_inner()) = text;
-    }
-
-    /// What the network really runs on; empty before the first frame.
-    pub fn runs_on(&self) -> String {
-        self.runs_on.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     /// Adds a mailbox whose drops are reported under `name`.

@@ -47,7 +47,7 @@ use crate::output::OutputOpener;
 use crate::schedule::ScheduleOptions;
 use crate::supervise::{Backoff, Ended, OnEnd, OnTransient, Supervisor};
 use vision::error::Result;
-use vision::frame::{Mask, SharedFrame};
+use vision::frame::{LabelMap, SharedFrame};
 use vision::propagate::{MotionField, Smoothing, Tiles};
 use vision::scene::Segment;
 use vision::segment::Engine;
@@ -128,7 +128,7 @@ const INFER_QUEUE: usize = 2;
 struct TimedMask {
     captured_at_ns: TimeNs,
     /// Shared with the scenes that are made of it.
-    mask: Arc<Mask>,
+    mask: Arc<LabelMap>,
     /// What its numbers stand for.
     segments: Vec<Segment>,
     /// Which parts of it have one label; read where masks are moved.
@@ -142,7 +142,7 @@ impl TimedMask {
     fn empty(looks: Arc<Looks>) -> Self {
         Self {
             captured_at_ns: 0,
-            mask: Arc::new(Mask::zeros(0, 0)),
+            mask: Arc::new(LabelMap::zeros(0, 0)),
             segments: Vec::new(),
             tiles: Tiles::default(),
             looks,
@@ -150,9 +150,9 @@ impl TimedMask {
     }
 
     /// The mask to write into. One that a scene still holds is left to it, and replaced.
-    fn mask_mut(&mut self) -> &mut Mask {
+    fn mask_mut(&mut self) -> &mut LabelMap {
         if Arc::get_mut(&mut self.mask).is_none() {
-            self.mask = Arc::new(Mask::zeros(self.mask.width, self.mask.height));
+            self.mask = Arc::new(LabelMap::zeros(self.mask.width, self.mask.height));
         }
         match Arc::get_mut(&mut self.mask) {
             Some(mask) => mask,

@@ -13,7 +13,7 @@ use segd::metrics::Metrics;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, ModelProto, NodeProto};
-use vision::frame::Mask;
+use vision::frame::LabelMap;
 use vision::infer::ort::OrtBackend;
 use vision::infer::{Backend, Outputs, TensorData};
 use vision::model::contract::{ModelFile, Precision};
@@ -300,7 +300,7 @@ fn sixteen_bit_floats_label_as_thirty_two_do() {
         let labels = |model: &Arc<Model>, picture: &RgbImage| {
             let mut engine = Engine::new(model.clone(), ort.clone(), None, Metrics::shared());
             let image = image_ref(picture).unwrap();
-            let mut mask = Mask::zeros(image.format.width, image.format.height);
+            let mut mask = LabelMap::zeros(image.format.width, image.format.height);
             engine.segment(&image, &mut mask).unwrap();
             mask.labels
         };

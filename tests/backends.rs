@@ -489,7 +489,7 @@ fn tract_gives_the_same_logits_with_any_number_of_threads() {
 #[test]
 fn the_shipped_models_give_the_same_labels_on_both_backends() {
     use segd::metrics::Metrics;
-    use vision::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
+    use vision::frame::{FrameFormat, ImageRef, LabelMap, PixelFormat};
     use vision::infer::ort::{OrtBackend, OrtOptions};
     use vision::segment::Engine;
 
@@ -514,7 +514,7 @@ fn the_shipped_models_give_the_same_labels_on_both_backends() {
             let both: [Arc<dyn Backend>; 2] = [Arc::new(tract), Arc::new(ort.unwrap())];
             let [a, b] = both.map(|backend| {
                 let mut engine = Engine::new(model.clone(), backend, None, Metrics::shared());
-                let mut mask = Mask::zeros(0, 0);
+                let mut mask = LabelMap::zeros(0, 0);
                 let image = ImageRef::packed(format, picture.as_raw()).unwrap();
                 engine.segment(&image, &mut mask).unwrap();
                 mask.labels

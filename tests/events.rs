@@ -14,7 +14,7 @@ use segd::events::{Event, EventDesk, LineRule, Watch, Zone};
 use segd::observe::{Observer, Seen};
 use segd::pipeline::control::{Control, Looks, Privacy};
 use tokio::sync::broadcast;
-use vision::frame::Mask;
+use vision::frame::LabelMap;
 use vision::model::contract::Class;
 use vision::overlay::OverlayOptions;
 use vision::redact::{How, RedactOptions};
@@ -160,7 +160,7 @@ impl Rig {
     /// Shows the next picture, in which `things` are; those without a track are of a network that tells none apart.
     fn show(&mut self, things: &[Thing]) {
         let mut segments: Vec<Segment> = (0..3).map(Segment::of_class).collect();
-        let mut map = Mask::zeros(WIDTH, HEIGHT);
+        let mut map = LabelMap::zeros(WIDTH, HEIGHT);
         for thing in things {
             let number = match thing.track {
                 None => thing.class as u8,

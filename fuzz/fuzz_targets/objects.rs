@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use vision::answer::Answer;
 use vision::decode::decoder;
-use vision::frame::Mask;
+use vision::frame::LabelMap;
 use vision::model::Contract;
 use vision::tensor::{Elements, InputSize, Outputs, Placement};
 
@@ -47,7 +47,7 @@ fuzz_target!(|input: (u8, u8, Vec<(Vec<u8>, Vec<f32>)>, Vec<i64>, (u8, u8))| {
     if decoder.read(&mut outputs, &mut answer).is_err() {
         return;
     }
-    let (mut map, mut segments) = (Mask::zeros(0, 0), Vec::new());
+    let (mut map, mut segments) = (LabelMap::zeros(0, 0), Vec::new());
     decoder.decode(&answer, &mut map, &mut segments);
     assert_eq!((map.width, map.height), picture);
     assert!(segments.len() <= 255 && map.labels.iter().all(|&n| usize::from(n) < segments.len()));

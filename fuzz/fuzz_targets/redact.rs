@@ -2,13 +2,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vision::frame::{FrameFormat, Mask, PixelFormat};
+use vision::frame::{FrameFormat, LabelMap, PixelFormat};
 use vision::redact::{How, RedactOptions, Redactor};
 
 fuzz_target!(|input: (u8, u8, u8, Vec<u8>)| {
     let (width, height, margin, labels) = input;
     let (width, height) = (usize::from(width).max(1), usize::from(height).max(1));
-    let mut mask = Mask::zeros(width, height);
+    let mut mask = LabelMap::zeros(width, height);
     for (to, from) in mask.labels.iter_mut().zip(labels) {
         *to = from % 4;
     }

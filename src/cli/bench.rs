@@ -151,7 +151,11 @@ pub fn run(mut args: BenchArgs) -> Result<()> {
         .map(|(_, s)| s.cpu_ms)
         .sum();
     let report = Report {
-        runs_on: metrics.runs_on(),
+        runs_on: metrics
+            .vitals
+            .runs_on()
+            .map(|on| on.to_string())
+            .unwrap_or_default(),
         wall_s: wall,
         fps: frames / wall,
         cpu_ms_per_frame: (end.cpu_ns - start.cpu_ns) as f64 / 1e6 / frames,

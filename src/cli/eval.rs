@@ -13,7 +13,7 @@ use crate::metrics::{Metrics, Stage};
 use vision::dataset::objects::ObjectFormat;
 use vision::dataset::{Dataset, DatasetClass, Format};
 use vision::error::{Error, Result};
-use vision::frame::Mask;
+use vision::frame::LabelMap;
 use vision::infer::RunsOn;
 use vision::model::Contract;
 use vision::model::contract::Resize;
@@ -161,7 +161,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
 
     let mut scores = Scores::new(classes.names.len());
     let mut each = Bootstrap::new(classes.names.len());
-    let mut mask = Mask::zeros(0, 0);
+    let mut mask = LabelMap::zeros(0, 0);
     let mut ran: Option<RunsOn> = None;
     let bar = progress(samples.len());
     for sample in &samples {
@@ -315,7 +315,7 @@ impl Classes {
         })
     }
 
-    fn translate(&self, mask: &mut Mask) {
+    fn translate(&self, mask: &mut LabelMap) {
         if let Some(foreground) = self.foreground {
             for label in &mut mask.labels {
                 *label = u8::from(*label == foreground);

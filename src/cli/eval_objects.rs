@@ -8,7 +8,7 @@ use super::image::progress;
 use crate::metrics::Metrics;
 use vision::dataset::objects::{ObjectDataset, ObjectFormat, TrueObject, usual_name};
 use vision::error::{Error, Result};
-use vision::frame::Mask;
+use vision::frame::LabelMap;
 use vision::model::Contract;
 use vision::picture::image_ref;
 use vision::rle::Rle;
@@ -79,7 +79,7 @@ pub(super) fn run(args: &EvalArgs, format: ObjectFormat) -> Result<()> {
     let name = chosen.model.contract.name.clone();
     let mut engine = Engine::new(chosen.model, chosen.backend, chosen.longest, Metrics::shared());
     let mut scores = ObjectScores::new(scored.names.len());
-    let (mut map, mut segments) = (Mask::zeros(0, 0), Vec::new());
+    let (mut map, mut segments) = (LabelMap::zeros(0, 0), Vec::new());
     let mut ran = None;
     let bar = progress(data.samples.len());
     for sample in &data.samples {
@@ -174,7 +174,7 @@ impl Scored {
         }
     }
 
-    fn found(&self, map: &Mask, segments: &[Segment]) -> Vec<FoundObject> {
+    fn found(&self, map: &LabelMap, segments: &[Segment]) -> Vec<FoundObject> {
         let objects = (0..=u8::MAX)
             .zip(segments)
             .filter(|(_, s)| s.instance.is_some() && !s.doubtful);

@@ -14,7 +14,7 @@ use crate::cli::args::{ModelArgs, VisualizeArgs};
 use crate::config;
 use crate::metrics::Metrics;
 use vision::error::{Error, Result};
-use vision::frame::{FrameFormat, Mask};
+use vision::frame::{FrameFormat, LabelMap};
 use vision::model::contract::Class;
 use vision::overlay::{OverlayOptions, Painter, Visualize};
 use vision::picture::{image_ref, is_picture, read_rgb, write_index_png, write_rgb_png};
@@ -73,7 +73,7 @@ pub fn run(args: ImageArgs) -> Result<()> {
         engine,
         overlay,
         classes,
-        mask: Mask::zeros(0, 0),
+        mask: LabelMap::zeros(0, 0),
         segments: Vec::new(),
         painter: None,
         painted: Vec::new(),
@@ -107,7 +107,7 @@ struct Images {
     engine: Engine,
     overlay: OverlayOptions,
     classes: Vec<Class>,
-    mask: Mask,
+    mask: LabelMap,
     segments: Vec<Segment>,
     painter: Option<(FrameFormat, Painter)>,
     painted: Vec<u8>,
@@ -141,7 +141,7 @@ struct CocoMask {
 /// What a picture's map holds; without classes that are background.
 fn results<'a>(
     input: &'a Path,
-    map: &'a Mask,
+    map: &'a LabelMap,
     segments: &'a [Segment],
     classes: &'a [Class],
 ) -> impl Iterator<Item = CocoResult> + 'a {

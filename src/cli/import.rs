@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use crate::choose::{BackendName, ChoiceOptions};
 use crate::metrics::Metrics;
 use vision::error::{Error, Result};
-use vision::frame::{FrameFormat, Mask, PixelFormat};
+use vision::frame::{FrameFormat, LabelMap, PixelFormat};
 use vision::import::{Beside, Normalization, Proposal, Signature, read_names};
 use vision::infer::Backend;
 use vision::model::contract::{Contract, InputType};
@@ -270,7 +270,7 @@ fn draw_sheet(model: &Arc<Model>, backend: &Arc<dyn Backend>, picture: &RgbImage
         };
         let image = image_ref(&small)?;
         let mut engine = Engine::new(Arc::new(other), backend.clone(), None, Metrics::shared());
-        let (mut map, mut segments) = (Mask::zeros(0, 0), Vec::new());
+        let (mut map, mut segments) = (LabelMap::zeros(0, 0), Vec::new());
         let segmented = engine.segment_objects(&image, &mut map, &mut segments);
         let mut painter = Painter::new(image.format, &model.contract.classes, overlay.clone());
         let mut painted = vec![0; image.format.packed_bytes()];

@@ -17,7 +17,7 @@ use crate::metrics::{Metrics, thread_cpu_ns};
 use vision::answer::Answer;
 use vision::dataset::{Dataset, Format, Labels};
 use vision::error::{Error, Result};
-use vision::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
+use vision::frame::{FrameFormat, ImageRef, LabelMap, PixelFormat};
 use vision::pool::FramePool;
 use vision::propagate::{Keys, LogitSmoother, Luma, MotionField, Smoothing, Tiles, warp_labels};
 use vision::score::ConfusionMatrix;
@@ -113,18 +113,18 @@ fn masks_of(
     frames: &[Inferred],
     way: Way,
     propagation_ns: &mut u64,
-    mut each: impl FnMut(usize, Option<&Mask>, bool),
+    mut each: impl FnMut(usize, Option<&LabelMap>, bool),
 ) -> Result<()> {
     let Some(first) = frames.first() else {
         return Ok(());
     };
     let (width, height) = (first.format.width, first.format.height);
-    let mut keys: Keys<(Mask, Tiles)> = Keys::new(width, height, 16);
+    let mut keys: Keys<(LabelMap, Tiles)> = Keys::new(width, height, 16);
     let mut smoother = LogitSmoother::default();
     let luma = Luma::new(width, height);
     let mut field = MotionField::still(luma.columns(), luma.rows(), luma.scale());
-    let mut waiting: Vec<(usize, u64, Mask)> = Vec::new();
-    let mut moved = Mask::zeros(0, 0);
+    let mut waiting: Vec<(usize, u64, LabelMap)> = Vec::new();
+    let mut moved = LabelMap::zeros(0, 0);
     let mut last_key = 0;
     let smoothing = Smoothing {
         strength: way.smooth,
@@ -146,7 +146,7 @@ fn masks_of(
             if let (Some(grid), Answer::Logits { values, .. }) = (engine.cells(&answer), &mut answer) {
                 smoother.mix(values, &grid, known.then_some(&field), smoothing);
             }
-            let mut mask = Mask::zeros(0, 0);
+            let mut mask = LabelMap::zeros(0, 0);
             engine.decode(&answer, &mut mask, &mut Vec::new());
             keys.start(t as u64, t as u64);
             waiting.push((t + way.late, t as u64, mask));
@@ -515,14 +515,14 @@ fn on_clip(path: &Path, engine: &mut Engine, ways: &[Way], limit: Option<usize>)
         .windows(2)
         .map(|two| squares_at_rest(&two[1], &two[0], width))
         .collect();
-    let mut truth: Vec<Mask> = Vec::new();
+    let mut truth: Vec<LabelMap> = Vec::new();
     let mut ns = 0;
     masks_of(engine, &frames, EVERY_FRAME, &mut ns, |_, mask, _| {
         truth.extend(mask.cloned())
     })?;
     let mut sums = vec![Sums::default(); ways.len()];
     for (way, s) in ways.iter().zip(&mut sums) {
-        let mut before: Option<Mask> = None;
+        let mut before: Option<LabelMap> = None;
         let mut ns = 0;
         masks_of(engine, &frames, *way, &mut ns, |t, mask, is_key| {
             s.frames += 1;

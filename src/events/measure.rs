@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::geometry::{Point, Polygon, Raster};
 use super::runs::{Body, Runs};
-use vision::frame::Mask;
+use vision::frame::LabelMap;
 use vision::scene::{Rect, Segment};
 
 /// What of a track must be in a zone for the track to be inside.
@@ -176,7 +176,7 @@ impl Meter {
     }
 
     /// Whether this is made for maps of that size.
-    pub fn is_for(&self, map: &Mask) -> bool {
+    pub fn is_for(&self, map: &LabelMap) -> bool {
         (self.width, self.height) == (map.width, map.height)
     }
 
@@ -185,7 +185,7 @@ impl Meter {
     ///
     /// # Panics
     /// If the map has another size.
-    pub fn measure(&mut self, map: &Mask, segments: &[Segment]) {
+    pub fn measure(&mut self, map: &LabelMap, segments: &[Segment]) {
         assert!(self.is_for(map), "a map of another size");
         self.runs.read(map);
         self.find_tracks(segments);
@@ -445,7 +445,7 @@ mod tests {
 
     /// One segment in the slow way: whether a pixel is of it, in the zone, in its footing.
     struct Slow<'a> {
-        map: &'a Mask,
+        map: &'a LabelMap,
         zone: &'a Measured,
     }
 
@@ -516,7 +516,7 @@ mod tests {
             inside in prop_oneof![Just(Inside::Footing), Just(Inside::Centroid), Just(Inside::Overlap)],
             least in 1..5_u32,
         ) {
-            let mut map = Mask::zeros(width, height);
+            let mut map = LabelMap::zeros(width, height);
             for (number, x, y, w, h) in &spots {
                 for y in *y..(y + h).min(height) {
                     for x in *x..(x + w).min(width) {
@@ -533,7 +533,7 @@ mod tests {
             };
             let mut meter = Meter::new(std::slice::from_ref(&zone), width, height);
             // What was measured before leaves nothing behind.
-            meter.measure(&Mask { width, height, labels: vec![1; width * height] }, &segments);
+            meter.measure(&LabelMap { width, height, labels: vec![1; width * height] }, &segments);
             meter.measure(&map, &segments);
             let slow = Slow { map: &map, zone: &zone };
             let all = slow.pixels().filter(|p| slow.is_inside(*p)).count();
@@ -613,7 +613,7 @@ mod tests {
         };
         let segments = [Segment::of_class(0), person];
         let inside = |top: usize| {
-            let mut map = Mask::zeros(40, 40);
+            let mut map = LabelMap::zeros(40, 40);
             for y in top..top + 20 {
                 map.labels[y * 40 + 10..][..2].fill(1);
             }

@@ -1,6 +1,6 @@
 //! A map as runs of equal numbers, and what each number takes of the picture. Measured once a frame, for all zones.
 
-use vision::frame::Mask;
+use vision::frame::LabelMap;
 use vision::scene::Rect;
 
 /// Pixels of a row, side by side, with one number.
@@ -95,7 +95,7 @@ pub(super) struct Runs {
 
 impl Runs {
     /// Reads a map.
-    pub fn read(&mut self, map: &Mask) {
+    pub fn read(&mut self, map: &LabelMap) {
         self.rows.clear();
         self.runs.clear();
         self.bodies.clear();
@@ -162,9 +162,9 @@ mod tests {
         ) {
             let labels = pieces.iter().flat_map(|(number, count)| std::iter::repeat_n(*number, *count));
             let labels: Vec<u8> = labels.cycle().take(width * height).collect();
-            let map = Mask { width, height, labels };
+            let map = LabelMap { width, height, labels };
             let mut runs = Runs::default();
-            runs.read(&Mask::zeros(3, 3));
+            runs.read(&LabelMap::zeros(3, 3));
             runs.read(&map);
             for (y, row) in map.labels.chunks_exact(width).enumerate() {
                 let mut x = 0;

@@ -228,6 +228,10 @@ mod tests {
             provider: provider.into(),
             precision: "fp32".into(),
             version: "1".into(),
+            input_size: vision::tensor::InputSize {
+                width: 64,
+                height: 48,
+            },
         };
         vitals.set_runs_on(on("CUDA"), true);
         vitals.set_runs_on(on("CUDA"), false);

@@ -14,7 +14,7 @@ use crate::metrics::{Metrics, Stage, thread_cpu_ns};
 use vision::answer::Answer;
 use vision::decode::Hidden;
 use vision::error::{Error, Result};
-use vision::frame::{Frame, FrameFormat, Mask};
+use vision::frame::{Frame, FrameFormat, LabelMap};
 use vision::infer::{RunsOn, cost_ns};
 use vision::propagate::{LogitSmoother, Tiles, warp_labels};
 use vision::scene::Segment;
@@ -246,9 +246,9 @@ struct Follower {
     is_new: bool,
     /// The key before, its map, and when it was taken.
     key: Option<u64>,
-    before: Mask,
+    before: LabelMap,
     tiles: Tiles,
-    moved: Mask,
+    moved: LabelMap,
     at_ns: TimeNs,
 }
 
@@ -265,7 +265,7 @@ impl Follower {
         frame: &Frame,
         key: Option<&AskedMask>,
         least: f32,
-        map: &Mask,
+        map: &LabelMap,
         segments: &mut [Segment],
     ) {
         let tracker = self.tracker.get_or_insert_with(|| Tracker::new(least));
@@ -296,25 +296,16 @@ impl Follower {
 }
 
 impl InferStage {
-    /// Says what runs, in the log and in the figures.
+    /// Says in the log what runs.
     fn announce(&self, on: &RunsOn) {
-        let size = self
-            .engine
-            .input_size()
-            .map(|s| format!("{}x{}", s.width, s.height));
-        let size = size.unwrap_or_default();
         info!(
             backend = on.backend,
             version = %on.version,
             provider = %on.provider,
             precision = %on.precision,
-            size,
+            size = format!("{}x{}", on.input_size.width, on.input_size.height),
             "infer"
         );
-        self.metrics.set_runs_on(format!(
-            "{} {} {} {} {size}",
-            on.backend, on.version, on.provider, on.precision
-        ));
     }
 
     /// After an inference that failed: whether another backend has taken over, to which the picture is to be given

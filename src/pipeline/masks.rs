@@ -10,7 +10,7 @@ use crate::clock::{SharedClock, TimeNs};
 use crate::mailbox::{MailboxReceiver, MailboxSender, Received};
 use crate::metrics::{Metrics, Stage, process_cpu_ns};
 use crate::schedule::{Reason, ScheduleOptions, Scheduler, Seen};
-use vision::frame::{FrameFormat, Mask, SharedFrame};
+use vision::frame::{FrameFormat, LabelMap, SharedFrame};
 use vision::propagate::{Key, Keys, MotionField, warp_labels};
 
 /// Keys that are followed at a time: the one that is shown, and those that are being segmented.
@@ -39,7 +39,7 @@ pub(super) struct Masks {
     /// The shown key's mask where it belongs on the current frame.
     moved: TimedMask,
     /// Maps that scenes held, or hold still, to move masks into.
-    spare_maps: Vec<Arc<Mask>>,
+    spare_maps: Vec<Arc<LabelMap>>,
     /// A field that came back from inference.
     spare: Option<MotionField>,
     load: Load,
@@ -271,7 +271,7 @@ impl Masks {
             match free {
                 Some(free) => std::mem::swap(&mut self.spare_maps[free], &mut moved.mask),
                 None if self.spare_maps.len() < SPARE_MAPS => {
-                    let held = std::mem::replace(&mut moved.mask, Arc::new(Mask::zeros(0, 0)));
+                    let held = std::mem::replace(&mut moved.mask, Arc::new(LabelMap::zeros(0, 0)));
                     self.spare_maps.push(held);
                 }
                 None => {}

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::clock::{SharedClock, TimeNs};
 use crate::observe::Seen;
 use crate::pipeline::control::Looks;
-use vision::frame::Mask;
+use vision::frame::LabelMap;
 use vision::rle::Rle;
 use vision::scene::Scene;
 
@@ -113,7 +113,7 @@ impl Known {
     }
 
     /// Each pixel's class; hidden ones are the background, or the first class where there is none.
-    pub fn class_map(&self, scene: &Scene) -> Mask {
+    pub fn class_map(&self, scene: &Scene) -> LabelMap {
         let nothing = scene.model.classes.iter().position(|class| class.background);
         let nothing = u8::try_from(nothing.unwrap_or(0)).unwrap_or(0);
         let mut table = [nothing; 256];
@@ -122,7 +122,7 @@ impl Known {
                 *slot = u8::try_from(segment.class).unwrap_or(nothing);
             }
         }
-        Mask {
+        LabelMap {
             width: scene.map.width,
             height: scene.map.height,
             labels: scene
@@ -185,7 +185,7 @@ pub(crate) mod tests {
 
     /// Of 4x2 pixels: four of nothing, three of a person, one of a cat.
     pub(crate) fn seen(looks: &Looks, mask_age_ms: u64) -> Seen {
-        let map = Mask {
+        let map = LabelMap {
             width: 4,
             height: 2,
             labels: vec![0, 2, 2, 0, 0, 2, 1, 0],

@@ -52,6 +52,7 @@ impl Segmenter for MadeSegmenter {
             provider: self.provider.into(),
             precision: "fp32".into(),
             version: "1".into(),
+            input_size: self.size,
         }
     }
 

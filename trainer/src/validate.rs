@@ -10,7 +10,7 @@ use vision::answer::Answer;
 use vision::dataset::objects::ObjectDataset;
 use vision::dataset::{Labels, Sample};
 use vision::decode::decoder;
-use vision::frame::Mask;
+use vision::frame::LabelMap;
 use vision::infer::TensorData;
 use vision::picture::image_ref;
 use vision::preprocess::Preprocessor;
@@ -59,7 +59,7 @@ pub fn input(image: &RgbImage, recipe: &Recipe, device: Device) -> Result<Tensor
 /// What a network says of a picture: the number of each pixel's segment, and what the segments are.
 pub struct Seen {
     /// The map, of the picture's size.
-    pub map: Mask,
+    pub map: LabelMap,
     /// What its numbers stand for.
     pub segments: Vec<Segment>,
 }
@@ -83,7 +83,7 @@ impl Seen {
 
 /// The objects of a map and its segments, their classes counted without the background.
 #[must_use]
-pub fn found_objects(map: &Mask, segments: &[Segment]) -> Vec<FoundObject> {
+pub fn found_objects(map: &LabelMap, segments: &[Segment]) -> Vec<FoundObject> {
     (0..=u8::MAX)
         .zip(segments)
         .filter(|(_, segment)| segment.instance.is_some() && !segment.doubtful)
@@ -125,7 +125,7 @@ pub fn see(graph: &Graph, weights: &Weights, recipe: &Recipe, image: &RgbImage) 
     let mut answer = Answer::empty();
     decoder.read(&mut outputs, &mut answer)?;
     let mut seen = Seen {
-        map: Mask::zeros(width, height),
+        map: LabelMap::zeros(width, height),
         segments: Vec::new(),
     };
     decoder.decode(&answer, &mut seen.map, &mut seen.segments);

@@ -24,7 +24,7 @@ use segd_train::{data, validate};
 use tch::{Device, Tensor};
 use vision::dataset::objects::{ObjectDataset, ObjectFormat};
 use vision::dataset::{Dataset, Format};
-use vision::frame::Mask;
+use vision::frame::LabelMap;
 use vision::model::Model;
 use vision::model::contract::{Contract, OutputKind, Precision};
 use vision::picture::image_ref;
@@ -200,11 +200,11 @@ fn objects_that_touch_are_learnt_and_found_in_every_backend() {
         let (mut same, mut pixels) = (0, 0);
         for image in &images {
             let expected = validate::see(&graph, &run.ema, &recipe, image).unwrap();
-            let (mut map, mut segments) = (Mask::zeros(0, 0), Vec::new());
+            let (mut map, mut segments) = (LabelMap::zeros(0, 0), Vec::new());
             engine
                 .segment_objects(&image_ref(image).unwrap(), &mut map, &mut segments)
                 .unwrap();
-            let boxes = |map: &Mask, count: usize| -> Vec<[u64; 4]> {
+            let boxes = |map: &LabelMap, count: usize| -> Vec<[u64; 4]> {
                 (3..count as u8)
                     .map(|number| Rle::of(map, number).bbox())
                     .collect()
@@ -226,7 +226,7 @@ fn objects_that_touch_are_learnt_and_found_in_every_backend() {
             } else {
                 assert_eq!(found.len(), 3, "{name} int8");
                 // Rounding may change the order of objects that are equally sure.
-                let class = |map: &Mask, segments: &[vision::scene::Segment], at: usize| {
+                let class = |map: &LabelMap, segments: &[vision::scene::Segment], at: usize| {
                     segments[usize::from(map.labels[at])].class
                 };
                 same += (0..map.labels.len())

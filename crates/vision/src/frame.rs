@@ -313,19 +313,19 @@ impl Frame {
     }
 }
 
-/// Class indices, one byte a pixel, row by row, without padding.
+/// One number a pixel: a class, or in a scene an index into its segments. Row by row, without padding.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Mask {
+pub struct LabelMap {
     /// Pixels a row.
     pub width: usize,
     /// Rows.
     pub height: usize,
-    /// `width * height` class indices.
+    /// `width * height` numbers.
     pub labels: Vec<u8>,
 }
 
-impl Mask {
-    /// A mask of class 0.
+impl LabelMap {
+    /// A map of zeros.
     pub fn zeros(width: usize, height: usize) -> Self {
         Self {
             width,

@@ -8,7 +8,7 @@ use image::{AnimationDecoder, DynamicImage, ImageDecoder, ImageFormat, ImageRead
 use tracing::warn;
 
 use crate::error::{Error, Result};
-use crate::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
+use crate::frame::{FrameFormat, ImageRef, LabelMap, PixelFormat};
 use crate::model::contract::Class;
 
 /// Extensions of picture files that are read, in lower case.
@@ -174,7 +174,7 @@ pub fn write_rgb_png(path: &Path, width: usize, height: usize, rgb: &[u8]) -> Re
 ///
 /// # Errors
 /// Fatal if the file can't be written.
-pub fn write_index_png(path: &Path, mask: &Mask, classes: &[Class]) -> Result<()> {
+pub fn write_index_png(path: &Path, mask: &LabelMap, classes: &[Class]) -> Result<()> {
     write_png(path, index_png(mask, classes))
 }
 
@@ -182,7 +182,7 @@ pub fn write_index_png(path: &Path, mask: &Mask, classes: &[Class]) -> Result<()
 ///
 /// # Errors
 /// If the mask has no pixels, or not as many labels as its sides say.
-pub fn index_png(mask: &Mask, classes: &[Class]) -> std::result::Result<Vec<u8>, png::EncodingError> {
+pub fn index_png(mask: &LabelMap, classes: &[Class]) -> std::result::Result<Vec<u8>, png::EncodingError> {
     encode_png(mask.width, mask.height, &mask.labels, |encoder| {
         encoder.set_color(png::ColorType::Indexed);
         // A palette of 256 colours, so that no reader packs the indices into fewer bits.
@@ -262,7 +262,7 @@ mod tests {
     fn indices_survive_a_palette_png() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("labels.png");
-        let mask = Mask {
+        let mask = LabelMap {
             width: 5,
             height: 3,
             labels: (0..15).map(|i| i % 3).collect(),

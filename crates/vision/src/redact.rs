@@ -6,7 +6,7 @@
 
 use serde::Deserialize;
 
-use crate::frame::{FrameFormat, Mask, PixelFormat};
+use crate::frame::{FrameFormat, LabelMap, PixelFormat};
 use crate::scene::{Segment, is_by_class};
 
 /// How a class is hidden. If two meet in a cell, the later one in this list wins.
@@ -95,7 +95,7 @@ impl Redactor {
     ///
     /// # Panics
     /// If the mask has another size.
-    pub fn look_at(&mut self, mask: &Mask) -> bool {
+    pub fn look_at(&mut self, mask: &LabelMap) -> bool {
         self.look_at_segments(mask, &[])
     }
 
@@ -104,7 +104,7 @@ impl Redactor {
     ///
     /// # Panics
     /// If the mask has another size.
-    pub fn look_at_segments(&mut self, mask: &Mask, segments: &[Segment]) -> bool {
+    pub fn look_at_segments(&mut self, mask: &LabelMap, segments: &[Segment]) -> bool {
         let mut levels = self.level;
         if !is_by_class(segments) {
             let strictest = self.level.iter().copied().max().unwrap_or(0);
@@ -300,7 +300,7 @@ mod tests {
             how in prop_oneof![Just(How::Fill), Just(How::Pixelate), Just(How::Blur)],
             margin in 0.0f32..0.4,
         ) {
-            let mut mask = Mask::zeros(width, height);
+            let mut mask = LabelMap::zeros(width, height);
             for (x, y) in &spots {
                 mask.labels[y % height * width + x % width] = 1;
             }
@@ -334,7 +334,7 @@ mod tests {
     fn pixels_of_a_cell_become_one_and_a_blur_has_no_more_detail() {
         let (width, height) = (64, 64);
         let format = i420(width, height);
-        let mut mask = Mask::zeros(width, height);
+        let mut mask = LabelMap::zeros(width, height);
         mask.labels.fill(1);
         for how in [How::Pixelate, How::Blur] {
             let mut redactor = Redactor::new(width, height, &options(how, 0.0));
@@ -360,7 +360,7 @@ mod tests {
     fn the_right_half_of_a_doubled_picture_is_hidden_too() {
         let (width, height) = (40, 40);
         let format = i420(80, height);
-        let mut mask = Mask::zeros(width, height);
+        let mut mask = LabelMap::zeros(width, height);
         mask.labels[0] = 1;
         let mut redactor = Redactor::new(width, height, &options(How::Fill, 0.0));
         redactor.look_at(&mask);

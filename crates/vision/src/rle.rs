@@ -1,6 +1,6 @@
 //! Masks as run lengths, as COCO has them: pixels go down the columns, and runs of outside and inside alternate.
 
-use crate::frame::Mask;
+use crate::frame::LabelMap;
 
 /// A mask of `width` x `height` pixels.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -36,14 +36,14 @@ impl Rle {
     }
 
     /// The pixels of a map that have one number.
-    pub fn of(map: &Mask, number: u8) -> Self {
+    pub fn of(map: &LabelMap, number: u8) -> Self {
         Self::new(map.width, map.height, |x, y| {
             map.labels[y * map.width + x] == number
         })
     }
 
     /// The masks of the numbers below `count` in a map, in one pass over it: as [`of`](Self::of) gives them one by one.
-    pub fn of_each(map: &Mask, count: usize) -> Vec<Self> {
+    pub fn of_each(map: &LabelMap, count: usize) -> Vec<Self> {
         let (width, height) = (map.width, map.height);
         let empty = Self {
             width,
@@ -324,7 +324,7 @@ mod tests {
         ) {
             // Runs as masks have them, beside noise.
             let labels: Vec<u8> = (0..labels.len()).map(|at| labels[at / smooth]).collect();
-            let map = Mask { width, height: labels.len() / width, labels };
+            let map = LabelMap { width, height: labels.len() / width, labels };
             let expected: Vec<Rle> = (0..3).map(|number| Rle::of(&map, number)).collect();
             prop_assert_eq!(Rle::of_each(&map, 3), expected);
         }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::frame::{Mask, TimeNs};
+use crate::frame::{LabelMap, TimeNs};
 use crate::model::contract::{Class, Contract};
 
 /// What the segments of a model's scenes are called.
@@ -89,7 +89,7 @@ pub struct Scene {
     /// What the segments are called.
     pub model: Arc<ModelInfo>,
     /// For each pixel an index into `segments`.
-    pub map: Arc<Mask>,
+    pub map: Arc<LabelMap>,
     /// At most 256; segments that take no pixel are among them.
     pub segments: Vec<Segment>,
     extents: OnceLock<Vec<Extent>>,
@@ -101,7 +101,7 @@ impl Scene {
         (captured_at_ns, sequence): (TimeNs, u64),
         inferred_at_ns: TimeNs,
         model: Arc<ModelInfo>,
-        map: Arc<Mask>,
+        map: Arc<LabelMap>,
         segments: Vec<Segment>,
     ) -> Self {
         Self {
@@ -128,14 +128,14 @@ impl Scene {
 }
 
 /// Area and bounding box of each of `segments` numbers.
-fn extents(map: &Mask, segments: usize) -> Vec<Extent> {
+fn extents(map: &LabelMap, segments: usize) -> Vec<Extent> {
     let mut all = Vec::new();
     measure(map, segments, &mut all);
     all
 }
 
 /// Finds where each of `segments` numbers of a map is: `extents` gets as many, of no area for those that take no pixel.
-pub fn measure(map: &Mask, segments: usize, extents: &mut Vec<Extent>) {
+pub fn measure(map: &LabelMap, segments: usize, extents: &mut Vec<Extent>) {
     /// First and last column, first and last row, pixels.
     #[derive(Clone, Copy)]
     struct Found {
@@ -192,7 +192,7 @@ impl ModelInfo {
 }
 
 /// Makes a map of segments one of classes: each pixel gets its segment's class, and 0 if it has none.
-pub fn classes_of(map: &mut Mask, segments: &[Segment]) {
+pub fn classes_of(map: &mut LabelMap, segments: &[Segment]) {
     let mut classes = [0; 256];
     for (class, segment) in classes.iter_mut().zip(segments) {
         *class = u8::try_from(segment.class).unwrap_or(0);
@@ -214,7 +214,7 @@ mod tests {
             (width, height) in (1..12_usize, 1..12_usize),
             labels in prop::collection::vec(0..4_u8, 144),
         ) {
-            let map = Mask { width, height, labels: labels[..width * height].to_vec() };
+            let map = LabelMap { width, height, labels: labels[..width * height].to_vec() };
             let found = extents(&map, 5);
             prop_assert_eq!(found.len(), 5);
             for (number, extent) in (0_u8..).zip(&found) {
@@ -248,7 +248,7 @@ mod tests {
         assert!(!is_by_class(&segments));
         segments[2] = Segment::of_class(1);
         assert!(!is_by_class(&segments));
-        let mut map = Mask {
+        let mut map = LabelMap {
             width: 4,
             height: 1,
             labels: vec![0, 1, 2, 9],

@@ -11,7 +11,7 @@ use tracing::warn;
 use crate::answer::Answer;
 use crate::decode::{Decoder, Hidden, decoder};
 use crate::error::{Error, Result};
-use crate::frame::{FrameFormat, ImageRef, Mask};
+use crate::frame::{FrameFormat, ImageRef, LabelMap};
 use crate::infer::{Backend, InputSize, Outputs, RunsOn, Segmenter, TensorData};
 use crate::model::Model;
 use crate::preprocess::Preprocessor;
@@ -191,7 +191,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`infer`](Self::infer).
-    pub fn segment(&mut self, image: &ImageRef<'_>, mask: &mut Mask) -> Result<()> {
+    pub fn segment(&mut self, image: &ImageRef<'_>, mask: &mut LabelMap) -> Result<()> {
         let mut segments = std::mem::take(&mut self.segments);
         let segmented = self.segment_objects(image, mask, &mut segments);
         if segmented.is_ok() && !is_by_class(&segments) {
@@ -209,7 +209,7 @@ impl Engine {
     pub fn segment_objects(
         &mut self,
         image: &ImageRef<'_>,
-        map: &mut Mask,
+        map: &mut LabelMap,
         segments: &mut Vec<Segment>,
     ) -> Result<()> {
         let mut answer = std::mem::replace(&mut self.answer, Answer::empty());
@@ -243,7 +243,7 @@ impl Engine {
 
     /// Turns an answer of the last [`infer`](Self::infer) into its picture's map and segments. Leaves them alone before
     /// the first.
-    pub fn decode(&mut self, answer: &Answer, map: &mut Mask, segments: &mut Vec<Segment>) {
+    pub fn decode(&mut self, answer: &Answer, map: &mut LabelMap, segments: &mut Vec<Segment>) {
         if let Some(prepared) = &mut self.prepared {
             self.timer
                 .time(Step::Decode, || prepared.decoder.decode(answer, map, segments));

@@ -13,7 +13,7 @@ use image::imageops::FilterType;
 
 use crate::dataset::decode_index_png;
 use crate::error::{Error, Result};
-use crate::frame::Mask;
+use crate::frame::LabelMap;
 use crate::infer::Backend;
 use crate::model::contract::{Resize, SelfTest};
 use crate::model::load::CONTRACT_FILE;
@@ -165,10 +165,10 @@ fn label(
     backend: &Arc<dyn Backend>,
     longest: Option<usize>,
     picture: &RgbImage,
-) -> Result<Mask> {
+) -> Result<LabelMap> {
     let mut engine = Engine::new(model.clone(), backend.clone(), longest, Arc::new(Untimed));
     let image = image_ref(picture)?;
-    let mut mask = Mask::zeros(image.format.width, image.format.height);
+    let mut mask = LabelMap::zeros(image.format.width, image.format.height);
     engine.segment(&image, &mut mask)?;
     Ok(mask)
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use vision::frame::Mask;
+use vision::frame::LabelMap;
 use vision::model::contract::Class;
 use vision::picture::{self, is_picture};
 
@@ -54,7 +54,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let drawn = sheet::overlay(&image, &labels, recipe.classes(), background);
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         let (width, height) = (image.width() as usize, image.height() as usize);
-        let mask = Mask {
+        let mask = LabelMap {
             width,
             height,
             labels,

@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use vision::dataset::Sample;
 use vision::dataset::objects::ObjectDataset;
-use vision::frame::Mask;
+use vision::frame::LabelMap;
 use vision::infer::Backend;
 use vision::infer::ort::{OrtBackend, OrtOptions};
 use vision::infer::tract::TractBackend;
@@ -76,7 +76,7 @@ pub fn measure(
     let (mut each_ms, mut before_ms) = (Vec::with_capacity(samples.len()), infer_ms());
     for (index, sample) in samples.iter().enumerate() {
         let (image, truth) = sample.load()?;
-        let mut mask = Mask::zeros(truth.width, truth.height);
+        let mut mask = LabelMap::zeros(truth.width, truth.height);
         engine
             .segment(&image_ref(&image)?, &mut mask)
             .with_context(|| sample.image.display().to_string())?;
@@ -138,7 +138,7 @@ impl ScoredObjects {
 pub fn objects(folder: &Path, backend: Arc<dyn Backend>, data: &ObjectDataset) -> Result<ScoredObjects> {
     let model = Model::open(folder)?;
     let mut engine = Engine::new(Arc::new(model), backend, None, Arc::new(Untimed));
-    let (mut map, mut segments) = (Mask::zeros(0, 0), Vec::new());
+    let (mut map, mut segments) = (LabelMap::zeros(0, 0), Vec::new());
     let classes = data.classes.len();
     let mut pictures = Vec::with_capacity(data.samples.len());
     for sample in &data.samples {
@@ -164,7 +164,7 @@ pub fn objects(folder: &Path, backend: Arc<dyn Backend>, data: &ObjectDataset) -
 pub fn agreement(folder: &Path, backend: Arc<dyn Backend>, images: &[(PathBuf, Vec<u8>)]) -> Result<f64> {
     let model = Model::open(folder)?;
     let mut engine = Engine::new(Arc::new(model), backend, None, Arc::new(Untimed));
-    let mut mask = Mask::zeros(0, 0);
+    let mut mask = LabelMap::zeros(0, 0);
     let (mut same, mut pixels) = (0, 0);
     for (path, labels) in images {
         let image = picture::read_rgb(path)?;

@@ -14,7 +14,7 @@ use super::{Decoder, Place, outputs_of, was_read};
 use crate::answer::objects::{BoxedMasks, Form, whole as whole_number};
 use crate::answer::{Answer, Reader};
 use crate::error::Result;
-use crate::frame::Mask;
+use crate::frame::LabelMap;
 use crate::model::contract::{Contract, Grid};
 use crate::scene::Segment;
 use crate::tensor::Outputs;
@@ -49,7 +49,7 @@ impl BoxesMasksDecoder {
         }
     }
 
-    fn draw(&mut self, answer: &BoxedMasks<'_>, object: &Found, map: &mut Mask) {
+    fn draw(&mut self, answer: &BoxedMasks<'_>, object: &Found, map: &mut LabelMap) {
         let masks = &answer.masks;
         let Some(mask) = masks.plane(object.index) else {
             return;
@@ -156,7 +156,7 @@ impl Decoder for BoxesMasksDecoder {
         self.reader.read(outputs, answer)
     }
 
-    fn decode(&mut self, answer: &Answer, map: &mut Mask, segments: &mut Vec<Segment>) {
+    fn decode(&mut self, answer: &Answer, map: &mut LabelMap, segments: &mut Vec<Segment>) {
         let answer = was_read(self.form.boxed(outputs_of(answer)));
         self.place.clear(map, segments);
         self.found.clear();

@@ -14,7 +14,7 @@ use super::{Decoder, Place, outputs_of, was_read};
 use crate::answer::objects::{Centered, Form, probability};
 use crate::answer::{Answer, Reader};
 use crate::error::Result;
-use crate::frame::Mask;
+use crate::frame::LabelMap;
 use crate::model::contract::Contract;
 use crate::scene::Segment;
 use crate::tensor::Outputs;
@@ -120,7 +120,7 @@ impl Decoder for CentersDecoder {
         self.reader.read(outputs, answer)
     }
 
-    fn decode(&mut self, answer: &Answer, map: &mut Mask, segments: &mut Vec<Segment>) {
+    fn decode(&mut self, answer: &Answer, map: &mut LabelMap, segments: &mut Vec<Segment>) {
         let answer = was_read(self.form.centered(outputs_of(answer)));
         let classes = self.is_thing.len();
         let size = (answer.logits.width, answer.logits.height);

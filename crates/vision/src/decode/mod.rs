@@ -2,7 +2,7 @@
 
 use crate::answer::{Answer, Reader};
 use crate::error::Result;
-use crate::frame::Mask;
+use crate::frame::LabelMap;
 use crate::model::contract::{Contract, Grid, OutputKind};
 use crate::scene::Segment;
 use crate::tensor::{InputSize, Outputs, Placement};
@@ -39,7 +39,7 @@ pub trait Decoder: Send {
     ///
     /// A decoder of objects gives at most [`MAX_SEGMENTS`](crate::model::contract::MAX_SEGMENTS) of them. Pixels that
     /// no object covers are the first class's; where objects overlap, the surer one is in front.
-    fn decode(&mut self, answer: &Answer, map: &mut Mask, segments: &mut Vec<Segment>);
+    fn decode(&mut self, answer: &Answer, map: &mut LabelMap, segments: &mut Vec<Segment>);
 
     /// Names the classes that must not be seen, from the next picture on. Their objects are in front of all others, and
     /// those that are [too unsure](Segment::doubtful) for an object are found as well. Decoders of classes alone have
@@ -92,14 +92,14 @@ struct Place {
 
 impl Place {
     /// Leaves every pixel to the first class.
-    fn clear(&self, map: &mut Mask, segments: &mut Vec<Segment>) {
+    fn clear(&self, map: &mut LabelMap, segments: &mut Vec<Segment>) {
         self.blank(map);
         segments.clear();
         segments.push(Segment::of_class(0));
     }
 
     /// A map of zeros.
-    fn blank(&self, map: &mut Mask) {
+    fn blank(&self, map: &mut LabelMap) {
         (map.width, map.height) = self.picture;
         map.labels.clear();
         map.labels.resize(map.width * map.height, 0);
@@ -158,7 +158,7 @@ impl Decoder for Semantic {
         self.reader.read(outputs, answer)
     }
 
-    fn decode(&mut self, answer: &Answer, map: &mut Mask, segments: &mut Vec<Segment>) {
+    fn decode(&mut self, answer: &Answer, map: &mut LabelMap, segments: &mut Vec<Segment>) {
         self.decoder.run(answer, map);
         if segments.len() != self.classes {
             segments.clear();

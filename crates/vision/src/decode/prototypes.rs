@@ -15,7 +15,7 @@ use super::{Decoder, Place, outputs_of, was_read};
 use crate::answer::objects::{Form, Prototyped, logit, probability, whole_number};
 use crate::answer::{Answer, Reader};
 use crate::error::Result;
-use crate::frame::Mask;
+use crate::frame::LabelMap;
 use crate::model::contract::{Contract, DetectionForm, Role};
 use crate::scene::Segment;
 use crate::tensor::Outputs;
@@ -179,7 +179,7 @@ impl PrototypesDecoder {
     }
 
     /// Draws one object.
-    fn draw(&mut self, answer: &Prototyped<'_>, object: &Found, map: &mut Mask) {
+    fn draw(&mut self, answer: &Prototyped<'_>, object: &Found, map: &mut LabelMap) {
         let (Some(cells), Some(candidate)) = (&self.cells, self.candidates.get(object.index)) else {
             return;
         };
@@ -226,7 +226,7 @@ impl Decoder for PrototypesDecoder {
         self.reader.read(outputs, answer)
     }
 
-    fn decode(&mut self, answer: &Answer, map: &mut Mask, segments: &mut Vec<Segment>) {
+    fn decode(&mut self, answer: &Answer, map: &mut LabelMap, segments: &mut Vec<Segment>) {
         let answer = was_read(self.form.prototyped(outputs_of(answer)));
         self.place.clear(map, segments);
         let size = (answer.prototypes.width, answer.prototypes.height);

@@ -19,7 +19,7 @@ use super::{Decoder, Place, outputs_of, was_read};
 use crate::answer::objects::{Form, Queried, logit, sigmoid};
 use crate::answer::{Answer, Reader};
 use crate::error::Result;
-use crate::frame::Mask;
+use crate::frame::LabelMap;
 use crate::model::contract::{Activation, Contract, Reading};
 use crate::scene::Segment;
 use crate::tensor::Outputs;
@@ -61,7 +61,7 @@ pub(super) struct QueriesDecoder {
     planes: Vec<f32>,
     parts: Vec<Part>,
     runs: Vec<Run>,
-    winners: Mask,
+    winners: LabelMap,
     found: Vec<Found>,
 }
 
@@ -79,7 +79,7 @@ impl QueriesDecoder {
             planes: Vec::new(),
             parts: Vec::new(),
             runs: Vec::new(),
-            winners: Mask::zeros(0, 0),
+            winners: LabelMap::zeros(0, 0),
             found: Vec::new(),
         }
     }
@@ -124,7 +124,7 @@ impl QueriesDecoder {
         best
     }
 
-    fn semantic(&mut self, answer: &Queried<'_>, map: &mut Mask, segments: &mut Vec<Segment>) {
+    fn semantic(&mut self, answer: &Queried<'_>, map: &mut LabelMap, segments: &mut Vec<Segment>) {
         let classes = self.is_thing.len();
         let cells = answer.masks.width * answer.masks.height;
         let mut planes = std::mem::take(&mut self.planes);
@@ -157,7 +157,7 @@ impl QueriesDecoder {
         );
     }
 
-    fn instance(&mut self, answer: &Queried<'_>, map: &mut Mask, segments: &mut Vec<Segment>) {
+    fn instance(&mut self, answer: &Queried<'_>, map: &mut LabelMap, segments: &mut Vec<Segment>) {
         let objects = *self.form.objects();
         let limit = logit(objects.threshold);
         self.found.clear();
@@ -186,7 +186,7 @@ impl QueriesDecoder {
         self.stamp(answer, map, |_| true);
     }
 
-    fn panoptic(&mut self, answer: &Queried<'_>, map: &mut Mask, segments: &mut Vec<Segment>) {
+    fn panoptic(&mut self, answer: &Queried<'_>, map: &mut LabelMap, segments: &mut Vec<Segment>) {
         let objects = *self.form.objects();
         self.parts.clear();
         self.found.clear();
@@ -314,7 +314,7 @@ impl QueriesDecoder {
         });
     }
 
-    fn fill(&self, part: &Part, number: u8, map: &mut Mask) {
+    fn fill(&self, part: &Part, number: u8, map: &mut LabelMap) {
         for run in &self.runs[part.runs.clone()] {
             let row = run.y as usize * map.width;
             map.labels[row + run.from as usize..row + run.to as usize].fill(number);
@@ -322,7 +322,7 @@ impl QueriesDecoder {
     }
 
     /// Draws the masks of those that were found and `count`, from the last to the first.
-    fn stamp(&mut self, answer: &Queried<'_>, map: &mut Mask, count: impl Fn(&Found) -> bool) {
+    fn stamp(&mut self, answer: &Queried<'_>, map: &mut LabelMap, count: impl Fn(&Found) -> bool) {
         let size = (answer.masks.width, answer.masks.height);
         let cells = self.place.cells(&mut self.cells, size);
         let limit = logit(self.form.objects().threshold);
@@ -360,7 +360,7 @@ impl Decoder for QueriesDecoder {
         self.reader.read(outputs, answer)
     }
 
-    fn decode(&mut self, answer: &Answer, map: &mut Mask, segments: &mut Vec<Segment>) {
+    fn decode(&mut self, answer: &Answer, map: &mut LabelMap, segments: &mut Vec<Segment>) {
         let answer = was_read(self.form.queried(outputs_of(answer)));
         match self.form.objects().reading {
             Reading::Semantic => self.semantic(&answer, map, segments),

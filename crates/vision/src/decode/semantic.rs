@@ -24,7 +24,7 @@ pub(in crate::decode) mod cells;
 mod tests;
 
 use crate::answer::Answer;
-use crate::frame::Mask;
+use crate::frame::LabelMap;
 use crate::model::contract::Grid;
 use crate::tensor::{InputSize, Placement};
 
@@ -96,7 +96,7 @@ impl SemanticDecoder {
     /// # Panics
     /// If the number of values in `answer` is not what its sides give, or it has no cell, or not 1 to 256 classes. Its
     /// [reader](crate::answer::Reader) checks that. If it is one of objects, which have decoders of their own.
-    pub fn run(&mut self, answer: &Answer, mask: &mut Mask) {
+    pub fn run(&mut self, answer: &Answer, mask: &mut LabelMap) {
         (mask.width, mask.height) = (self.width, self.height);
         mask.labels.resize(self.width * self.height, 0);
         match answer {
@@ -128,7 +128,7 @@ impl SemanticDecoder {
         classes: usize,
         (width, height): (usize, usize),
         values: &[f32],
-        mask: &mut Mask,
+        mask: &mut LabelMap,
     ) {
         (mask.width, mask.height) = (self.width, self.height);
         mask.labels.resize(self.width * self.height, 0);
@@ -218,7 +218,7 @@ fn interpolate(
     values: &[f32],
     classes: usize,
     winners: &[u8],
-    mask: &mut Mask,
+    mask: &mut LabelMap,
     scratch: &mut Scratch,
 ) {
     let width = mask.width;
@@ -316,7 +316,7 @@ fn interpolate_span(map: &CellMap, rows: &Span, columns: &Span, band: &mut [u8],
 }
 
 /// The nearest cell's label for every pixel.
-fn nearest(map: &CellMap, labels: &[u8], mask: &mut Mask) {
+fn nearest(map: &CellMap, labels: &[u8], mask: &mut LabelMap) {
     let mut done: Option<usize> = None;
     let width = mask.width;
     for (y, &cell_row) in map.rows.nearest.iter().enumerate() {

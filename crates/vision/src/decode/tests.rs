@@ -79,7 +79,7 @@ fn numbers(seed: u64, count: usize, low: f32, high: f32) -> Vec<f32> {
 }
 
 struct Decoded {
-    map: Mask,
+    map: LabelMap,
     segments: Vec<Segment>,
 }
 
@@ -102,7 +102,7 @@ fn run(
     decoder.hide(hidden);
     let mut answer = Answer::empty();
     decoder.read(&mut outputs, &mut answer)?;
-    let (mut map, mut segments) = (Mask::zeros(0, 0), Vec::new());
+    let (mut map, mut segments) = (LabelMap::zeros(0, 0), Vec::new());
     // Twice: nothing of the first time may be left.
     decoder.decode(&answer, &mut map, &mut segments);
     let once = map.labels.clone();

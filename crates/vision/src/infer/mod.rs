@@ -63,6 +63,20 @@ pub struct RunsOn {
     pub precision: String,
     /// Version of the library that runs.
     pub version: String,
+    /// Size of the network's input.
+    pub input_size: InputSize,
+}
+
+/// `tract 0.23.0 CPU int8 320x256`
+impl std::fmt::Display for RunsOn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let InputSize { width, height } = self.input_size;
+        write!(
+            f,
+            "{} {} {} {} {width}x{height}",
+            self.backend, self.version, self.provider, self.precision
+        )
+    }
 }
 
 /// A network prepared for one input size; one per thread.

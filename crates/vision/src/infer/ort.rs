@@ -319,6 +319,7 @@ impl OrtBackend {
                 provider: asked.into(),
                 precision: precision.as_str().into(),
                 version: self.loaded.version.clone(),
+                input_size: size,
             },
             file: location,
         };

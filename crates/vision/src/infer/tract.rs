@@ -327,6 +327,7 @@ impl Segmenter for TractSegmenter {
             provider: "CPU".into(),
             precision: self.precision.as_str().into(),
             version: VERSION.into(),
+            input_size: self.size,
         }
     }
 

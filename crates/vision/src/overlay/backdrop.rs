@@ -11,7 +11,7 @@ use image::imageops::{FilterType, crop_imm, resize};
 use simd::{Level, by_cpu};
 
 use super::ink;
-use crate::frame::{FrameFormat, Mask, PixelFormat};
+use crate::frame::{FrameFormat, LabelMap, PixelFormat};
 use crate::scene::{Segment, is_by_class};
 
 /// What stands behind the classes that stay.
@@ -157,9 +157,9 @@ impl Backdrop {
     ///
     /// # Panics
     /// If `out` is shorter than the picture.
-    pub(super) fn put(&mut self, scene: Option<(&Mask, &[Segment])>, out: &mut [u8]) {
+    pub(super) fn put(&mut self, scene: Option<(&LabelMap, &[Segment])>, out: &mut [u8]) {
         let (width, height) = (self.format.width, self.format.height);
-        let fits = |mask: &Mask| (mask.width, mask.height) == (width, height);
+        let fits = |mask: &LabelMap| (mask.width, mask.height) == (width, height);
         match scene.filter(|(mask, _)| fits(mask)) {
             Some((mask, segments)) => self.mark(mask, segments),
             None => self.marks.fill(0),
@@ -189,7 +189,7 @@ impl Backdrop {
         }
     }
 
-    fn mark(&mut self, mask: &Mask, segments: &[Segment]) {
+    fn mark(&mut self, mask: &LabelMap, segments: &[Segment]) {
         let mut stays = self.stays;
         if !is_by_class(segments) {
             // What is doubtful, or has no segment, is behind.
@@ -375,7 +375,7 @@ mod tests {
     }
 
     /// How much of a pixel stays, by the definition.
-    fn weight(mask: &Mask, x: usize, y: usize) -> u32 {
+    fn weight(mask: &LabelMap, x: usize, y: usize) -> u32 {
         let mut sum = 0;
         for (dy, ky) in [(-1, 1), (0, 2), (1, 1)] {
             for (dx, kx) in [(-1, 1), (0, 2), (1, 1)] {
@@ -388,7 +388,7 @@ mod tests {
     }
 
     /// What stands behind at each sample of a plane, by the definition, in floating point.
-    fn blurred(format: FrameFormat, plane: usize, picture: &[u8], mask: &Mask) -> Vec<f64> {
+    fn blurred(format: FrameFormat, plane: usize, picture: &[u8], mask: &LabelMap) -> Vec<f64> {
         let (width, height) = plane_size(format, plane);
         let step = if plane == 0 { 1 } else { 2 };
         let side = cell_side(format.height) / step;
@@ -437,7 +437,7 @@ mod tests {
             .collect()
     }
 
-    fn expected(format: FrameFormat, picture: &[u8], mask: &Mask, behind: &Behind) -> Vec<f64> {
+    fn expected(format: FrameFormat, picture: &[u8], mask: &LabelMap, behind: &Behind) -> Vec<f64> {
         let mut out = Vec::new();
         let mut at = 0;
         for plane in 0..3 {
@@ -475,7 +475,7 @@ mod tests {
             boxes in prop::collection::vec((0usize..70, 0usize..70, 1usize..40, 1usize..40), 0..3),
             blur in any::<bool>(),
         ) {
-            let mut mask = Mask::zeros(width, height);
+            let mut mask = LabelMap::zeros(width, height);
             for (left, top, w, h) in boxes {
                 for y in top..height.min(top + h) {
                     for x in left..width.min(left + w) {
@@ -505,7 +505,7 @@ mod tests {
     #[test]
     fn an_edge_is_soft_over_two_pixels_and_the_rest_is_as_it_was() {
         let format = i420(16, 8);
-        let mut mask = Mask::zeros(16, 8);
+        let mut mask = LabelMap::zeros(16, 8);
         for row in mask.labels.chunks_exact_mut(16) {
             row[8..].fill(1);
         }
@@ -527,7 +527,7 @@ mod tests {
         backdrop.put(None, &mut out);
         assert_eq!(out, flat(format, [255, 0, 0]));
         let mut out = noise(format);
-        backdrop.put(Some((&Mask::zeros(8, 8), &[])), &mut out);
+        backdrop.put(Some((&LabelMap::zeros(8, 8), &[])), &mut out);
         assert_eq!(out, flat(format, [255, 0, 0]), "a mask of another size");
         // A blur leaves no detail.
         let mut out = noise(format);
@@ -542,7 +542,7 @@ mod tests {
     #[test]
     fn objects_that_are_doubtful_are_behind() {
         let format = i420(8, 8);
-        let mut mask = Mask::zeros(8, 8);
+        let mut mask = LabelMap::zeros(8, 8);
         mask.labels[32..].fill(1);
         let segment = |doubtful| Segment {
             instance: Some(1),
@@ -570,7 +570,7 @@ mod tests {
         };
         let mut out = noise(format);
         let behind = Behind::Picture(Arc::new(picture));
-        Backdrop::new(format, &[false], &behind).put(Some((&Mask::zeros(40, 20), &[])), &mut out);
+        Backdrop::new(format, &[false], &behind).put(Some((&LabelMap::zeros(40, 20), &[])), &mut out);
         let [green, blue] = [[0, 255, 0], [0, 0, 255]].map(|rgb| ink::code(format, rgb));
         for row in out[..40 * 20].chunks_exact(40) {
             assert_eq!(

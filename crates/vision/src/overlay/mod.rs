@@ -24,7 +24,7 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::frame::{FrameFormat, ImageRef, Mask, PixelFormat};
+use crate::frame::{FrameFormat, ImageRef, LabelMap, PixelFormat};
 use crate::model::contract::Class;
 use crate::scene::{Segment, is_by_class};
 
@@ -247,7 +247,7 @@ impl Painter {
     ///
     /// # Panics
     /// If `image` is not of the painter's format, or `out` is shorter than the output.
-    pub fn paint(&mut self, image: &ImageRef<'_>, mask: Option<&Mask>, out: &mut [u8]) {
+    pub fn paint(&mut self, image: &ImageRef<'_>, mask: Option<&LabelMap>, out: &mut [u8]) {
         self.paint_segments(image, mask.map(|mask| (mask, &[][..])), out);
     }
 
@@ -260,7 +260,7 @@ impl Painter {
     pub fn paint_segments(
         &mut self,
         image: &ImageRef<'_>,
-        scene: Option<(&Mask, &[Segment])>,
+        scene: Option<(&LabelMap, &[Segment])>,
         out: &mut [u8],
     ) {
         if let Some(backdrop) = &mut self.backdrop {
@@ -391,7 +391,7 @@ impl Painter {
     }
 
     /// Outlines and labels.
-    fn draw_objects(&mut self, mask: &Mask, segments: &[Segment], hidden: u8, canvas: &mut Canvas<'_>) {
+    fn draw_objects(&mut self, mask: &LabelMap, segments: &[Segment], hidden: u8, canvas: &mut Canvas<'_>) {
         let mut inks = [None; 256];
         let numbered = are_numbered(segments);
         for (ink, segment) in inks.iter_mut().zip(segments) {

@@ -7,7 +7,7 @@ use super::contour::{Contour, radius};
 use super::ink::Ink;
 use super::legend::Inks;
 use super::text::{GLYPH, draw_glyph, glyph};
-use crate::frame::Mask;
+use crate::frame::LabelMap;
 use crate::scene::{Extent, Segment, measure};
 
 /// An object is labelled from this share of the picture on, in a ten-thousandth.
@@ -59,12 +59,18 @@ pub struct Object<'a> {
 
 impl Labels {
     /// Finds where each segment is.
-    pub fn measure(&mut self, mask: &Mask, segments: usize) {
+    pub fn measure(&mut self, mask: &LabelMap, segments: usize) {
         measure(mask, segments, &mut self.extents);
     }
 
     /// Draws the outlines of the numbers that have an ink. `nothing` is a number that no segment has.
-    pub fn outline(&mut self, canvas: &mut Canvas<'_>, mask: &Mask, inks: &[Option<Ink>; 256], nothing: u8) {
+    pub fn outline(
+        &mut self,
+        canvas: &mut Canvas<'_>,
+        mask: &LabelMap,
+        inks: &[Option<Ink>; 256],
+        nothing: u8,
+    ) {
         // Half as wide as a contour, which stands alone.
         let radius = radius(mask.height).div_ceil(2);
         self.row.resize(mask.width, 0);

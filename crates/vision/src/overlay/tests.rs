@@ -226,7 +226,7 @@ proptest! {
     ) {
         let options = OverlayOptions { mode, alpha, shown, legend: false, behind: None };
         let labels = label_blocks(format, block, seed ^ 0xabcdef);
-        let mask = Mask { width: format.width, height: format.height, labels };
+        let mask = LabelMap { width: format.width, height: format.height, labels };
         let mask = with_mask.then_some(&mask);
         with_image(format, padding, seed, |image| {
             let mut painter = Painter::new(format, &classes(), options.clone());
@@ -245,7 +245,7 @@ proptest! {
 
     #[test]
     fn legends_fit_any_picture(format in any_format(), mode in any_mode(), block in 1..40_usize, seed in 0..1000_u64) {
-        let mask = Mask { width: format.width, height: format.height, labels: label_blocks(format, block, seed) };
+        let mask = LabelMap { width: format.width, height: format.height, labels: label_blocks(format, block, seed) };
         let options = OverlayOptions { legend: true, ..options(mode, 0.5) };
         with_image(format, 1, seed, |image| {
             let mut painter = Painter::new(format, &classes(), options);
@@ -263,7 +263,7 @@ fn a_red_class_is_red_in_every_format() {
         // Mid-grey.
         let data = vec![128; f.packed_bytes()];
         let image = ImageRef::packed(f, &data).unwrap();
-        let mask = Mask {
+        let mask = LabelMap {
             width: 2,
             height: 2,
             labels: vec![1; 4],
@@ -277,7 +277,7 @@ fn a_red_class_is_red_in_every_format() {
         let mut painter = Painter::new(f, &classes(), options(Visualize::Overlay, 0.5));
         painter.paint(&image, Some(&mask), &mut out);
         assert_eq!(out, [105, 105, 105, 105, 109, 184], "{pixel:?}");
-        let one = Mask {
+        let one = LabelMap {
             labels: vec![0, 0, 1, 0],
             ..mask
         };
@@ -290,7 +290,7 @@ fn a_red_class_is_red_in_every_format() {
     }
     let f = format(PixelFormat::Rgb24, 2, 1, limited);
     let image = ImageRef::packed(f, &[100, 100, 100, 7, 8, 9]).unwrap();
-    let mask = Mask {
+    let mask = LabelMap {
         width: 2,
         height: 1,
         labels: vec![1, 0],
@@ -309,7 +309,7 @@ fn masks_of_another_size_are_not_drawn() {
     let image = ImageRef::packed(f, &data).unwrap();
     let mut out = vec![0; 12];
     let mut painter = Painter::new(f, &classes(), OverlayOptions::default());
-    let mask = Mask {
+    let mask = LabelMap {
         width: 2,
         height: 4,
         labels: vec![1; 8],
@@ -324,7 +324,7 @@ fn legend_names_what_is_drawn_and_present() {
     let data = vec![255; f.packed_bytes()];
     let image = ImageRef::packed(f, &data).unwrap();
     // 7200 pixels: 8 of red, 6 of green (too few), the rest background.
-    let mut mask = Mask::zeros(120, 60);
+    let mut mask = LabelMap::zeros(120, 60);
     mask.labels[7000..7008].fill(1);
     mask.labels[7100..7106].fill(2);
     let all = OverlayOptions::default();
@@ -367,7 +367,7 @@ fn objects_have_colours_outlines_labels_and_a_count_of_their_own() {
     let f = format(PixelFormat::I420, 320, 240, Colorimetry::default());
     let data = vec![100; f.packed_bytes()];
     let image = ImageRef::packed(f, &data).unwrap();
-    let mut mask = Mask::zeros(320, 240);
+    let mut mask = LabelMap::zeros(320, 240);
     let mut square = |number: u8, left: usize| {
         for y in 100..180 {
             mask.labels[y * 320 + left..y * 320 + left + 80].fill(number);
@@ -435,7 +435,7 @@ fn what_is_drawn_stays_and_the_rest_is_exchanged() {
     let format = FrameFormat::new(PixelFormat::Yuyv, 16, 8);
     let picture = vec![200; format.packed_bytes()];
     let image = ImageRef::packed(format, &picture).unwrap();
-    let mut mask = Mask::zeros(16, 8);
+    let mut mask = LabelMap::zeros(16, 8);
     for row in mask.labels.chunks_exact_mut(16) {
         row[4..8].fill(1);
         row[8..].fill(2);

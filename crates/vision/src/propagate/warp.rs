@@ -11,7 +11,7 @@
 //! all pixels between the centres get it. Where the four vectors are equal, rows are copied.
 
 use super::field::{BLOCK, MotionField, UNITS, Vector};
-use crate::frame::Mask;
+use crate::frame::LabelMap;
 
 /// Side of a tile in pixels.
 const TILE: usize = 8;
@@ -29,7 +29,7 @@ pub struct Tiles {
 
 impl Tiles {
     /// Looks at a mask; allocates only when masks get larger.
-    pub fn read(&mut self, mask: &Mask) {
+    pub fn read(&mut self, mask: &LabelMap) {
         let (width, height) = (mask.width, mask.height);
         self.columns = width.div_ceil(TILE);
         self.labels.resize(self.columns * height.div_ceil(TILE), 0);
@@ -143,7 +143,7 @@ impl Corners {
 ///
 /// # Panics
 /// If the field is not one for masks of this size, or `tiles` are another mask's.
-pub fn warp_labels(mask: &Mask, tiles: &Tiles, field: &MotionField, out: &mut Mask) {
+pub fn warp_labels(mask: &LabelMap, tiles: &Tiles, field: &MotionField, out: &mut LabelMap) {
     let (width, height) = (mask.width, mask.height);
     (out.width, out.height) = (width, height);
     out.labels.resize(width * height, 0);
@@ -223,7 +223,7 @@ struct Cell {
 impl Cell {
     /// Each pixel by itself.
     #[inline(always)]
-    fn gather(&self, mask: &Mask, out: &mut Mask, pixels: impl Fn(i32) -> i32) {
+    fn gather(&self, mask: &LabelMap, out: &mut LabelMap, pixels: impl Fn(i32) -> i32) {
         let (width, height, whole) = (mask.width, mask.height, self.whole);
         let (right, bottom) = (width as i32 - 1, height as i32 - 1);
         for y in self.down.start..self.down.end {
@@ -252,7 +252,7 @@ impl Cell {
 ///
 /// # Panics
 /// As [`warp_labels`].
-pub fn warp_labels_reference(mask: &Mask, field: &MotionField, out: &mut Mask) {
+pub fn warp_labels_reference(mask: &LabelMap, field: &MotionField, out: &mut LabelMap) {
     (out.width, out.height) = (mask.width, mask.height);
     out.labels.resize(mask.width * mask.height, 0);
     let block = (BLOCK * field.scale) as i64;
@@ -293,8 +293,8 @@ mod tests {
     use proptest::prelude::*;
 
     /// Patches of labels.
-    fn mask(width: usize, height: usize, patch: usize, seed: u32) -> Mask {
-        let mut mask = Mask::zeros(width, height);
+    fn mask(width: usize, height: usize, patch: usize, seed: u32) -> LabelMap {
+        let mut mask = LabelMap::zeros(width, height);
         for y in 0..height {
             for x in 0..width {
                 let cell = (x / patch) as u32 * 7 + (y / patch) as u32 * 13 + seed;
@@ -322,7 +322,7 @@ mod tests {
                 let (dx, dy) = moved[at / spread % moved.len()];
                 *vector = Vector { dx, dy };
             }
-            let (mut fast, mut reference) = (Mask::zeros(0, 0), Mask::zeros(0, 0));
+            let (mut fast, mut reference) = (LabelMap::zeros(0, 0), LabelMap::zeros(0, 0));
             let mut tiles = Tiles::default();
             tiles.read(&mask);
             warp_labels(&mask, &tiles, &field, &mut fast);
@@ -350,7 +350,7 @@ mod tests {
         }
         let mut tiles = Tiles::default();
         tiles.read(&mask);
-        let (mut fast, mut reference) = (Mask::zeros(0, 0), Mask::zeros(0, 0));
+        let (mut fast, mut reference) = (LabelMap::zeros(0, 0), LabelMap::zeros(0, 0));
         warp_labels(&mask, &tiles, &field, &mut fast);
         warp_labels_reference(&mask, &field, &mut reference);
         assert!(fast == reference);
@@ -362,7 +362,7 @@ mod tests {
         let mut field = field_for(640, 96);
         let mut tiles = Tiles::default();
         tiles.read(&mask);
-        let mut out = Mask::zeros(0, 0);
+        let mut out = LabelMap::zeros(0, 0);
         warp_labels(&mask, &tiles, &field, &mut out);
         assert_eq!(out, mask);
         // 3 small pixels are 6 pixels.

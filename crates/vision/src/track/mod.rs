@@ -13,7 +13,7 @@ mod assign;
 #[cfg(test)]
 mod tests;
 
-use crate::frame::{Mask, TimeNs};
+use crate::frame::{LabelMap, TimeNs};
 use crate::scene::Segment;
 
 pub use assign::Assignment;
@@ -75,7 +75,7 @@ impl Track {
 #[derive(Debug, Clone, Copy)]
 pub enum Before<'a> {
     /// Its map, moved to where the picture is now.
-    Moved(&'a Mask),
+    Moved(&'a LabelMap),
     /// Nothing; its objects may be about where they were.
     Unknown,
     /// It shows something else: nothing of it is here.
@@ -126,7 +126,7 @@ impl Tracker {
 
     /// Writes into the `segments` of a picture taken `at_ns`, whose map is `map`, the numbers of those that are objects.
     /// `before` is of the picture that this was told of last.
-    pub fn update(&mut self, map: &Mask, segments: &mut [Segment], before: Before<'_>, at_ns: TimeNs) {
+    pub fn update(&mut self, map: &LabelMap, segments: &mut [Segment], before: Before<'_>, at_ns: TimeNs) {
         self.look(map, segments);
         match before {
             Before::Moved(moved) if moved.labels.len() == map.labels.len() => {
@@ -186,7 +186,7 @@ impl Tracker {
     }
 
     /// Finds where the objects are.
-    fn look(&mut self, map: &Mask, segments: &[Segment]) {
+    fn look(&mut self, map: &LabelMap, segments: &[Segment]) {
         let mut sums = [[0_u64; 3]; 256];
         for (y, row) in map.labels.chunks_exact(map.width.max(1)).enumerate() {
             let mut x = 0;
@@ -235,7 +235,7 @@ impl Tracker {
     }
 
     /// How much speaks for an object being a track's, 0 to about 2; 0 if it can't be.
-    fn gain(&self, track: &Track, seen: &Seen, at_ns: TimeNs, map: &Mask) -> f32 {
+    fn gain(&self, track: &Track, seen: &Seen, at_ns: TimeNs, map: &LabelMap) -> f32 {
         let same_class = track.class == seen.class;
         let mut gain = 0.0;
         if let Some(number) = track.number {
@@ -284,7 +284,7 @@ impl Tracker {
     }
 
     /// A round: the objects that are sure with all tracks, or the others with the tracks that are left.
-    fn assign(&mut self, surely: bool, at_ns: TimeNs, map: &Mask) {
+    fn assign(&mut self, surely: bool, at_ns: TimeNs, map: &LabelMap) {
         self.rows.clear();
         let free = self
             .matched
@@ -317,7 +317,7 @@ impl Tracker {
     }
 
     /// Takes tracks on to what they were matched with, and gives up those that are gone.
-    fn follow(&mut self, at_ns: TimeNs, map: &Mask) {
+    fn follow(&mut self, at_ns: TimeNs, map: &LabelMap) {
         let (seen, next_id) = (&self.seen, &mut self.next_id);
         let mut matched = self.matched.iter();
         self.tracks.retain_mut(|track| {

@@ -47,14 +47,14 @@ impl Thing {
 
 /// A key's map, which thing each segment is, and the segments.
 struct Key {
-    map: Mask,
+    map: LabelMap,
     things: Vec<usize>,
     segments: Vec<Segment>,
 }
 
 /// What a network without faults would say. A wall, if any, hides columns `wall` and is no object.
 fn key(things: &[Thing], number: usize, wall: std::ops::Range<usize>) -> Key {
-    let mut map = Mask::zeros(WIDTH, HEIGHT);
+    let mut map = LabelMap::zeros(WIDTH, HEIGHT);
     for (thing, label) in things.iter().zip(1_u8..) {
         if (thing.missed.0..thing.missed.1).contains(&number) {
             continue;
@@ -97,8 +97,8 @@ fn key(things: &[Thing], number: usize, wall: std::ops::Range<usize>) -> Key {
 }
 
 /// The map of the key before where each thing is now, as motion that is found without fault gives it.
-fn moved(before: &Key, things: &[Thing], number: usize, seed: u32) -> Mask {
-    let mut moved = Mask::zeros(WIDTH, HEIGHT);
+fn moved(before: &Key, things: &[Thing], number: usize, seed: u32) -> LabelMap {
+    let mut moved = LabelMap::zeros(WIDTH, HEIGHT);
     for (at, pixel) in moved.labels.iter_mut().enumerate() {
         let (x, y) = (at % WIDTH, at / WIDTH);
         // The motion of what is in front; of the wall and the ground none.
@@ -303,7 +303,7 @@ fn a_flicker_takes_no_number_and_the_unsure_only_go_on() {
         );
         key.segments.get(1).and_then(|s| s.track)
     };
-    let nothing = Mask::zeros(WIDTH, HEIGHT);
+    let nothing = LabelMap::zeros(WIDTH, HEIGHT);
     tracker.update(&nothing, &mut [Segment::of_class(0)], Before::Unknown, 0);
     assert_eq!(show(&mut tracker, 1, 0.55), None, "too unsure to begin with");
     assert_eq!(show(&mut tracker, 2, 0.9), None, "seen once");
@@ -345,7 +345,7 @@ fn after_a_cut_everything_is_new() {
 #[test]
 fn stuff_and_what_is_doubtful_get_no_number() {
     let mut tracker = Tracker::new(0.5);
-    let map = Mask {
+    let map = LabelMap {
         width: 4,
         height: 1,
         labels: vec![0, 1, 2, 3],

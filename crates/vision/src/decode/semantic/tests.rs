@@ -136,7 +136,7 @@ fn any_case() -> impl Strategy<Value = Case> {
 
 fn fast(case: &Case, post: &mut SemanticDecoder) -> Vec<u8> {
     let (classes, height, width) = case.shape;
-    let mut mask = Mask::zeros(1, 1);
+    let mut mask = LabelMap::zeros(1, 1);
     let output = Answer::Logits {
         classes,
         height,
@@ -168,7 +168,7 @@ proptest! {
         let labels: Vec<u8> = (0..cells_w * cells_h).map(|i| (seed.rotate_left(i as u32) ^ i as u64) as u8).collect();
         let size = InputSize { width: 2 * cells_w, height: 2 * cells_h };
         let mut post = SemanticDecoder::new(Grid::HalfPixel, size, whole(size), w, h);
-        let mut mask = Mask::zeros(1, 1);
+        let mut mask = LabelMap::zeros(1, 1);
         post.run(&Answer::Labels { height: cells_h, width: cells_w, labels: labels.clone() }, &mut mask);
         for y in 0..h {
             for x in 0..w {
@@ -256,7 +256,7 @@ fn ties_and_not_a_number() {
 fn full_size_logits_and_another_size_afterwards() {
     let size = InputSize { width: 4, height: 2 };
     let mut post = SemanticDecoder::new(Grid::HalfPixel, size, whole(size), 4, 2);
-    let mut mask = Mask::zeros(0, 0);
+    let mut mask = LabelMap::zeros(0, 0);
     let wanted = [0, 1, 2, 0, 2, 1, 0, 1];
     let values = (0..24)
         .map(|i| if wanted[i % 8] == i / 8 { 1.0 } else { 0.0 })
