@@ -15,6 +15,7 @@ use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, ModelProto, NodeProto};
 use vision::frame::LabelMap;
 use vision::infer::ort::OrtBackend;
+use vision::infer::qdq::from_qlinear;
 use vision::infer::{Backend, Outputs, TensorData};
 use vision::model::contract::{ModelFile, Precision};
 use vision::model::load::{CONTRACT_FILE, sha256_hex};
@@ -53,32 +54,59 @@ fn fp32(model: &Model) -> &ModelFile {
     model.contract.file_for("ort", Some(Precision::Fp32)).unwrap()
 }
 
+/// The file for CPUs.
+fn int8(model: &Model) -> &ModelFile {
+    model.contract.file_for("ort", Some(Precision::Int8)).unwrap()
+}
+
+/// What `--device tensorrt --precision int8` makes of it.
+fn with_pairs(model: &Model) -> ModelProto {
+    let bytes = from_qlinear(&model.network(int8(model)).unwrap()).unwrap();
+    ModelProto::decode(&*bytes).unwrap()
+}
+
 #[test]
-fn tensorrt_takes_every_file_that_it_would_be_given() {
+fn tensorrt_takes_every_network_that_it_would_be_given() {
     for model in models() {
-        let eight_bit = model
-            .contract
-            .files
-            .iter()
-            .filter(|f| f.backends.iter().any(|b| b == "tensorrt"));
-        for file in eight_bit.chain([fp32(&model)]) {
-            let network = read(&model, file);
+        let name = &model.contract.name;
+        for network in [read(&model, fp32(&model)), with_pairs(&model)] {
             let refused = objections(&network);
-            assert!(refused.is_empty(), "{}: {refused:#?}", model.locate(&file.path));
-            let quantized = network
-                .graph
-                .unwrap()
-                .node
-                .iter()
-                .filter(|n| n.op_type == "QuantizeLinear")
-                .count();
-            assert_eq!(
-                quantized > 0,
-                file.precision == Precision::Int8,
-                "{}",
-                model.locate(&file.path)
-            );
+            assert!(refused.is_empty(), "{name}: {refused:#?}");
         }
+        let pairs = with_pairs(&model).graph.unwrap().node;
+        let count = |op: &str| pairs.iter().filter(|n| n.op_type == op).count();
+        let stored = read(&model, int8(&model)).graph.unwrap().node;
+        let convs = stored.iter().filter(|n| n.op_type == "QLinearConv").count();
+        assert!(
+            count("QuantizeLinear") > convs,
+            "{name}: a pair follows each convolution"
+        );
+        assert_eq!(
+            count("DequantizeLinear"),
+            count("QuantizeLinear") + convs,
+            "{name}: and one precedes its weights"
+        );
+    }
+}
+
+/// An engine of 8 bits can't be had without the device. ONNX Runtime computes the pairs as ONNX defines them.
+#[test]
+fn tensorrt_s_eight_bits_label_as_the_processor_s_do() {
+    let Some(ort) = ort() else { return };
+    for model in models() {
+        let folder = tempfile::tempdir().unwrap();
+        let [cpu, tensorrt] = [
+            with_file(&model, folder.path(), "cpu.onnx", &read(&model, int8(&model))),
+            with_file(&model, folder.path(), "pairs.onnx", &with_pairs(&model)),
+        ];
+        let share = agreement(&ort, &cpu, &tensorrt);
+        assert!(
+            share >= 0.975,
+            "{}: {share} of the labels agree",
+            model.contract.name
+        );
+        // Their steps differ, so it is another network.
+        assert!(share < 1.0, "{}", model.contract.name);
     }
 }
 
@@ -86,13 +114,7 @@ fn tensorrt_takes_every_file_that_it_would_be_given() {
 #[test]
 fn what_tensorrt_does_not_take_is_refused() {
     let models = models();
-    let for_cpu = |model: &Model| {
-        read(
-            model,
-            model.contract.file_for("ort", Some(Precision::Int8)).unwrap(),
-        )
-    };
-    let refused = objections(&for_cpu(&models[0]));
+    let refused = objections(&read(&models[0], int8(&models[0])));
     assert!(
         refused.iter().any(|r| r.starts_with("TensorRT 8.6: QLinearConv")),
         "{refused:?}"
@@ -143,11 +165,7 @@ fn what_tensorrt_does_not_take_is_refused() {
     };
     says(&|n| add(n, "Resize", &logits, vec![cubic.clone()]), "mode cubic");
     // Asymmetric 8-bit numbers.
-    let with_int8 = models
-        .iter()
-        .find_map(|m| Some(read(m, m.contract.file_for("tensorrt", None)?)))
-        .unwrap();
-    let mut shifted = with_int8.clone();
+    let mut shifted = with_pairs(&models[0]);
     let graph = shifted.graph.as_mut().unwrap();
     let zero = graph
         .node
@@ -245,37 +263,70 @@ fn pictures(model: &Model) -> Vec<RgbImage> {
     vec![brighten(&flip_horizontal(&own), -60), own, waves]
 }
 
+/// ONNX Runtime on the processor; `None` if its library isn't here and isn't required.
+fn ort() -> Option<Arc<dyn Backend>> {
+    match OrtBackend::load(Default::default()) {
+        Ok(ort) => Some(Arc::new(ort)),
+        Err(why) => {
+            let required = std::env::var_os("SEGD_REQUIRE_ORT").is_some();
+            assert!(!required, "ONNX Runtime's library is not found: {why}");
+            None
+        }
+    }
+}
+
+/// The model with `network`, kept in `folder`, for its only file.
+fn with_file(model: &Model, folder: &Path, name: &str, network: &ModelProto) -> Arc<Model> {
+    let bytes = network.encode_to_vec();
+    std::fs::write(folder.join(name), &bytes).unwrap();
+    let mut contract = model.contract.clone();
+    contract.files = vec![ModelFile {
+        path: name.into(),
+        precision: Precision::Fp32,
+        backends: vec!["ort".into()],
+        sha256: sha256_hex(&bytes),
+    }];
+    Arc::new(Model {
+        contract,
+        origin: Origin::Folder(folder.to_path_buf()),
+    })
+}
+
+/// The share of pixels of the model's pictures that both label alike.
+fn agreement(ort: &Arc<dyn Backend>, one: &Arc<Model>, other: &Arc<Model>) -> f64 {
+    let labels = |model: &Arc<Model>, picture: &RgbImage| {
+        let mut engine = Engine::new(model.clone(), ort.clone(), None, Metrics::shared());
+        let image = image_ref(picture).unwrap();
+        let mut mask = LabelMap::zeros(image.format.width, image.format.height);
+        engine.segment(&image, &mut mask).unwrap();
+        mask.labels
+    };
+    let (mut same, mut pixels) = (0, 0);
+    let shipped = models()
+        .into_iter()
+        .find(|m| m.contract.name == one.contract.name);
+    for picture in pictures(&shipped.unwrap()) {
+        let (a, b) = (labels(one, &picture), labels(other, &picture));
+        let equal = a.iter().zip(&b).filter(|(a, b)| a == b).count();
+        println!(
+            "{}: {:.3} %",
+            one.contract.name,
+            100.0 * equal as f64 / a.len() as f64
+        );
+        (same, pixels) = (same + equal, pixels + a.len());
+    }
+    same as f64 / pixels as f64
+}
+
 #[test]
 fn sixteen_bit_floats_label_as_thirty_two_do() {
-    let Ok(ort) = OrtBackend::load(Default::default()) else {
-        assert!(
-            std::env::var_os("SEGD_REQUIRE_ORT").is_none(),
-            "ONNX Runtime's library is not found"
-        );
-        return;
-    };
-    let ort: Arc<dyn Backend> = Arc::new(ort);
+    let Some(ort) = ort() else { return };
     for model in models() {
         let network = read(&model, fp32(&model));
         let folder = tempfile::tempdir().unwrap();
-        let with_file = |name: &str, network: &ModelProto| {
-            let bytes = network.encode_to_vec();
-            std::fs::write(folder.path().join(name), &bytes).unwrap();
-            let mut contract = model.contract.clone();
-            contract.files = vec![ModelFile {
-                path: name.into(),
-                precision: Precision::Fp32,
-                backends: vec!["ort".into()],
-                sha256: sha256_hex(&bytes),
-            }];
-            Arc::new(Model {
-                contract,
-                origin: Origin::Folder(folder.path().to_path_buf()),
-            })
-        };
         let [full, half] = [
-            with_file("full.onnx", &network),
-            with_file("half.onnx", &rounded_to_fp16(&network)),
+            with_file(&model, folder.path(), "full.onnx", &network),
+            with_file(&model, folder.path(), "half.onnx", &rounded_to_fp16(&network)),
         ];
 
         // The rounding takes place: what comes out are 16-bit floats.
@@ -297,25 +348,7 @@ fn sixteen_bit_floats_label_as_thirty_two_do() {
             model.contract.name
         );
 
-        let labels = |model: &Arc<Model>, picture: &RgbImage| {
-            let mut engine = Engine::new(model.clone(), ort.clone(), None, Metrics::shared());
-            let image = image_ref(picture).unwrap();
-            let mut mask = LabelMap::zeros(image.format.width, image.format.height);
-            engine.segment(&image, &mut mask).unwrap();
-            mask.labels
-        };
-        let (mut same, mut pixels) = (0, 0);
-        for picture in pictures(&model) {
-            let (full, half) = (labels(&full, &picture), labels(&half, &picture));
-            let equal = full.iter().zip(&half).filter(|(a, b)| a == b).count();
-            println!(
-                "{}: {:.3} %",
-                model.contract.name,
-                100.0 * equal as f64 / full.len() as f64
-            );
-            (same, pixels) = (same + equal, pixels + full.len());
-        }
-        let share = same as f64 / pixels as f64;
+        let share = agreement(&ort, &full, &half);
         // Where a network unpools, values of a cell that 16 bits make equal let another of its places win.
         let unpools = network.graph.unwrap().node.iter().any(|n| n.op_type == "Equal");
         let least = if unpools { 0.98 } else { 0.995 };

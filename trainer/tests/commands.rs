@@ -128,7 +128,7 @@ fn from_a_folder_of_pictures_to_a_model() {
     run(quantize::run, &words, &[&model]).unwrap();
     let contract = Model::open(&model).unwrap().contract;
     let files: Vec<&str> = contract.files.iter().map(|file| file.path.as_str()).collect();
-    assert_eq!(files, ["int8.onnx", "fp32.onnx", "int8-tensorrt.onnx"]);
+    assert_eq!(files, ["int8.onnx", "fp32.onnx"]);
     assert_eq!(contract.classes[1].name, "water");
     let metrics: Vec<&str> = contract
         .scores

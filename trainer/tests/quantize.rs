@@ -6,7 +6,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use segd_train::export::model::{self, CONTRACT, NetworkFile};
-use segd_train::export::{float, qdq, qlinear, score};
+use segd_train::export::{float, qlinear, score};
 use segd_train::forward::{Mode, forward};
 use segd_train::graph::{Conv, Graph, Op, Part};
 use segd_train::quantize::{
@@ -15,6 +15,7 @@ use segd_train::quantize::{
 };
 use segd_train::weights::{Weights, fold};
 use tch::{Device, Kind, Tensor};
+use vision::infer::qdq::from_qlinear;
 use vision::model::Model;
 use vision::model::contract::Precision;
 
@@ -253,7 +254,7 @@ fn both_int8_forms_and_fine_tuning_compute_the_same_within_rounding() {
         // What fine-tuning sees is what the file computes, but for values between two steps.
         let apart = (&found - &simulated).abs().mean(Kind::Float).double_value(&[]) / spread;
         assert!(apart < 0.004 && apart < 0.5 * off(&found), "{method:?}: {apart}");
-        let bytes = qdq::write("three", &graph, &convs, &calibration).unwrap();
+        let bytes = from_qlinear(&bytes).unwrap();
         let pairs = by_onnx_runtime(folder.path(), &bytes, 4, &input).unwrap();
         assert!(
             off(&pairs) > 1e-4 && off(&pairs) < 0.05,

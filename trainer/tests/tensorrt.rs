@@ -1,12 +1,13 @@
 //! Every network's files, in f32 and as TensorRT's 8 bits, have only what TensorRT's parser takes.
 
 use prost::Message;
-use segd_train::export::{float, qdq};
+use segd_train::export::{float, qlinear};
 use segd_train::nets::ARCHITECTURES;
 use segd_train::quantize::calibrate;
 use segd_train::weights::{Weights, fold};
 use tch::{Device, Kind, Tensor};
 use tract_onnx::pb::ModelProto;
+use vision::infer::qdq::from_qlinear;
 
 #[path = "../../tests/common/tensorrt.rs"]
 mod tensorrt;
@@ -26,7 +27,10 @@ fn tensorrt_takes_what_is_exported() {
         let calibration = calibrate(&graph, &weights, &[input.shallow_clone()]);
         for (bits, file) in [
             (32, float::write("made", &graph, &convs)),
-            (8, qdq::write("made", &graph, &convs, &calibration).unwrap()),
+            (
+                8,
+                from_qlinear(&qlinear::write("made", &graph, &convs, &calibration)).unwrap(),
+            ),
         ] {
             let refused = tensorrt::objections(&ModelProto::decode(&*file).unwrap());
             assert!(

@@ -15,7 +15,7 @@ use vision::score::{Bootstrap, ConfusionMatrix};
 use super::{Checkpoint, ask_of_backends, predict, selftest_picture};
 use crate::export::model::{self, CONTRACT, FP32, INT8, NetworkFile};
 use crate::export::receipt::{Candidate, ClassScore, Receipt, Speed};
-use crate::export::{float, qdq, qlinear, score};
+use crate::export::{float, qlinear, score};
 use crate::graph::Graph;
 use crate::quantize::{
     Calibration, FineTune, Method, Observations, WeightBits, equalise, fine_tune, folded, observe,
@@ -99,12 +99,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
     let fp32 = float::write(&recipe.name, &graph, &convs);
     let int8 = qlinear::write(&recipe.name, &graph, &quantized.convs, &quantized.calibration);
-    let tensorrt = qdq::write(&recipe.name, &graph, &quantized.convs, &quantized.calibration)?;
-    let files = [
-        NetworkFile::int8(&int8),
-        NetworkFile::fp32(&fp32),
-        NetworkFile::int8_tensorrt(&tensorrt),
-    ];
+    let files = [NetworkFile::int8(&int8), NetworkFile::fp32(&fp32)];
     let samples = arguments.checkpoint.samples(&recipe, &arguments.split)?;
     let picture = match &arguments.selftest {
         Some(picture) => Some(picture.clone()),

@@ -5,7 +5,6 @@ pub mod card;
 pub mod f16;
 pub mod float;
 pub mod model;
-pub mod qdq;
 pub mod qlinear;
 pub mod receipt;
 pub mod score;

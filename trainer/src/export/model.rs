@@ -24,7 +24,6 @@ pub const FP32: &str = "fp32.onnx";
 /// The int8 file's name.
 pub const INT8: &str = "int8.onnx";
 /// The name of the int8 file for TensorRT.
-pub const INT8_TENSORRT: &str = "int8-tensorrt.onnx";
 
 /// The share of pixels on which a backend must agree; an int8 file gives a few pixels at borders another label.
 const SELFTEST_AGREEMENT: f64 = 0.95;
@@ -61,17 +60,6 @@ impl<'a> NetworkFile<'a> {
             name: INT8,
             precision: Precision::Int8,
             backends: &["ort", "tract"],
-            bytes,
-        }
-    }
-
-    /// The int8 file for TensorRT.
-    #[must_use]
-    pub fn int8_tensorrt(bytes: &'a [u8]) -> Self {
-        Self {
-            name: INT8_TENSORRT,
-            precision: Precision::Int8,
-            backends: &["tensorrt"],
             bytes,
         }
     }

@@ -15,6 +15,8 @@ pub use crate::tensor::{InputSize, Outputs, Placement, TensorData};
 
 #[cfg(feature = "tract")]
 mod onnx_check;
+#[cfg(all(feature = "tract", feature = "ort"))]
+pub mod qdq;
 #[cfg(feature = "tract")]
 pub mod tract;
 #[cfg(feature = "ort")]

@@ -23,8 +23,9 @@ use super::ort_profile;
 use super::{Backend, Device, InputSize, Outputs, RunsOn, Segmenter, TensorData, network_for, pick_outputs};
 use crate::answer::Reader;
 use crate::error::{Error, Result};
-use crate::model::Model;
 use crate::model::contract::{Contract, InputType, Layout, ModelFile, OutputContract, Precision};
+use crate::model::load::sha256_hex;
+use crate::model::{Model, ModelBytes};
 use crate::tensor::Elements;
 
 pub use super::ort_library::LIBRARY_VARIABLE;
@@ -135,13 +136,11 @@ impl OrtBackend {
         match (self.options.device, self.options.precision) {
             // TensorRT takes symmetric 8-bit numbers with their scales beside them, and no integer operators.
             (Device::TensorRt, Some(Precision::Int8)) => {
-                return match contract.file_for("tensorrt", Some(Precision::Int8)) {
+                let of = |backend| contract.file_for(backend, Some(Precision::Int8));
+                return match of("tensorrt").or_else(|| of("ort")) {
                     Some(file) => Ok((file, Precision::Int8)),
-                    None => Err(Error::usage(format!(
-                        "model {} has no int8 file for tensorrt",
-                        contract.name
-                    ))
-                    .hint("use --precision fp16, or make one with `segd-train quantize`")),
+                    None => Err(Error::usage(format!("model {} has no int8 file", contract.name))
+                        .hint("use --precision fp16, or make one with `segd-train quantize`")),
                 };
             }
             // It makes 16-bit engines of 32-bit files.
@@ -169,12 +168,12 @@ impl OrtBackend {
     /// TensorRT for a file that is run with `precision`: 8- and 16-bit engines where asked for, engines and timings
     /// kept in a folder of their own.
     /// (<https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html>)
-    fn tensorrt(&self, file: &ModelFile, precision: Precision, size: InputSize) -> TensorRT {
+    fn tensorrt(&self, sha256: &str, precision: Precision, size: InputSize) -> TensorRT {
         let provider = TensorRT::default()
             .with_fp16(precision == Precision::Fp16)
             .with_int8(precision == Precision::Int8);
         let key = EngineKey {
-            model_sha256: &file.sha256,
+            model_sha256: sha256,
             runtime: &self.loaded.version,
             tensorrt: &engine_cache::installed_tensorrt().unwrap_or_default(),
             gpu: &engine_cache::gpu_name().unwrap_or_default(),
@@ -243,6 +242,27 @@ impl OrtBackend {
 }
 
 impl OrtBackend {
+    /// The network to load: the file, or for TensorRT in 8 bits what it takes, made of the file for CPUs.
+    fn network(&self, model: &Model, file: &ModelFile, precision: Precision) -> Result<ModelBytes> {
+        let bytes = model.network(file)?;
+        let is_for_it = file.backends.iter().any(|backend| backend == "tensorrt");
+        if self.options.device != Device::TensorRt || precision != Precision::Int8 || is_for_it {
+            return Ok(bytes);
+        }
+        #[cfg(feature = "tract")]
+        let made = super::qdq::from_qlinear(&bytes);
+        #[cfg(not(feature = "tract"))]
+        let made: Result<Vec<u8>, String> =
+            Err("this segd was built without tract, which reads the file".into());
+        made.map(ModelBytes::Owned).map_err(|why| {
+            Error::fatal(format!(
+                "{}: TensorRT's 8-bit form can't be made of it: {why}",
+                model.locate(&file.path)
+            ))
+            .hint("use --precision fp16, or add a file with QuantizeLinear/DequantizeLinear pairs and backends = [\"tensorrt\"]")
+        })
+    }
+
     /// Inferences that can run at a time here: more sessions would only hold the weights once more.
     fn most_sessions(&self) -> usize {
         let cores = available_parallelism().map_or(1, usize::from);
@@ -253,7 +273,7 @@ impl OrtBackend {
     /// and memory is there.
     fn open(&self, model: &Model, file: &ModelFile, precision: Precision, size: InputSize) -> Result<Opened> {
         let location = model.locate(&file.path);
-        let bytes = model.network(file)?;
+        let bytes = self.network(model, file, precision)?;
         let contract = &model.contract;
         let fatal = |what: String| Error::fatal(format!("{location}: {what}"));
         let mismatch = |why: String| {
@@ -287,7 +307,7 @@ impl OrtBackend {
         let asked = self.options.device.provider();
         let scratch = tempfile::tempdir().ok();
         let profile = scratch.as_ref().map(|folder| folder.path().join("run"));
-        let tensorrt = || self.tensorrt(file, precision, size);
+        let tensorrt = || self.tensorrt(&sha256_hex(&bytes), precision, size);
         let session = self.session(&bytes, &sides, tensorrt, profile.as_deref());
         let mut session = session.map_err(|e| {
             let what = fatal(format!(

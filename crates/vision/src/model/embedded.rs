@@ -13,11 +13,6 @@ const FILES: &[(&str, &[u8])] = &[
     ("int8.onnx", include_bytes!("../../../../models/voc21/int8.onnx")),
     #[cfg(feature = "embed-model")]
     (
-        "int8-tensorrt.onnx",
-        include_bytes!("../../../../models/voc21/int8-tensorrt.onnx"),
-    ),
-    #[cfg(feature = "embed-model")]
-    (
         "selftest.jpg",
         include_bytes!("../../../../models/voc21/selftest.jpg"),
     ),
