@@ -126,6 +126,7 @@ impl Writer<'_> {
             ("" | "ai.onnx", "DequantizeLinear") => self.dequantize(node),
             ("" | "ai.onnx", "QLinearConv") => self.conv(node),
             (MICROSOFT, "QLinearAdd") => self.sum(node),
+            (MICROSOFT, "QLinearConcat") => self.concat(node),
             (MICROSOFT, "QLinearGlobalAveragePool") => self.average(node),
             ("" | "ai.onnx", op) => self.keep(node, MOVING.contains(&op)),
             (domain, _) => Err(format!("TensorRT has no operators of {domain}")),
@@ -178,11 +179,12 @@ impl Writer<'_> {
         }
         // What a comparison gives is no number.
         if node.op_type != "Equal" {
-            for output in &node.output {
-                self.real.insert(output.clone(), output.clone());
+            for output in &mut node.output {
+                let real = format!("{output}.real");
                 if let Some(storage) = storage {
                     self.stored.insert(output.clone(), storage);
                 }
+                self.real.insert(std::mem::replace(output, real.clone()), real);
             }
         }
         self.nodes.push(node);
@@ -270,6 +272,27 @@ impl Writer<'_> {
         let float = format!("{output}.float");
         self.nodes.push(new_node("Add", &[&a, &b], &float));
         self.clipped_pair(&float, output, storage);
+        Ok(())
+    }
+
+    /// Values of several scales side by side.
+    fn concat(&mut self, node: &NodeProto) -> Result<(), String> {
+        let [scale, zero, values @ ..] = &*node.input else {
+            return Err(format!("it has {} inputs, expected 2 and more", node.input.len()));
+        };
+        let storage = self.storage(scale, zero)?;
+        let reals: Vec<String> = values
+            .iter()
+            .step_by(3)
+            .map(|value| self.real(value))
+            .collect::<Result<_, _>>()?;
+        let reals: Vec<&str> = reals.iter().map(String::as_str).collect();
+        let output = output(node)?;
+        let float = format!("{output}.float");
+        let mut concat = new_node("Concat", &reals, &float);
+        concat.attribute.clone_from(&node.attribute);
+        self.nodes.push(concat);
+        self.pair(&float, output, storage);
         Ok(())
     }
 
