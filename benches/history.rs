@@ -47,6 +47,7 @@ fn event(number: u64, now: SystemTime) -> Arc<Told> {
         dwell_s: 3.0,
         score: 0.93,
         snapshot: None,
+        clip: None,
     }))
 }
 

@@ -36,9 +36,22 @@ fn an_event_gets_a_clip_of_its_id_beside_the_recording() {
     let first: serde_json::Value = serde_json::from_str(events.lines().next().unwrap()).unwrap();
     assert_eq!(first["type"], "start");
     let clip = format!("clips/{}.mp4", first["id"].as_str().unwrap());
-    let frames = probe::frames(&daemon.folder.path().join(&clip));
+    let path = daemon.folder.path().join(&clip);
+    let frames = probe::frames(&path);
     // Two seconds from its beginning on, and what there is before it.
     assert!((30..=85).contains(&frames), "{frames} frames");
+    // The page's link leads to the same file.
+    let named = first["clip"].as_str().unwrap();
+    assert_eq!(named, format!("segd/{}.mp4", first["id"].as_str().unwrap()));
+    let bytes = std::fs::read(&path).unwrap();
+    assert_eq!(daemon.get_bytes(&format!("/events/clips/{named}")), (200, bytes));
+    for none in [
+        "segd/01JZX0V8Q4M7T9B2C5D6E7F8G9.mp4",
+        "segd/..%2F..%2Fevents.jsonl",
+        "other/a.mp4",
+    ] {
+        assert_eq!(daemon.get(&format!("/events/clips/{none}")).0, 404, "{none}");
+    }
     assert_eq!(
         daemon.metric("segd_encoders{camera=\"segd\"}"),
         1.0,

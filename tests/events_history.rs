@@ -214,6 +214,7 @@ fn event(number: u64) -> Arc<Told> {
         dwell_s: 0.0,
         score: 1.0,
         snapshot: None,
+        clip: None,
     }))
 }
 

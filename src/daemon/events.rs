@@ -1,6 +1,8 @@
 //! Where events go, from settings.
 
 use std::collections::BTreeMap;
+#[cfg(feature = "gstreamer")]
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{EventSettings, Settings};
@@ -30,7 +32,12 @@ pub(super) fn start(desk: &EventDesk, settings: &Settings, health: &Health) -> R
     {
         let (folders, clips) = clips(settings, health);
         if !clips.is_empty() {
-            desk.add("clips", folders, Box::new(super::clips::Clips(clips)))?;
+            let to: Vec<String> = folders
+                .values()
+                .map(|folder| folder.display().to_string())
+                .collect();
+            desk.set_clips(folders);
+            desk.add("clips", to.join(", "), Box::new(super::clips::Clips(clips)))?;
         }
     }
     Ok(())
@@ -100,22 +107,21 @@ pub(super) fn change(
     Ok(())
 }
 
-/// The folders of clips, and the desks of those cameras that have one.
+/// The folders of clips of those cameras that have one, the first of each, and their desks.
 #[cfg(feature = "gstreamer")]
-fn clips(settings: &Settings, health: &Health) -> (String, Vec<(String, Arc<ClipDesk>)>) {
-    let (mut folders, mut desks) = (Vec::new(), Vec::new());
+fn clips(settings: &Settings, health: &Health) -> (BTreeMap<String, PathBuf>, Vec<(String, Arc<ClipDesk>)>) {
+    let (mut folders, mut desks) = (BTreeMap::new(), Vec::new());
     for (camera, watched) in settings.cameras.iter().zip(health.cameras()) {
-        let of_camera = camera.outputs.iter().filter_map(|output| match output {
-            OutputSpec::Clips(folder) => Some(folder.display().to_string()),
+        let folder = camera.outputs.iter().find_map(|output| match output {
+            OutputSpec::Clips(folder) => Some(folder.clone()),
             _ => None,
         });
-        let before = folders.len();
-        folders.extend(of_camera);
-        if folders.len() > before {
+        if let Some(folder) = folder {
+            folders.insert(camera.name.clone(), folder);
             desks.push((camera.name.clone(), watched.control.clips.clone()));
         }
     }
-    (folders.join(", "), desks)
+    (folders, desks)
 }
 
 fn start_mqtt(desk: &EventDesk, options: MqttOptions, health: &Health) -> Result<()> {

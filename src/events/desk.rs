@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::broadcast;
 use tracing::{info, warn};
 
@@ -183,6 +183,8 @@ pub struct EventDesk {
     history: ArcSwapOption<PathBuf>,
     /// The folder of pictures.
     snapshots: ArcSwapOption<PathBuf>,
+    /// The folder of clips of each camera that has one.
+    clips: ArcSwap<BTreeMap<String, PathBuf>>,
 }
 
 /// How long a sink's thread waits for an event before it looks at its stop.
@@ -198,6 +200,7 @@ impl EventDesk {
             cameras: cameras.into_iter().map(CameraState::new).collect(),
             history: ArcSwapOption::empty(),
             snapshots: ArcSwapOption::empty(),
+            clips: ArcSwap::default(),
         })
     }
 
@@ -224,6 +227,16 @@ impl EventDesk {
     /// The folder of pictures.
     pub fn snapshots(&self) -> Option<Arc<PathBuf>> {
         self.snapshots.load_full()
+    }
+
+    /// Says which cameras keep clips, and in which folders: events name theirs from then on.
+    pub fn set_clips(&self, folders: BTreeMap<String, PathBuf>) {
+        self.clips.store(Arc::new(folders));
+    }
+
+    /// The folder in which a camera keeps clips.
+    pub fn clips(&self, camera: &str) -> Option<PathBuf> {
+        self.clips.load().get(camera).cloned()
     }
 
     /// Starts a sink on a thread of its own.
@@ -284,6 +297,9 @@ impl EventDesk {
     pub fn publish(&self, mut event: Event) {
         if self.snapshots.load().is_some() {
             event.snapshot = snapshots::name_of(&event);
+        }
+        if self.clips.load().contains_key(&event.camera) {
+            event.clip = Some(format!("{}/{}.mp4", event.camera, event.id));
         }
         let place = event.zone.as_ref().or(event.line.as_ref()).cloned();
         let counted = (

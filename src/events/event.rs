@@ -106,6 +106,10 @@ pub struct Event {
     /// The name of its picture in the folder of pictures, if one is kept. It may be gone by now.
     #[serde(default)]
     pub snapshot: Option<String>,
+    /// The name of its clip as the page gives it, if its camera keeps clips: `CAMERA/ID.mp4`. It is whole some seconds after the
+    /// end.
+    #[serde(default)]
+    pub clip: Option<String>,
 }
 
 /// An event and its JSON, made once for all that it is told to.
@@ -198,6 +202,7 @@ pub(crate) mod tests {
             dwell_s: 1.0,
             score: 0.75,
             snapshot: None,
+            clip: None,
         }
     }
 

@@ -268,6 +268,7 @@ impl Moment<'_> {
             dwell_s: self.at.saturating_sub(since) as f64 / 1e9,
             score: f64::from(told.score),
             snapshot: None,
+            clip: None,
         });
     }
 

@@ -91,6 +91,11 @@ const ROUTES: &[Route] = &[
         methods: || get(told::picture),
     },
     Route {
+        path: "/events/clips/{camera}/{file}",
+        query: "",
+        methods: || get(told::clip),
+    },
+    Route {
         path: "/scene.json",
         query: "[?camera=NAME]",
         methods: || get(scene::scene),

@@ -4,12 +4,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use axum::extract::{Path, Query, State};
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
+use tower::ServiceExt;
+use tower_http::services::ServeFile;
+use ulid::Ulid;
 
 use super::off_thread::off_thread;
 use crate::events::event::{Kind, Rule, text};
@@ -175,6 +179,28 @@ pub(super) async fn picture(
         Err(e) => (StatusCode::SERVICE_UNAVAILABLE, format!("{e}\n")).into_response(),
     }
 }
+
+/// 200 and the clip of an event, or the part of it that was asked for; 404 if there is none, or none any more.
+pub(super) async fn clip(
+    State(health): State<Health>,
+    Path((camera, name)): Path<(String, String)>,
+    request: Request,
+) -> Response {
+    let folder = health.events().and_then(|desk| desk.clips(&camera));
+    let is_clip = name
+        .strip_suffix(".mp4")
+        .is_some_and(|id| Ulid::from_string(id).is_ok_and(|ulid| ulid.to_string() == id));
+    let Some(folder) = folder.filter(|_| is_clip) else {
+        return NO_CLIP.into_response();
+    };
+    let Ok(answer) = ServeFile::new(folder.join(name)).oneshot(request).await;
+    match answer.status() {
+        StatusCode::NOT_FOUND => NO_CLIP.into_response(),
+        _ => answer.map(Body::new),
+    }
+}
+
+const NO_CLIP: (StatusCode, &str) = (StatusCode::NOT_FOUND, "no such clip\n");
 
 const NO_PICTURE: (StatusCode, &str) = (StatusCode::NOT_FOUND, "no such picture\n");
 

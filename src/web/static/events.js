@@ -46,11 +46,13 @@ function row(event) {
     cell.textContent = text;
     line.append(cell);
   }
-  if (event.snapshot) {
+  const links = [["picture", "snapshots", event.snapshot], ["clip", "clips", event.clip]];
+  for (const [text, folder, name] of links) {
+    if (!name) { continue; }
     const link = document.createElement("a");
-    link.href = `/events/snapshots/${event.snapshot}`;
-    link.textContent = "picture";
-    line.lastElementChild.append(more.length > 0 ? ", " : "", link);
+    link.href = `/events/${folder}/${name}`;
+    link.textContent = text;
+    line.lastElementChild.append(line.lastElementChild.hasChildNodes() ? ", " : "", link);
   }
   return line;
 }
