@@ -132,8 +132,10 @@ impl Bound {
         gate.open(self.address)?;
         let rules = gate.rules();
         let scheme = if rules.tls.is_some() { "https" } else { "http" };
-        info!("page: {scheme}://{}/", self.address);
-        info!("health: {scheme}://{}{}", self.address, routes::listing());
+        info!(
+            "page: {scheme}://{0}/ (also {scheme}://{0}/healthz /metrics /status /snapshot.jpg; any other address lists all)",
+            self.address
+        );
         if !self.address.ip().is_loopback() && !rules.users.is_empty() && rules.tls.is_none() {
             warn!(
                 "passwords for {} cross the network in clear: set access.certificate and access.key",
