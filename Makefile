@@ -104,7 +104,7 @@ libtorch: deps
 	@trainer/libtorch.sh
 
 bench: deps onnxruntime
-	ORT_DYLIB_PATH="$(CURDIR)/.ort/libonnxruntime.so" cargo bench --locked --bench kernels --bench events
+	ORT_DYLIB_PATH="$(CURDIR)/.ort/libonnxruntime.so" cargo bench --locked --bench kernels --bench objects --bench events
 
 # segd beside a Python loop with the same network and clip; PEERS="--rounds 5" is passed on.
 bench-peers: build onnxruntime

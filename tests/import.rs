@@ -364,6 +364,11 @@ fn objects_are_scored() {
         (Some(1.0), Some(1.0))
     );
     assert!(report["panoptic_quality"].as_f64().unwrap() > 0.8, "{report}");
+    // Both objects are 16x16, and their boxes are as good as their masks.
+    for key in ["mask_ap_small", "box_ap", "box_ap_small"] {
+        assert_eq!(report[key], report["mask_ap"], "{key}");
+    }
+    assert!(report["mask_ap_medium"].is_null() && report["box_ap_large"].is_null());
     assert_eq!(report["not_scored"].as_array().unwrap().len(), 18);
     // A car that is not there.
     labels(1, 0)
@@ -377,4 +382,158 @@ fn objects_are_scored() {
     );
     eval(&[]).code(2).stderr(predicate::str::contains("--format"));
     eval(&["--format", "voc", "--objects", "voc"]).code(2);
+}
+
+#[test]
+fn segments_are_written_for_programs() {
+    let place = Place::with_yolo();
+    let image = |args: &[&str]| {
+        place.segd(
+            &[
+                &["image", "squares.png", "--model", "./yolo", "--backend", "tract"],
+                args,
+            ]
+            .concat(),
+        )
+    };
+    image(&[
+        "--instances",
+        "objects.png",
+        "--panoptic",
+        "panoptic.png",
+        "--json",
+    ])
+    .success();
+    let instances = match image::open(place.path("objects.png")).unwrap() {
+        image::DynamicImage::ImageLuma16(picture) => picture,
+        other => panic!("{:?}", other.color()),
+    };
+    let ids = image::open(place.path("panoptic.png")).unwrap().to_rgb8();
+    let text = std::fs::read_to_string(place.path("panoptic.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (&report["images"][0]["file_name"], &report["images"][0]["width"]),
+        (&"squares.png".into(), &64.into())
+    );
+    let categories = report["categories"].as_array().unwrap();
+    let names: Vec<(u64, &str, u64)> = categories
+        .iter()
+        .map(|c| {
+            (
+                c["id"].as_u64().unwrap(),
+                c["name"].as_str().unwrap(),
+                c["isthing"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(names, [(1, "person", 1), (2, "car", 1)]);
+    let annotation = &report["annotations"][0];
+    assert_eq!(
+        (&annotation["image_id"], &annotation["file_name"]),
+        (&"squares".into(), &"panoptic.png".into())
+    );
+    let infos = annotation["segments_info"].as_array().unwrap();
+    assert_eq!(infos.len(), 2);
+    for (info, (class, at)) in infos.iter().zip([(1, [16, 16]), (2, [48, 16])]) {
+        let [x, y] = at;
+        let [r, g, b] = ids.get_pixel(x, y).0.map(u64::from);
+        let id = info["id"].as_u64().unwrap();
+        assert_eq!(r + 256 * g + 65_536 * b, id);
+        assert_eq!(
+            (&info["category_id"], &info["iscrowd"]),
+            (&class.into(), &0.into())
+        );
+        let own = ids.pixels().filter(|p| p.0 == ids.get_pixel(x, y).0).count();
+        assert_eq!(info["area"], own);
+        assert_eq!(
+            instances.get_pixel(x, y).0,
+            [256 * class + class],
+            "the surest object is number 1"
+        );
+        assert_eq!(
+            instances
+                .pixels()
+                .filter(|p| p.0 == [256 * class + class])
+                .count(),
+            own
+        );
+    }
+    assert_eq!(
+        (ids.get_pixel(32, 60).0, instances.get_pixel(32, 60).0),
+        ([0; 3], [0])
+    );
+
+    // Folders, with one JSON for all pictures.
+    std::fs::copy(place.path("squares.png"), place.path("17.png")).unwrap();
+    place
+        .segd(&[
+            "image",
+            "squares.png",
+            "17.png",
+            "--model",
+            "./yolo",
+            "--backend",
+            "tract",
+            "--panoptic",
+            "pan/",
+        ])
+        .success();
+    let text = std::fs::read_to_string(place.path("pan.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (
+            &report["annotations"][1]["image_id"],
+            &report["annotations"][1]["file_name"]
+        ),
+        (&17.into(), &"17.png".into())
+    );
+    assert!(place.path("pan/squares.png").is_file() && place.path("pan/17.png").is_file());
+    image(&["-o", "same.png", "--instances", "same.png"])
+        .code(2)
+        .stderr(predicate::str::contains("same.png would be written twice"));
+    image(&[]).code(2).stderr(predicate::str::contains("--output"));
+}
+
+#[test]
+fn unsure_objects_are_left_out_of_the_drawing() {
+    let place = Place::with_yolo();
+    let drawn = |args: &[&str]| {
+        let all = [
+            "image",
+            "squares.png",
+            "-o",
+            "out.png",
+            "--model",
+            "./yolo",
+            "--backend",
+            "tract",
+            "--legend=false",
+        ];
+        place.segd(&[&all, args].concat()).success();
+        image::open(place.path("out.png")).unwrap().to_rgb8()
+    };
+    let plain = image::open(place.path("squares.png")).unwrap().to_rgb8();
+    for mode in ["overlay", "instances", "panoptic"] {
+        let (all, sure) = (
+            drawn(&["--visualize", mode]),
+            drawn(&["--visualize", mode, "--score", "0.8"]),
+        );
+        // The person's score is 0.9, the car's 0.7.
+        assert_eq!(all.get_pixel(20, 20), sure.get_pixel(20, 20), "{mode}");
+        assert_ne!(all.get_pixel(52, 20), plain.get_pixel(52, 20), "{mode}");
+        assert_eq!(sure.get_pixel(52, 20), plain.get_pixel(52, 20), "{mode}");
+    }
+    place
+        .segd(&[
+            "image",
+            "squares.png",
+            "-o",
+            "out.png",
+            "--model",
+            "./yolo",
+            "--score",
+            "2",
+        ])
+        .code(2)
+        .stderr(predicate::str::contains("overlay.score"));
 }

@@ -82,13 +82,14 @@ const KEYS: &[(&str, &[&str])] = &[
     ("masks.smooth", &["0", "0.5", "0.95", "0.96", "-0.1", "nan"]),
     (
         "overlay.visualize",
-        &["\"overlay\"", "\"side-by-side\"", "\"instances\""],
+        &["\"overlay\"", "\"side-by-side\"", "\"instances\"", "\"panoptic\""],
     ),
     ("overlay.alpha", &["0.5", "0", "1", "1.01", "-0.1", "nan"]),
     (
         "overlay.classes",
         &["[\"class1\"]", "[]", "[\"unicorn\"]", "[\"\"]"],
     ),
+    ("overlay.score", &["0.5", "0", "1", "1.01", "-0.1", "nan"]),
     ("overlay.legend", &["true", "false"]),
     (
         "overlay.background",

@@ -1,6 +1,7 @@
-//! In the steady state no stage allocates: counted over whole runs of the pipeline.
+//! In the steady state no stage allocates: counted over whole runs of the pipeline, and over decoders and tracker alone.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -14,11 +15,16 @@ use segd::pipeline::{MaskPolicy, Parts, PipelineOptions, run};
 use segd::schedule::ScheduleOptions;
 use segd::supervise::OnTransient;
 use vision::answer::Answer;
+use vision::decode::decoder;
+use vision::frame::Mask;
 use vision::infer::{InputSize, Outputs, TensorData};
 use vision::overlay::{OverlayOptions, Visualize};
 use vision::scene::ModelInfo;
 use vision::tensor::Elements;
+use vision::track::{Before, Tracker};
 
+#[path = "common/crowd.rs"]
+mod crowd;
 #[path = "common/made.rs"]
 mod made;
 
@@ -61,6 +67,9 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
+
+/// What the process allocates can be counted for one test at a time.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// Logits from one pixel of each cell, in a buffer that is kept.
 fn cells(size: InputSize) -> Run {
@@ -179,7 +188,40 @@ fn allocations(frames: u64, masks: MaskPolicy, schedule: ScheduleOptions, gives:
 }
 
 #[test]
+fn objects_are_decoded_and_followed_without_allocating() {
+    let _turn = TURN.lock();
+    for kind in &crowd::KINDS {
+        let contract = kind.contract();
+        let picture = (crowd::SIZE.width, crowd::SIZE.height);
+        let mut decoder = decoder(&contract, "crowd", crowd::SIZE, crowd::EVERYWHERE, picture);
+        let mut tracker = Tracker::new(contract.output.objects.score);
+        let mut outputs = Outputs::default();
+        let mut answer = Answer::empty();
+        let (mut map, mut before, mut segments) = (Mask::zeros(0, 0), Mask::zeros(0, 0), Vec::new());
+        let (mut most, mut numbers) = (0, 0);
+        // The objects sway once in 16 steps, so that later ones hold nothing new.
+        for step in 0..40 {
+            kind.give(step, &mut outputs);
+            let counted = ALLOCATIONS.load(Relaxed);
+            decoder.read(&mut outputs, &mut answer).unwrap();
+            decoder.decode(&answer, &mut map, &mut segments);
+            let at_ns = step as u64 * 100_000_000;
+            tracker.update(&map, &mut segments, Before::Moved(&before), at_ns);
+            if step >= 20 {
+                most = most.max(ALLOCATIONS.load(Relaxed) - counted);
+            }
+            std::mem::swap(&mut map, &mut before);
+            numbers = segments.iter().filter_map(|s| s.track).max().unwrap_or(0);
+        }
+        assert_eq!(tracker.len(), crowd::OBJECTS, "{}", kind.name);
+        assert_eq!(numbers as usize, crowd::OBJECTS, "{}: numbers last", kind.name);
+        assert_eq!(most, 0, "{}: allocations for a key", kind.name);
+    }
+}
+
+#[test]
 fn frames_cost_no_buffer() {
+    let _turn = TURN.lock();
     let every = ScheduleOptions {
         every: Some(3),
         ..ScheduleOptions::default()

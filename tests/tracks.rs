@@ -18,7 +18,9 @@ use vision::answer::Answer;
 use vision::infer::{InputSize, Outputs};
 use vision::overlay::{OverlayOptions, Visualize};
 use vision::redact::{How, RedactOptions};
+use vision::rle::Rle;
 use vision::scene::{ModelInfo, Scene};
+use vision::score::tracks::{TrackScores, Tracked};
 use vision::tensor::Elements;
 
 #[path = "common/made.rs"]
@@ -157,6 +159,38 @@ fn numbers_stay_from_key_to_key_and_between_keys() {
             assert!(scene.segments.iter().all(|segment| !segment.doubtful));
         }
     }
+}
+
+#[test]
+fn numbers_are_worth_all_that_they_can_be() {
+    let mut scores = TrackScores::new();
+    for (scene, step) in scenes(MaskPolicy::Lockstep, false).iter().zip(1_u32..) {
+        let (width, height) = (scene.map.width, scene.map.height);
+        // Input pixels are 2.5 of the picture's.
+        let truth = [(1, 20.0), (2, 70.0)].map(|(number, y)| {
+            let x = 20.0 + f64::from(step % 50);
+            let inside = |at: usize, middle: f64| ((at as f64 + 0.5) / 2.5 - middle).abs() < 8.0;
+            let mask = Rle::new(width, height, |column, row| inside(column, x) && inside(row, y));
+            Tracked { number, mask }
+        });
+        // What the network does not give in this picture is not there.
+        let gives = if step.is_multiple_of(3) && step > 3 { 1 } else { 2 };
+        let found: Vec<Tracked> = scene
+            .segments
+            .iter()
+            .zip(0..=u8::MAX)
+            .filter_map(|(segment, label)| Some((segment.track?, Rle::of(&scene.map, label))))
+            .map(|(number, mask)| Tracked { number, mask })
+            .collect();
+        scores.add(&truth[..gives], &found);
+    }
+    let figures = scores.figures();
+    assert_eq!(
+        (figures.idf1, figures.mota, figures.switches),
+        (1.0, 1.0, 0),
+        "{figures:?}"
+    );
+    assert!(figures.hota > 0.9 && figures.localization > 0.95, "{figures:?}");
 }
 
 #[test]

@@ -4,10 +4,15 @@
 use libfuzzer_sys::fuzz_target;
 use vision::import::{Beside, Element, Signature, Value, read_names};
 
+/// Names that exporters give their outputs, which tell forms apart.
+const NAMES: [&str; 6] = ["labels", "dets", "masks", "kernels", "class_queries_logits", "out"];
+
 fuzz_target!(|input: (Vec<(u8, Vec<u16>)>, &str, &str, &str)| {
     let (values, names, labels, config) = input;
     let value = |(element, dims): &(u8, Vec<u16>)| Value {
-        name: format!("output{element}"),
+        name: NAMES
+            .get(usize::from(element >> 4))
+            .map_or_else(|| format!("output{element}"), |name| (*name).into()),
         element: [Element::F32, Element::I64, Element::U8, Element::F16][usize::from(element % 4)],
         dims: dims.iter().map(|&side| (side > 0).then_some(side.into())).collect(),
         operator: if element & 4 == 0 { String::new() } else { "Sigmoid".into() },

@@ -8,13 +8,17 @@ use vision::frame::LabelMap;
 use vision::model::Contract;
 use vision::tensor::{Elements, InputSize, Outputs, Placement};
 
-const KINDS: [&str; 5] = [
+const KINDS: [&str; 7] = [
     "kind = \"prototypes\"\nnms = 0.5\ntensors = [{ role = \"detections\", name = \"a\" }, { role = \"prototypes\", name = \"b\" }]",
     "kind = \"boxes-masks\"\ntensors = [{ role = \"boxes\", name = \"a\" }, { role = \"masks\", name = \"b\" }, \
      { role = \"scores\", name = \"c\" }, { role = \"classes\", name = \"d\", dtype = \"i64\" }]",
     "kind = \"queries\"\nactivation = \"softmax\"\ntensors = [{ role = \"scores\", name = \"a\" }, { role = \"masks\", name = \"b\" }]",
     "kind = \"queries\"\nactivation = \"sigmoid\"\nreading = \"instance\"\ntensors = [{ role = \"scores\", name = \"a\" }, \
      { role = \"masks\", name = \"b\" }]",
+    "kind = \"prototypes\"\nmatrix_nms = 2.0\ntensors = [{ role = \"scores\", name = \"a\" }, \
+     { role = \"coefficients\", name = \"b\" }, { role = \"prototypes\", name = \"c\" }]",
+    "kind = \"queries\"\nactivation = \"sigmoid\"\nreading = \"instance\"\nmask_quality = false\n\
+     tensors = [{ role = \"scores\", name = \"a\" }, { role = \"masks\", name = \"b\" }]",
     "kind = \"centers\"\ntensors = [{ role = \"logits\", name = \"a\" }, { role = \"heat\", name = \"b\" }, \
      { role = \"offsets\", name = \"c\" }]",
 ];

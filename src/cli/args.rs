@@ -92,6 +92,9 @@ pub struct VisualizeArgs {
     /// Draw only these classes, by name, for example `person,car` [default: all but the background]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub classes: Option<Vec<String>>,
+    /// Draw only objects of this score or more, 0 to 1 [default: all that the network's contract takes for objects]
+    #[arg(long, value_name = "0..1")]
+    pub score: Option<f32>,
     /// Name the classes that are drawn in the picture's corner [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub legend: Option<bool>,
@@ -104,6 +107,7 @@ impl VisualizeArgs {
             visualize: self.visualize,
             alpha: self.alpha,
             classes: self.classes.clone(),
+            score: self.score,
             legend: self.legend,
             background: None,
         }

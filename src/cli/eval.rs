@@ -30,7 +30,7 @@ pub struct EvalArgs {
     /// Its layout, to score classes
     #[arg(long, value_enum, required_unless_present = "objects")]
     pub format: Option<Format>,
-    /// Its layout, to score objects: mask AP and panoptic quality
+    /// Its layout, to score objects: AP of masks and boxes, panoptic quality
     #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "format")]
     pub objects: Option<ObjectFormat>,
     /// Which split to score [default: val, or all pictures where the data has no splits]

@@ -13,7 +13,7 @@ use vision::model::Contract;
 use vision::picture::image_ref;
 use vision::rle::Rle;
 use vision::scene::Segment;
-use vision::score::objects::{FoundObject, ObjectScores, Panoptic};
+use vision::score::objects::{FoundObject, ObjectScores, Panoptic, Shape, Size};
 use vision::segment::Engine;
 
 /// What was scored, how, and the scores: shares, 0 to 1; null for a class without objects.
@@ -31,6 +31,15 @@ struct Report {
     mask_ap: Option<f64>,
     mask_ap50: Option<f64>,
     mask_ap75: Option<f64>,
+    mask_ap_small: Option<f64>,
+    mask_ap_medium: Option<f64>,
+    mask_ap_large: Option<f64>,
+    box_ap: Option<f64>,
+    box_ap50: Option<f64>,
+    box_ap75: Option<f64>,
+    box_ap_small: Option<f64>,
+    box_ap_medium: Option<f64>,
+    box_ap_large: Option<f64>,
     panoptic_quality: Option<f64>,
     segmentation_quality: Option<f64>,
     recognition_quality: Option<f64>,
@@ -43,11 +52,12 @@ struct ClassReport {
     objects: u64,
     mask_ap: Option<f64>,
     mask_ap50: Option<f64>,
+    box_ap: Option<f64>,
     panoptic_quality: Option<f64>,
 }
 
-const PROTOCOL: &str = "mask AP as COCO has it: mean over IoU 0.50 to 0.95, 101 recalls, at most 100 objects of a class and picture; \
-    panoptic quality over objects; void pixels and crowds not counted; masks that do not overlap, as they are streamed";
+const PROTOCOL: &str = "AP as COCO has it: mean over IoU 0.50 to 0.95, 101 recalls, at most 100 objects of a class and picture, \
+    sizes by area up to 32x32, 96x96 and above; boxes are those of the masks; panoptic quality over objects; void pixels and crowds not counted; masks that do not overlap, as they are streamed";
 
 /// Scores the model's objects and prints the report.
 ///
@@ -116,6 +126,15 @@ pub(super) fn run(args: &EvalArgs, format: ObjectFormat) -> Result<()> {
         mask_ap: scores.mean_precision(None),
         mask_ap50: scores.mean_precision(Some(0)),
         mask_ap75: scores.mean_precision(Some(5)),
+        mask_ap_small: scores.mean_precision_of(Shape::Mask, Size::Small, None),
+        mask_ap_medium: scores.mean_precision_of(Shape::Mask, Size::Medium, None),
+        mask_ap_large: scores.mean_precision_of(Shape::Mask, Size::Large, None),
+        box_ap: scores.mean_precision_of(Shape::Box, Size::Any, None),
+        box_ap50: scores.mean_precision_of(Shape::Box, Size::Any, Some(0)),
+        box_ap75: scores.mean_precision_of(Shape::Box, Size::Any, Some(5)),
+        box_ap_small: scores.mean_precision_of(Shape::Box, Size::Small, None),
+        box_ap_medium: scores.mean_precision_of(Shape::Box, Size::Medium, None),
+        box_ap_large: scores.mean_precision_of(Shape::Box, Size::Large, None),
         panoptic_quality: of(|p| p.quality),
         segmentation_quality: of(|p| p.segmentation),
         recognition_quality: of(|p| p.recognition),
@@ -125,6 +144,7 @@ pub(super) fn run(args: &EvalArgs, format: ObjectFormat) -> Result<()> {
                 objects: scores.objects(class),
                 mask_ap: scores.precision(class),
                 mask_ap50: scores.precision_at(class, 0),
+                box_ap: scores.precision_of(class, Shape::Box, Size::Any, None),
                 panoptic_quality: scores.panoptic(class).map(|p| p.quality),
             })
             .collect(),
@@ -194,26 +214,51 @@ impl Scored {
 fn print(report: &Report) {
     let percent = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{:.2}", 100.0 * v));
     println!(
-        "{:<20} {:>8} {:>9} {:>7} {:>7}",
-        "class", "objects", "mask AP %", "AP50 %", "PQ %"
+        "{:<20} {:>8} {:>9} {:>7} {:>9} {:>7}",
+        "class", "objects", "mask AP %", "AP50 %", "box AP %", "PQ %"
     );
     for class in &report.classes {
         println!(
-            "{:<20} {:>8} {:>9} {:>7} {:>7}",
+            "{:<20} {:>8} {:>9} {:>7} {:>9} {:>7}",
             class.name,
             class.objects,
             percent(class.mask_ap),
             percent(class.mask_ap50),
+            percent(class.box_ap),
             percent(class.panoptic_quality)
         );
     }
     println!();
-    println!(
-        "mask AP  {} %   AP50 {} %   AP75 {} %",
-        percent(report.mask_ap),
-        percent(report.mask_ap50),
-        percent(report.mask_ap75)
-    );
+    let rows = [
+        (
+            "mask AP",
+            [
+                report.mask_ap,
+                report.mask_ap50,
+                report.mask_ap75,
+                report.mask_ap_small,
+                report.mask_ap_medium,
+                report.mask_ap_large,
+            ],
+        ),
+        (
+            "box AP",
+            [
+                report.box_ap,
+                report.box_ap50,
+                report.box_ap75,
+                report.box_ap_small,
+                report.box_ap_medium,
+                report.box_ap_large,
+            ],
+        ),
+    ];
+    for (name, values) in rows {
+        let [all, at50, at75, small, medium, large] = values.map(percent);
+        println!(
+            "{name:<8} {all} %   AP50 {at50} %   AP75 {at75} %   small {small} %   medium {medium} %   large {large} %"
+        );
+    }
     println!(
         "PQ       {} %   SQ {} %   RQ {} %",
         percent(report.panoptic_quality),

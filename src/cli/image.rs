@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 use tracing::info;
 
+use super::segments::{Panoptic, write_instances};
 use crate::cli::args::{ModelArgs, VisualizeArgs};
 use crate::config;
 use crate::metrics::Metrics;
@@ -29,8 +30,14 @@ pub struct ImageArgs {
     #[arg(required = true, value_name = "IN")]
     pub inputs: Vec<PathBuf>,
     /// FILE.png for one picture; a folder, made if needed, for several
-    #[arg(long, short, value_name = "OUT", required_unless_present = "json")]
+    #[arg(long, short, value_name = "OUT", required_unless_present_any = ["json", "instances", "panoptic"])]
     pub output: Option<PathBuf>,
+    /// Write which object each pixel is of, as 16-bit PNG: 256 times the class, plus the object's number, from 1 on
+    #[arg(long, value_name = "OUT")]
+    pub instances: Option<PathBuf>,
+    /// Write things and stuff as COCO's panoptic PNG (id = R + 256 G + 65536 B), and OUT.json beside it
+    #[arg(long, value_name = "OUT")]
+    pub panoptic: Option<PathBuf>,
     /// Print what is in the pictures, in the form of COCO's results: file, class, score, box, area, mask as run lengths
     #[arg(long)]
     pub json: bool,
@@ -48,13 +55,32 @@ pub struct ImageArgs {
 /// Usage for wrong arguments; fatal, after all others are done, if a picture could not be segmented.
 pub fn run(args: ImageArgs) -> Result<()> {
     let inputs = expand(&args.inputs)?;
-    let jobs: Vec<(PathBuf, Option<PathBuf>)> = match &args.output {
-        Some(output) => plan(&inputs, output)?
-            .into_iter()
-            .map(|(from, to)| (from, Some(to)))
-            .collect(),
-        None => inputs.iter().map(|input| (input.clone(), None)).collect(),
+    let planned = |output: &Option<PathBuf>| -> Result<Vec<Option<PathBuf>>> {
+        Ok(match output {
+            Some(output) => plan(&inputs, output)?
+                .into_iter()
+                .map(|(_, to)| Some(to))
+                .collect(),
+            None => vec![None; inputs.len()],
+        })
     };
+    let (drawn, instances, panoptic) = (
+        planned(&args.output)?,
+        planned(&args.instances)?,
+        planned(&args.panoptic)?,
+    );
+    let jobs: Vec<Job> = inputs
+        .into_iter()
+        .zip(drawn)
+        .zip(instances.into_iter().zip(panoptic))
+        .map(|((input, drawn), (instances, panoptic))| Job {
+            input,
+            drawn,
+            instances,
+            panoptic,
+        })
+        .collect();
+    refuse_twice(&jobs)?;
     let drawing = config::drawing(&args.visualize.section())?;
     let options = args.model.options()?;
     let model = options.find()?;
@@ -78,18 +104,22 @@ pub fn run(args: ImageArgs) -> Result<()> {
         painter: None,
         painted: Vec::new(),
         results: args.json.then(Vec::new),
+        panoptic: Panoptic::default(),
     };
 
     let bar = progress(jobs.len());
     let mut failed = 0;
-    for (input, output) in &jobs {
-        if let Err(error) = images.segment(input, output.as_deref()) {
+    for job in &jobs {
+        if let Err(error) = images.segment(job) {
             failed += 1;
             bar.suspend(|| eprintln!("segd: {error}"));
         }
         bar.inc(1);
     }
     bar.finish_and_clear();
+    if let Some(output) = &args.panoptic {
+        std::mem::take(&mut images.panoptic).write(output, &images.classes)?;
+    }
     if let Some(results) = &images.results {
         super::print_report(true, results, |_| ())?;
     }
@@ -99,6 +129,29 @@ pub fn run(args: ImageArgs) -> Result<()> {
             "{failed} of {} pictures could not be segmented",
             jobs.len()
         ))),
+    }
+}
+
+/// A picture, and what is written of it.
+struct Job {
+    input: PathBuf,
+    drawn: Option<PathBuf>,
+    instances: Option<PathBuf>,
+    panoptic: Option<PathBuf>,
+}
+
+/// Refuses two outputs of one name.
+fn refuse_twice(jobs: &[Job]) -> Result<()> {
+    let mut written = HashSet::new();
+    let all = jobs
+        .iter()
+        .flat_map(|job| [&job.drawn, &job.instances, &job.panoptic]);
+    match all.flatten().find(|path| !written.insert(*path)) {
+        Some(twice) => Err(
+            Error::usage(format!("{} would be written twice", twice.display()))
+                .hint("give --output, --instances and --panoptic a place each"),
+        ),
+        None => Ok(()),
     }
 }
 
@@ -113,6 +166,7 @@ struct Images {
     painted: Vec<u8>,
     /// What was found, if it is to be printed.
     results: Option<Vec<CocoResult>>,
+    panoptic: Panoptic,
 }
 
 /// One object, or all of a class, as COCO writes results; with the names that numbers stand for.
@@ -138,6 +192,13 @@ struct CocoMask {
     counts: String,
 }
 
+/// A picture's file name without its extension; a number where it is one, as in COCO.
+pub(super) fn image_id(input: &Path) -> Json {
+    let name = input.file_stem().unwrap_or_default().to_string_lossy();
+    name.parse::<u64>()
+        .map_or_else(|_| Json::from(name.as_ref()), Json::from)
+}
+
 /// What a picture's map holds; without classes that are background.
 fn results<'a>(
     input: &'a Path,
@@ -145,20 +206,13 @@ fn results<'a>(
     segments: &'a [Segment],
     classes: &'a [Class],
 ) -> impl Iterator<Item = CocoResult> + 'a {
-    let name = input
-        .file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
     (0..=u8::MAX).zip(segments).filter_map(move |(number, segment)| {
         let class = classes
             .get(usize::from(segment.class))
             .filter(|class| !class.background)?;
         let mask = Rle::of(map, number);
         (mask.area() > 0).then(|| CocoResult {
-            image_id: name
-                .parse::<u64>()
-                .map_or_else(|_| Json::from(name.clone()), Json::from),
+            image_id: image_id(input),
             file_name: input
                 .file_name()
                 .unwrap_or_default()
@@ -178,7 +232,8 @@ fn results<'a>(
 }
 
 impl Images {
-    fn segment(&mut self, input: &Path, output: Option<&Path>) -> Result<()> {
+    fn segment(&mut self, job: &Job) -> Result<()> {
+        let input = &job.input;
         let picture = read_rgb(input)?;
         let image = image_ref(&picture)?;
         self.engine
@@ -187,7 +242,14 @@ impl Images {
         if let Some(all) = &mut self.results {
             all.extend(results(input, &self.mask, &self.segments, &self.classes));
         }
-        let Some(output) = output else {
+        if let Some(to) = &job.instances {
+            write_instances(to, &self.mask, &self.segments)?;
+        }
+        if let Some(to) = &job.panoptic {
+            let scene = (&self.mask, &self.segments[..]);
+            self.panoptic.add(input, to, scene, &self.classes)?;
+        }
+        let Some(output) = &job.drawn else {
             return Ok(());
         };
         if self.overlay.mode == Visualize::Labels {

@@ -39,6 +39,7 @@ pub mod probe;
 pub mod propagation;
 pub mod run;
 pub mod schedule_args;
+mod segments;
 mod worst;
 
 const EXAMPLES: &str = "\

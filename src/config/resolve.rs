@@ -287,6 +287,10 @@ pub fn drawing(section: &OverlaySection) -> Result<Drawing> {
         check_range("overlay.alpha", f64::from(alpha), 0.0..=1.0)?;
         options.alpha = alpha;
     }
+    if let Some(score) = section.score {
+        check_range("overlay.score", f64::from(score), 0.0..=1.0)?;
+        options.score = score;
+    }
     if let Some(legend) = section.legend {
         options.legend = legend;
     }

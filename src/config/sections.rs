@@ -185,12 +185,14 @@ section! {
 section! {
     /// `[overlay]`: how masks are drawn.
     OverlaySection {
-        /// `overlay`, `mask`, `labels`, `contour`, `side-by-side` or `instances`.
+        /// `overlay`, `mask`, `labels`, `contour`, `side-by-side`, `instances` or `panoptic`.
         visualize: Visualize,
         /// Opacity of the colours, 0 to 1.
         alpha: f32,
         /// Classes to draw; all but the background if absent.
         classes: Vec<String>,
+        /// Least score of the objects that are drawn, 0 to 1.
+        score: f32,
         /// Draw the names of the classes in the picture.
         legend: bool,
         /// What stands in place of all but the classes: `blur`, a colour (`#rrggbb`), or a picture's file.

@@ -170,6 +170,19 @@ pub fn write_rgb_png(path: &Path, width: usize, height: usize, rgb: &[u8]) -> Re
     write_png(path, png)
 }
 
+/// Writes 16-bit grey levels as PNG.
+///
+/// # Errors
+/// Fatal if the file can't be written.
+pub fn write_grey16_png(path: &Path, width: usize, height: usize, levels: &[u16]) -> Result<()> {
+    let bytes: Vec<u8> = levels.iter().flat_map(|level| level.to_be_bytes()).collect();
+    let png = encode_png(width, height, &bytes, |encoder| {
+        encoder.set_color(png::ColorType::Grayscale);
+        encoder.set_depth(png::BitDepth::Sixteen);
+    });
+    write_png(path, png)
+}
+
 /// Writes a mask as an 8-bit palette PNG: the stored bytes are the class indices, the palette their colours.
 ///
 /// # Errors

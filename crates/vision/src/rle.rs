@@ -78,29 +78,20 @@ impl Rle {
         masks
     }
 
-    /// The inside of polygons, each `[x, y, x, y, ...]` in pixels: pixels whose centres lie in one of them (even-odd rule).
+    /// The inside of polygons, each `[x, y, x, y, ...]` in pixels: what lies in one of them, pixel for pixel as pycocotools
+    /// fills them. A polygon of less than three corners is empty, and one that reaches further past the picture than its
+    /// longer side is cut off there.
     pub fn of_polygons(width: usize, height: usize, polygons: &[Vec<f64>]) -> Self {
         let mut inside = vec![false; width * height];
-        let mut crossings: Vec<f64> = Vec::new();
+        let mut scratch = Boundary::default();
         for polygon in polygons.iter().filter(|p| p.len() >= 6) {
-            let points: Vec<[f64; 2]> = polygon.as_chunks::<2>().0.to_vec();
-            for y in 0..height {
-                let centre = y as f64 + 0.5;
-                crossings.clear();
-                for (number, &[x0, y0]) in points.iter().enumerate() {
-                    let [x1, y1] = points[(number + 1) % points.len()];
-                    if (y0 <= centre) != (y1 <= centre) {
-                        crossings.push(x0 + (centre - y0) * (x1 - x0) / (y1 - y0));
-                    }
-                }
-                crossings.sort_by(f64::total_cmp);
-                for pair in crossings.as_chunks::<2>().0 {
-                    let [from, to] = pair.map(|x| (x - 0.5).ceil().clamp(0.0, width as f64) as usize);
-                    inside[y * width + from..y * width + to.max(from)].fill(true);
-                }
+            let edges = scratch.edges(width, height, polygon);
+            for pair in edges.chunks(2) {
+                let end = pair.get(1).map_or(width * height, |end| *end);
+                inside[pair[0]..end].fill(true);
             }
         }
-        Self::new(width, height, |x, y| inside[y * width + x])
+        Self::new(width, height, |x, y| inside[x * height + y])
     }
 
     /// Pixels.
@@ -243,6 +234,71 @@ impl Rle {
             height,
             counts,
         })
+    }
+}
+
+/// Steps of a polygon's boundary to a pixel.
+const STEPS: f64 = 5.0;
+
+/// Where a polygon's boundary runs.
+#[derive(Debug, Default)]
+struct Boundary {
+    /// Points along it, `STEPS` to a pixel.
+    points: Vec<[i64; 2]>,
+    /// Pixels at which it is crossed, down the columns.
+    edges: Vec<usize>,
+}
+
+impl Boundary {
+    /// The pixels, counted down the columns, at which the inside of a polygon begins and ends in turn.
+    fn edges(&mut self, width: usize, height: usize, polygon: &[f64]) -> &[usize] {
+        let side = width.max(height) as f64;
+        let corner = |corner: &[f64; 2]| corner.map(|at| (STEPS * at.clamp(-side, 2.0 * side) + 0.5) as i64);
+        self.points.clear();
+        let corners = polygon.as_chunks::<2>().0;
+        for (from, to) in corners.iter().zip(corners.iter().cycle().skip(1)) {
+            self.line(corner(from), corner(to));
+        }
+        self.edges.clear();
+        for pair in self.points.windows(2) {
+            let [[x0, y0], [x1, y1]] = [pair[0], pair[1]];
+            if x0 == x1 {
+                continue;
+            }
+            // A column is crossed at its middle.
+            let column = (if x1 < x0 { x1 } else { x1 - 1 } as f64 + 0.5) / STEPS - 0.5;
+            if column.fract() != 0.0 || column < 0.0 || column > width as f64 - 1.0 {
+                continue;
+            }
+            let row = ((y1.min(y0) as f64 + 0.5) / STEPS - 0.5)
+                .clamp(0.0, height as f64)
+                .ceil();
+            self.edges.push(column as usize * height + row as usize);
+        }
+        self.edges.sort_unstable();
+        &self.edges
+    }
+
+    /// Adds the points of a line, both ends among them. It is drawn from its lower end in the longer direction, so that it
+    /// is the same both ways.
+    fn line(&mut self, from: [i64; 2], to: [i64; 2]) {
+        let long = usize::from((to[0] - from[0]).abs() < (to[1] - from[1]).abs());
+        let short = 1 - long;
+        let length = (to[long] - from[long]).abs();
+        let turned = from[long] > to[long];
+        let (low, high) = if turned { (to, from) } else { (from, to) };
+        let slope = if length == 0 {
+            0.0
+        } else {
+            (high[short] - low[short]) as f64 / length as f64
+        };
+        for step in 0..=length {
+            let step = if turned { length - step } else { step };
+            let mut point = [0; 2];
+            point[long] = low[long] + step;
+            point[short] = (low[short] as f64 + slope * step as f64 + 0.5) as i64;
+            self.points.push(point);
+        }
     }
 }
 

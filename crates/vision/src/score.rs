@@ -1,12 +1,15 @@
 //! Scores of predicted labels against true ones.
 //!
 //! Pixels are counted in one confusion matrix over all pictures, as PASCAL VOC and CamVid score: a mean over pictures is
-//! another figure. Borders and regions, which pixel counts don't see, have scores of their own, and so have [`objects`].
+//! another figure. Borders and regions, which pixel counts don't see, have scores of their own, and so have [`objects`] and their [`tracks`].
 
 mod bootstrap;
 mod boundary;
 pub mod objects;
+#[cfg(test)]
+mod reference;
 mod regions;
+pub mod tracks;
 
 pub use bootstrap::{Bootstrap, Intervals};
 pub use boundary::{BoundaryScore, TOLERANCE};

@@ -136,6 +136,17 @@ pub struct Prototyped<'a> {
     pub prototypes: Planes<'a>,
 }
 
+/// What [`OutputKind::Prototypes`] reads where there are no boxes.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernels<'a> {
+    /// Of each candidate, for each class.
+    pub scores: Rows<'a>,
+    /// Of each candidate, a factor for each plane of features.
+    pub kernels: Rows<'a>,
+    /// The features.
+    pub features: Planes<'a>,
+}
+
 /// What [`OutputKind::BoxesMasks`] reads.
 #[derive(Debug, Clone, Copy)]
 pub struct BoxedMasks<'a> {
@@ -362,6 +373,30 @@ impl Form {
         })
     }
 
+    /// What [`OutputKind::Prototypes`] reads where there are no boxes.
+    ///
+    /// # Errors
+    /// What was found, and what the contract says.
+    pub fn kernels<'a>(&self, outputs: &'a Outputs) -> Result<Kernels<'a>, String> {
+        let features = self.planes(outputs, Role::Prototypes, None)?;
+        if features.count == 0 || features.width == 0 {
+            return Err("its features are none".into());
+        }
+        let scores = self.rows(outputs, Role::Scores, self.known_classes())?;
+        let kernels = self.rows(outputs, Role::Coefficients, features.count)?;
+        match scores.count == kernels.count {
+            true => Ok(Kernels {
+                scores,
+                kernels,
+                features,
+            }),
+            false => Err(format!(
+                "it gave scores of {} and kernels of {}",
+                scores.count, kernels.count
+            )),
+        }
+    }
+
     /// What [`OutputKind::BoxesMasks`] reads.
     ///
     /// # Errors
@@ -462,6 +497,7 @@ impl Form {
     pub fn check(&self, outputs: &Outputs) -> Result<(), String> {
         match self.output.kind {
             OutputKind::Semantic | OutputKind::Binary => Ok(()),
+            OutputKind::Prototypes if !self.output.has_boxes() => self.kernels(outputs).map(drop),
             OutputKind::Prototypes => self.prototyped(outputs).map(drop),
             OutputKind::BoxesMasks => self.boxed(outputs).map(drop),
             OutputKind::Queries => self.queried(outputs).map(drop),
@@ -487,6 +523,12 @@ impl Form {
             }
         }
         match self.output.kind {
+            OutputKind::Prototypes if !self.output.has_boxes() => {
+                match self.output.objects.activation == Activation::None {
+                    true => probabilities("scores", self.kernels(outputs)?.scores.values.iter().copied()),
+                    false => Ok(()),
+                }
+            }
             OutputKind::Prototypes => self.check_candidates(&self.prototyped(outputs)?),
             OutputKind::BoxesMasks => {
                 let found = self.boxed(outputs)?;

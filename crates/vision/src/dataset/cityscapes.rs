@@ -1,5 +1,8 @@
 //! Cityscapes: `leftImg8bit/<split>/<city>/*_leftImg8bit.png` and `gtFine/<split>/<city>/*_gtFine_labelIds.png`.
 //!
+//! Both folders may lie in those of the archives, `leftImg8bit_trainvaltest` and `gtFine_trainvaltest`. Files may lie in the
+//! split's folder itself. Without `gtFine` the coarse labels are read, `gtCoarse`.
+//!
 //! The label files store the 34 ids of the dataset; 19 of them are classes, in the order of its train ids
 //! (`cityscapesscripts/helpers/labels.py`).
 
@@ -35,13 +38,53 @@ pub(super) fn codebook() -> Codebook {
     codebook
 }
 
+/// The classes that can be counted: id and name.
+pub(super) fn things() -> impl Iterator<Item = (u8, &'static str)> {
+    const FIRST: u8 = 24;
+    let classes = IDS.into_iter().zip(&CITYSCAPES_CLASSES);
+    classes
+        .filter(|(id, _)| *id >= FIRST)
+        .map(|(id, class)| (id, class.name.as_ref()))
+}
+
+/// Whether an id is a class's.
+pub(super) fn is_class(id: u16) -> bool {
+    IDS.into_iter().any(|class| u16::from(class) == id)
+}
+
+/// What a label file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A class for each pixel.
+    LabelIds,
+    /// Class and object.
+    InstanceIds,
+}
+
 /// The pictures of `split` (`train`, `val`) under `root`, by city.
-pub(super) fn pairs(root: &Path, split: &str) -> Result<Vec<Pair>> {
+pub(super) fn pairs(root: &Path, split: &str, kind: Kind) -> Result<Vec<Pair>> {
     const PICTURE: &str = "_leftImg8bit";
-    let (images, truth) = (
-        root.join("leftImg8bit").join(split),
-        root.join("gtFine").join(split),
-    );
+    const LABELS: [&str; 4] = [
+        "gtFine",
+        "gtFine_trainvaltest/gtFine",
+        "gtCoarse",
+        "gtCoarse_trainvaltest/gtCoarse",
+    ];
+    let place = |folders: &[&'static str]| {
+        let of = |folder: &&str| root.join(folder).join(split).is_dir();
+        *folders.iter().find(|folder| of(folder)).unwrap_or(&folders[0])
+    };
+    let images = root
+        .join(place(&["leftImg8bit", "leftImg8bit_trainvaltest/leftImg8bit"]))
+        .join(split);
+    let truth = place(&LABELS);
+    let suffix = match (truth.contains("gtCoarse"), kind) {
+        (false, Kind::LabelIds) => "_gtFine_labelIds.png",
+        (false, Kind::InstanceIds) => "_gtFine_instanceIds.png",
+        (true, Kind::LabelIds) => "_gtCoarse_labelIds.png",
+        (true, Kind::InstanceIds) => "_gtCoarse_instanceIds.png",
+    };
+    let truth = root.join(truth).join(split);
     let mut cities: Vec<_> = std::fs::read_dir(&images)
         .map_err(|error| failed(&images, error))?
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -49,14 +92,23 @@ pub(super) fn pairs(root: &Path, split: &str) -> Result<Vec<Pair>> {
         .collect();
     cities.sort();
     let mut pairs = Vec::new();
-    for city in cities {
-        let annotations = truth.join(city.file_name().unwrap_or_default());
-        for image in list_files(&city, &["png", "jpg"])? {
+    let mut places: Vec<_> = cities
+        .into_iter()
+        .map(|city| {
+            let labels = truth.join(city.file_name().unwrap_or_default());
+            (city, labels)
+        })
+        .collect();
+    if places.is_empty() {
+        places.push((images, truth));
+    }
+    for (folder, annotations) in places {
+        for image in list_files(&folder, &["png", "jpg"])? {
             let file = stem(&image);
             let Some(name) = file.strip_suffix(PICTURE) else {
                 return Err(failed(&image, format!("expected a name that ends in {PICTURE}")));
             };
-            let labels = annotations.join(format!("{name}_gtFine_labelIds.png"));
+            let labels = annotations.join(format!("{name}{suffix}"));
             if !labels.is_file() {
                 return Err(failed(
                     &image,

@@ -246,8 +246,37 @@ pub fn decode_index_png(png: impl BufRead + Seek, path: &Path) -> Result<Labels>
     })
 }
 
+/// Reads a PNG of one number a pixel, 8 or 16 bits wide, as it is stored: width and height, and the numbers row by row.
+///
+/// # Errors
+/// The file is not a PNG, or stores colours rather than one number a pixel.
+pub(super) fn read_wide_png(path: &Path) -> Result<Wide> {
+    let bytes = std::fs::read(path).map_err(|error| failed(path, error))?;
+    wide_numbers(Cursor::new(bytes), path)?.ok_or_else(|| {
+        failed(
+            path,
+            "stores colours, found where a grey PNG of numbers was expected",
+        )
+    })
+}
+
 /// The stored numbers of a PNG; `None` where it stores colours.
 fn numbers(png: impl BufRead + Seek, path: &Path) -> Result<Option<Labels>> {
+    let Some(((width, height), wide)) = wide_numbers(png, path)? else {
+        return Ok(None);
+    };
+    let data = wide.into_iter().map(|number| {
+        u8::try_from(number)
+            .map_err(|_| failed(path, format!("holds the number {number}: classes are below 255")))
+    });
+    let data = data.collect::<Result<_>>()?;
+    Ok(Some(Labels { width, height, data }))
+}
+
+/// Width, height and numbers.
+type Wide = ((usize, usize), Vec<u16>);
+
+fn wide_numbers(png: impl BufRead + Seek, path: &Path) -> Result<Option<Wide>> {
     let mut decoder = png::Decoder::new(png);
     decoder.set_transformations(png::Transformations::IDENTITY);
     let mut reader = decoder.read_info().map_err(|error| failed(path, error))?;
@@ -275,25 +304,18 @@ fn numbers(png: impl BufRead + Seek, path: &Path) -> Result<Option<Labels>> {
     for row in bytes.chunks_exact(info.line_size).take(height) {
         match bits {
             16 => {
-                for pair in row.chunks_exact(2).take(width) {
-                    if pair[0] != 0 {
-                        let number = u16::from_be_bytes([pair[0], pair[1]]);
-                        return Err(failed(
-                            path,
-                            format!("holds the number {number}: classes are below 255"),
-                        ));
-                    }
-                    data.push(pair[1]);
-                }
+                let pairs = row.as_chunks::<2>().0.iter().take(width);
+                data.extend(pairs.map(|pair| u16::from_be_bytes(*pair)));
             }
-            8 => data.extend_from_slice(&row[..width]),
+            8 => data.extend(row[..width].iter().map(|&byte| u16::from(byte))),
             _ => {
-                let mask = (1u8 << bits) - 1;
-                data.extend((0..width).map(|x| row[x * bits / 8] >> (8 - bits - x * bits % 8) & mask));
+                let mask = (1_u8 << bits) - 1;
+                let number = |x: usize| row[x * bits / 8] >> (8 - bits - x * bits % 8) & mask;
+                data.extend((0..width).map(|x| u16::from(number(x))));
             }
         }
     }
-    Ok(Some(Labels { width, height, data }))
+    Ok(Some(((width, height), data)))
 }
 
 #[cfg(test)]

@@ -200,7 +200,7 @@ impl Dataset {
         let pairs = match self.location.format {
             Format::Voc => voc::pairs(root, split)?,
             Format::Camvid => camvid::pairs(root, split)?,
-            Format::Cityscapes => cityscapes::pairs(root, split)?,
+            Format::Cityscapes => cityscapes::pairs(root, split, cityscapes::Kind::LabelIds)?,
             Format::Masks => masks::pairs(root)?,
             Format::Csv => match masks::csv_pairs(root, split)? {
                 (pairs, true) => return self.samples(pairs),

@@ -1,4 +1,4 @@
-//! Data whose objects are labelled one by one: PASCAL VOC's `SegmentationObject`, and COCO's JSON.
+//! Data whose objects are labelled one by one: PASCAL VOC's `SegmentationObject`, COCO's JSON, and Cityscapes' `instanceIds`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use image::RgbImage;
 use serde::Deserialize;
 
+use super::cityscapes::{self, Kind};
 use super::{VOC_CLASSES, failed, labels, read_names};
 use crate::error::Result;
 use crate::picture;
@@ -19,13 +20,15 @@ pub enum ObjectFormat {
     Voc,
     /// COCO: annotations/instances_SPLIT.json, pictures in SPLIT/
     Coco,
+    /// Cityscapes: leftImg8bit/SPLIT/CITY, gtFine/SPLIT/CITY/*_gtFine_instanceIds.png
+    Cityscapes,
 }
 
 impl ObjectFormat {
     /// The split that is scored if none is asked for.
     pub fn usual_split(self) -> &'static str {
         match self {
-            Self::Voc => "val",
+            Self::Voc | Self::Cityscapes => "val",
             Self::Coco => "val2017",
         }
     }
@@ -40,6 +43,23 @@ pub struct TrueObject {
     pub mask: Rle,
     /// Many that nobody told apart.
     pub crowd: bool,
+    /// Its pixels, as the data has them: COCO's may be those of a polygon.
+    pub area: f64,
+    /// Left, top, width, height of its box in pixels.
+    pub bbox: [f64; 4],
+}
+
+impl TrueObject {
+    /// Area and box are the mask's.
+    pub fn new(class: usize, mask: Rle, crowd: bool) -> Self {
+        Self {
+            class,
+            crowd,
+            area: mask.area() as f64,
+            bbox: mask.bbox().map(|n| n as f64),
+            mask,
+        }
+    }
 }
 
 /// The number of a VOC label file that stands for no label.
@@ -56,6 +76,7 @@ enum Written {
         size: (usize, usize),
         list: Vec<Annotation>,
     },
+    Cityscapes(PathBuf),
 }
 
 /// A picture whose objects are labelled.
@@ -112,6 +133,10 @@ struct CocoAnnotation {
     segmentation: Segmentation,
     #[serde(default)]
     iscrowd: u8,
+    #[serde(default)]
+    area: Option<f64>,
+    #[serde(default)]
+    bbox: Option<[f64; 4]>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -133,6 +158,8 @@ struct Annotation {
     class: usize,
     crowd: bool,
     segmentation: Segmentation,
+    area: Option<f64>,
+    bbox: Option<[f64; 4]>,
 }
 
 impl ObjectDataset {
@@ -144,6 +171,7 @@ impl ObjectDataset {
         match format {
             ObjectFormat::Voc => voc(root, split),
             ObjectFormat::Coco => coco(root, split),
+            ObjectFormat::Cityscapes => streets(root, split),
         }
     }
 }
@@ -187,6 +215,8 @@ fn coco(root: &Path, split: &str) -> Result<ObjectDataset> {
             class,
             crowd: annotation.iscrowd != 0,
             segmentation: annotation.segmentation,
+            area: annotation.area,
+            bbox: annotation.bbox,
         });
     }
     let samples = file.images.into_iter().map(|image| ObjectSample {
@@ -212,6 +242,7 @@ impl ObjectSample {
         let size = (picture.width() as usize, picture.height() as usize);
         let truth = match &self.written {
             Written::Voc { objects, classes } => read_voc(objects, classes, size)?,
+            Written::Cityscapes(path) => read_streets(path, size)?,
             Written::Coco { size: said, list } => {
                 if *said != size {
                     return Err(failed(
@@ -232,11 +263,13 @@ impl ObjectSample {
                             counts: Counts::List(list),
                         } => Rle::from_counts(size.0, size.1, list.clone()),
                     };
+                    let mask =
+                        mask.ok_or_else(|| failed(&self.image, "has an annotation whose mask is none"))?;
+                    let object = TrueObject::new(annotation.class, mask, annotation.crowd);
                     Ok(TrueObject {
-                        class: annotation.class,
-                        crowd: annotation.crowd,
-                        mask: mask
-                            .ok_or_else(|| failed(&self.image, "has an annotation whose mask is none"))?,
+                        area: annotation.area.unwrap_or(object.area),
+                        bbox: annotation.bbox.unwrap_or(object.bbox),
+                        ..object
                     })
                 });
                 TrueObjects {
@@ -277,16 +310,54 @@ fn read_voc(objects: &Path, classes: &Path, size: (usize, usize)) -> Result<True
             .max_by_key(|&class| counts[class])
             .filter(|&class| counts[class] > 0);
         if let Some(class) = most {
-            list.push(TrueObject {
-                class: class - 1,
-                crowd: false,
-                mask: Rle::new(size.0, size.1, |x, y| numbers[y * size.0 + x] == number),
-            });
+            let mask = Rle::new(size.0, size.1, |x, y| numbers[y * size.0 + x] == number);
+            list.push(TrueObject::new(class - 1, mask, false));
         }
     }
     Ok(TrueObjects {
         objects: list,
         void: Some(Rle::new(size.0, size.1, |x, y| numbers[y * size.0 + x] == VOID)),
+    })
+}
+
+fn streets(root: &Path, split: &str) -> Result<ObjectDataset> {
+    let pairs = cityscapes::pairs(root, split, Kind::InstanceIds)?;
+    let samples = pairs.into_iter().map(|pair| ObjectSample {
+        image: pair.image,
+        written: Written::Cityscapes(pair.labels),
+    });
+    Ok(ObjectDataset {
+        samples: samples.collect(),
+        classes: cityscapes::things().map(|(_, name)| name.to_owned()).collect(),
+    })
+}
+
+/// Pixels hold a class's id, or of an object 1000 times the id and its number. A thing's id alone stands for several that
+/// nobody told apart.
+fn read_streets(path: &Path, size: (usize, usize)) -> Result<TrueObjects> {
+    /// Objects of a class.
+    const EACH: u16 = 1000;
+    let (found, numbers) = labels::read_wide_png(path)?;
+    if found != size {
+        return Err(failed(
+            path,
+            format!("is {}x{}, its picture is {}x{}", found.0, found.1, size.0, size.1),
+        ));
+    }
+    let id = |number: u16| if number < EACH { number } else { number / EACH };
+    let mut present: Vec<u16> = numbers.clone();
+    present.sort_unstable();
+    present.dedup();
+    let objects = present.into_iter().filter_map(|number| {
+        let class = cityscapes::things().position(|(thing, _)| u16::from(thing) == id(number))?;
+        let mask = Rle::new(size.0, size.1, |x, y| numbers[y * size.0 + x] == number);
+        Some(TrueObject::new(class, mask, number < EACH))
+    });
+    Ok(TrueObjects {
+        objects: objects.collect(),
+        void: Some(Rle::new(size.0, size.1, |x, y| {
+            !cityscapes::is_class(id(numbers[y * size.0 + x]))
+        })),
     })
 }
 
@@ -352,6 +423,73 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("the category 1"), "{error}");
+    }
+
+    #[test]
+    fn coco_s_area_and_box_are_those_of_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        std::fs::create_dir_all(root.join("annotations")).unwrap();
+        std::fs::create_dir_all(root.join("v")).unwrap();
+        RgbImage::new(4, 3).save(root.join("v/a.png")).unwrap();
+        let text = r#"{"images": [{"id": 7, "file_name": "a.png", "width": 4, "height": 3}],
+            "categories": [{"id": 5, "name": "cup"}],
+            "annotations": [{"image_id": 7, "category_id": 5, "segmentation": [[0, 0, 2, 0, 2, 3, 0, 3]],
+            "area": 5.5, "bbox": [0, 0.5, 2, 2.5]}]}"#;
+        std::fs::write(root.join("annotations/instances_v.json"), text).unwrap();
+        let data = ObjectDataset::open(ObjectFormat::Coco, root, "v").unwrap();
+        let object = data.samples[0].load().unwrap().1.objects.remove(0);
+        assert_eq!((object.area, object.bbox), (5.5, [0.0, 0.5, 2.0, 2.5]));
+        assert_eq!((object.mask.area(), object.mask.bbox()), (6, [0, 0, 2, 3]));
+    }
+
+    #[test]
+    fn cityscapes_has_objects_groups_and_pixels_that_are_nobody_s() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        // Two cars, a group of people, a caravan, road, and the rim of the picture.
+        let numbers: [u16; 8] = [26_000, 26_001, 26_001, 24, 29_000, 7, 1, 7];
+        for (images, truth, kind) in [
+            ("leftImg8bit/val/aachen", "gtFine/val/aachen", "gtFine"),
+            (
+                "leftImg8bit_trainvaltest/leftImg8bit/val/ulm",
+                "gtFine_trainvaltest/gtFine/val/ulm",
+                "gtFine",
+            ),
+            ("leftImg8bit/val", "gtCoarse/val", "gtCoarse"),
+        ] {
+            let root = root.join(format!("{kind}{}", images.len()));
+            let (images, truth) = (root.join(images), root.join(truth));
+            std::fs::create_dir_all(&images).unwrap();
+            std::fs::create_dir_all(&truth).unwrap();
+            RgbImage::new(4, 2)
+                .save(images.join("a_1_2_leftImg8bit.png"))
+                .unwrap();
+            let labels = truth.join(format!("a_1_2_{kind}_instanceIds.png"));
+            let picture =
+                image::ImageBuffer::<image::Luma<u16>, _>::from_raw(4, 2, numbers.to_vec()).unwrap();
+            picture.save(&labels).unwrap();
+            let data = ObjectDataset::open(ObjectFormat::Cityscapes, &root, "val").unwrap();
+            assert_eq!((data.classes.len(), data.classes[2].as_str()), (8, "car"));
+            let (_, truth) = data.samples[0].load().unwrap();
+            let found: Vec<(usize, bool, u64)> = truth
+                .objects
+                .iter()
+                .map(|o| (o.class, o.crowd, o.mask.area()))
+                .collect();
+            assert_eq!(found, [(0, true, 1), (2, false, 1), (2, false, 2)]);
+            let void = truth.void.unwrap();
+            assert_eq!(void, Rle::new(4, 2, |x, y| [4, 6].contains(&(4 * y + x))));
+
+            RgbImage::new(3, 2)
+                .save(images.join("a_1_2_leftImg8bit.png"))
+                .unwrap();
+            let error = data.samples[0].load().unwrap_err().to_string();
+            assert!(
+                error.contains("instanceIds.png: is 4x2, its picture is 3x2"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

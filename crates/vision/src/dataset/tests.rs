@@ -256,7 +256,7 @@ fn cityscapes() {
     write_grey(&samples[0].labels, 4, &[0, 0, 0, 34, 0, 0, 0, 0]);
     assert!(samples[0].load().unwrap_err().to_string().contains("number 34"));
     fs::create_dir_all(root.join("leftImg8bit/val")).unwrap();
-    refused(Format::Cityscapes, root, "val", &["no picture"]);
+    refused(Format::Cityscapes, root, "val", &["holds no file"]);
     assert_eq!(CITYSCAPES_CLASSES[18].name, "bicycle");
 }
 

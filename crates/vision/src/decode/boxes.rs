@@ -75,7 +75,7 @@ pub(super) fn pixels([left, top, right, bottom]: [f64; 4], (width, height): (usi
 }
 
 /// Of two boxes of one object, the share above which the doubtful one shows nothing that the other does not.
-const SAME: f32 = 0.8;
+pub(super) const SAME: f32 = 0.8;
 
 /// What becomes of a candidate beside better ones of its class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use crate::tensor::{InputSize, Outputs, Placement};
 mod boxes;
 mod boxes_masks;
 mod centers;
+mod kernels;
 mod prototypes;
 mod queries;
 mod roster;
@@ -20,6 +21,7 @@ mod tests;
 
 use boxes_masks::BoxesMasksDecoder;
 use centers::CentersDecoder;
+use kernels::KernelsDecoder;
 use prototypes::PrototypesDecoder;
 use queries::QueriesDecoder;
 pub use roster::Hidden;
@@ -74,6 +76,9 @@ pub fn decoder(
             decoder: place.semantic(),
             classes: contract.classes.len(),
         }),
+        OutputKind::Prototypes if !contract.output.has_boxes() => {
+            Box::new(KernelsDecoder::new(contract, origin, place))
+        }
         OutputKind::Prototypes => Box::new(PrototypesDecoder::new(contract, origin, place)),
         OutputKind::BoxesMasks => Box::new(BoxesMasksDecoder::new(contract, origin, place)),
         OutputKind::Queries => Box::new(QueriesDecoder::new(contract, origin, place)),

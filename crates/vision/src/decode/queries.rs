@@ -1,10 +1,11 @@
-//! Queries, each with scores and a mask of the whole picture: MaskFormer, Mask2Former.
+//! Queries, each with scores and a mask of the whole picture: MaskFormer, Mask2Former, RF-DETR.
 //!
 //! # What it computes
 //! A query's score is the largest probability of a class; with softmax, of all classes but "nothing".
 //! - `semantic`: the class with the largest sum over queries of probability times mask, interpolated between cells.
-//! - `instance`: each query that is sure enough is an object. Its score counts how sure its mask is as well: it is multiplied
-//!   by the mean of the mask's probabilities where they exceed the threshold. The surer one is in front.
+//! - `instance`: each query that is sure enough is an object. With `mask_quality` its score counts how sure its mask is as
+//!   well: it is multiplied by the mean of the mask's probabilities where they exceed the threshold. The surer one is in
+//!   front.
 //! - `panoptic`: among the queries that are sure enough, each pixel is the one's with the largest score times mask, if the
 //!   mask exceeds the threshold there. A query that keeps less than 0.8 of its mask against the others is dropped. Things
 //!   are segments of their own; of stuff a class is one.
@@ -173,7 +174,11 @@ impl QueriesDecoder {
             if count == 0 {
                 continue;
             }
-            let quality = sum / count as f32;
+            let quality = if objects.mask_quality {
+                sum / count as f32
+            } else {
+                1.0
+            };
             if class > 0 {
                 self.found
                     .extend(Found::new(query, class, score * quality, &objects, &self.hidden));

@@ -410,6 +410,118 @@ proptest! {
     }
 
     #[test]
+    fn the_best_pairs_of_query_and_class_are_rf_detr_s_objects(
+        seed in any::<u64>(), (width, height) in (1..30_usize, 1..30_usize), count in 1..7_usize,
+    ) {
+        const SIDE: usize = 5;
+        const CLASSES: usize = 8;
+        let contract = contract(
+            r#"kind = "queries"
+            activation = "sigmoid"
+            reading = "instance"
+            mask_quality = false
+            tensors = [{ role = "scores", name = "labels" }, { role = "masks", name = "masks" }]"#, CLASSES, 0);
+        let everywhere = Placement { x: 0, y: 0, width: SIZE.width, height: SIZE.height };
+        let scores = numbers(seed ^ 1, count * CLASSES, -3.0, 1.0);
+        let masks = numbers(seed ^ 2, count * SIDE * SIDE, -3.0, 3.0);
+        let given = outputs(&[("labels", &[1, count, CLASSES], &scores), ("masks", &[1, count, SIDE, SIDE], &masks)]);
+        let found = run(&contract, everywhere, (width, height), &[false; 256], given).unwrap();
+        // `PostProcess` of RF-DETR: all pairs of query and class in one list, the surest first. Masks are scaled up as logits.
+        let mut pairs: Vec<(usize, usize, f32)> = (0..count * CLASSES)
+            .map(|at| (at / CLASSES, at % CLASSES, 1.0 / (1.0 + (-scores[at]).exp())))
+            .filter(|pair| pair.2 >= 0.5)
+            .collect();
+        pairs.sort_by(|a, b| b.2.total_cmp(&a.2));
+        let map = cells(everywhere, (width, height), SIDE, SIDE);
+        for p in 0..width * height {
+            let inside = |query: usize| {
+                let at = |row: usize, column: usize| masks[(query * SIDE + row) * SIDE + column];
+                value(&map.columns, &map.rows, p % width, p / width, at) > 0.0
+            };
+            let front = pairs.iter().find(|pair| inside(pair.0));
+            prop_assert_eq!(found.at(p).0, front.map_or(0, |pair| pair.1 as u16 + 1));
+            let score = found.segments[usize::from(found.map.labels[p])].score;
+            if let Some(pair) = front {
+                prop_assert_eq!(score, pair.2);
+            }
+        }
+    }
+
+    #[test]
+    fn kernels_on_features_are_masks_that_matrix_nms_thins_out(
+        seed in any::<u64>(), window in window(), (width, height) in (1..30_usize, 1..30_usize),
+        count in 1..14_usize, thins in any::<bool>(),
+    ) {
+        const SIDE: usize = 5;
+        const CLASSES: usize = 2;
+        const FEATURES: usize = 3;
+        let nms = if thins { "matrix_nms = 2.0" } else { "" };
+        let contract = contract(&format!(
+            r#"kind = "prototypes"
+            {nms}
+            score = 0.3
+            tensors = [{{ role = "scores", name = "a" }}, {{ role = "coefficients", name = "b" }}, {{ role = "prototypes", name = "c" }}]"#),
+            CLASSES, 0);
+        let scores = numbers(seed ^ 1, count * CLASSES, 0.0, 1.0);
+        // Kernels that are much alike, as those of neighbouring cells are.
+        let base = numbers(seed ^ 2, FEATURES, -2.0, 2.0);
+        let kernels: Vec<f32> = numbers(seed ^ 3, count * FEATURES, -1.5, 1.5)
+            .iter().enumerate().map(|(at, off)| base[at % FEATURES] + off).collect();
+        let features = numbers(seed ^ 4, FEATURES * SIDE * SIDE, -2.0, 2.0);
+        let given = outputs(&[
+            ("a", &[1, count, CLASSES], &scores), ("b", &[1, count, FEATURES], &kernels), ("c", &[1, FEATURES, SIDE, SIDE], &features),
+        ]);
+        let found = run(&contract, window, (width, height), &[false; 256], given).unwrap();
+
+        // SOLOv2's `get_seg_single` and `matrix_nms`: all candidates, whatever their score.
+        struct Solo { class: usize, score: f32, mask: Vec<f32> }
+        let mut list: Vec<Solo> = (0..count).filter_map(|n| {
+            let own = &scores[n * CLASSES..][..CLASSES];
+            let class = usize::from(own[1] > own[0]);
+            let mask: Vec<f32> = (0..SIDE * SIDE).map(|cell| {
+                let sum = (0..FEATURES).fold(0.0, |sum, f| sum + kernels[n * FEATURES + f] * features[f * SIDE * SIDE + cell]);
+                1.0 / (1.0 + f32::exp(-sum))
+            }).collect();
+            let inside: Vec<f32> = mask.iter().copied().filter(|v| *v > 0.5).collect();
+            let quality = inside.iter().sum::<f32>() / inside.len() as f32;
+            (!inside.is_empty()).then_some(Solo { class, score: own[class] * quality, mask })
+        }).collect();
+        list.sort_by(|a, b| b.score.total_cmp(&a.score));
+        let overlap = |a: &Solo, b: &Solo| {
+            if a.class != b.class {
+                return 0.0;
+            }
+            let count = |f: &dyn Fn(bool, bool) -> bool| a.mask.iter().zip(&b.mask).filter(|(a, b)| f(**a > 0.5, **b > 0.5)).count() as f64;
+            count(&|a, b| a && b) / count(&|a, b| a || b)
+        };
+        let compensate = |n: usize| (0..n).map(|j| overlap(&list[j], &list[n])).fold(0.0, f64::max);
+        let decay = |overlap: f64| (-2.0 * overlap * overlap).exp();
+        let keeps: Vec<f64> = (0..list.len()).map(|n| {
+            let each = (0..n).map(|j| decay(overlap(&list[j], &list[n])) / decay(compensate(j)));
+            if thins { each.fold(1.0, f64::min) } else { 1.0 }
+        }).collect();
+        let map = cells(window, (width, height), SIDE, SIDE);
+        let mut expected: Vec<Expected> = list.iter().zip(keeps).map(|(solo, keeps)| Expected {
+            class: solo.class as u8 + 1,
+            score: (f64::from(solo.score) * keeps) as f32,
+            covers: (0..width * height).map(|p| {
+                value(&map.columns, &map.rows, p % width, p / width, |row, column| solo.mask[row * SIDE + column]) > 0.5
+            }).collect(),
+        }).collect();
+        // What rounding decides may go either way.
+        prop_assume!(expected.iter().all(|e| (e.score - 0.3).abs() > 1e-5));
+        expected.retain(|e| e.score >= 0.3);
+        expected.sort_by(|a, b| b.score.total_cmp(&a.score));
+        prop_assume!(expected.windows(2).all(|pair| pair[0].score - pair[1].score > 1e-5));
+        let objects = found.segments.iter().filter(|s| s.instance.is_some());
+        for (segment, expected) in objects.zip(&mut expected) {
+            prop_assert!((segment.score - expected.score).abs() < 1e-5);
+            expected.score = segment.score;
+        }
+        compare(&found, expected);
+    }
+
+    #[test]
     fn the_semantic_reading_sums_up_queries(
         seed in any::<u64>(), (width, height) in (1..30_usize, 1..30_usize), count in 1..7_usize,
     ) {
@@ -649,6 +761,67 @@ fn numbers_that_mean_nothing_are_a_failed_inference() {
     assert!(read(&masks, given(1.0)).is_none());
     assert!(read(&masks, given(2.0)).unwrap().1.contains("class 2"));
     assert!(read(&masks, given(0.5)).unwrap().1.contains("class -1"));
+}
+
+#[test]
+fn what_matrix_nms_takes_out_of_a_hidden_class_is_hidden_all_the_same() {
+    let contract = contract(
+        r#"kind = "prototypes"
+        matrix_nms = 20.0
+        tensors = [{ role = "scores", name = "a" }, { role = "coefficients", name = "b" }, { role = "prototypes", name = "c" }]"#,
+        2,
+        0,
+    );
+    let everywhere = Placement {
+        x: 0,
+        y: 0,
+        width: SIZE.width,
+        height: SIZE.height,
+    };
+    // The second candidate shares half of its cells with the first, and has a row of its own. The third is unsure.
+    let given = || {
+        let rows = |list: [f32; 4]| list.map(|value| [value; 4]).concat();
+        let features = [
+            rows([9.0, 9.0, -9.0, -9.0]),
+            rows([-9.0, 9.0, 9.0, -9.0]),
+            rows([-9.0, -9.0, -9.0, 9.0]),
+        ];
+        let kernels = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
+        outputs(&[
+            ("a", &[1, 3, 2], &[0.9, 0.0, 0.8, 0.0, 0.3, 0.0]),
+            ("b", &[1, 3, 3], &kernels),
+            ("c", &[1, 3, 4, 4], &features.concat()),
+        ])
+    };
+    let found = run(&contract, everywhere, (4, 4), &[false; 256], given()).unwrap();
+    assert_eq!([0, 4, 8, 12].map(|p| found.at(p).0), [1, 1, 0, 0]);
+    let mut hidden = [false; 256];
+    hidden[1] = true;
+    let found = run(&contract, everywhere, (4, 4), &hidden, given()).unwrap();
+    assert_eq!([0, 4, 8, 12].map(|p| found.at(p).0), [1, 1, 1, 1]);
+    assert_eq!(found.segments.iter().filter(|s| s.instance.is_some()).count(), 1);
+    // One that looks more like the other class.
+    let mut hidden = [false; 256];
+    hidden[2] = true;
+    let mut other = given();
+    other.write(0, "a", &[1, 3, 2], Elements::F32(&[0.9, 0.0, 0.8, 0.3, 0.2, 0.2]));
+    let found = run(&contract, everywhere, (4, 4), &hidden, other).unwrap();
+    assert_eq!([0, 4, 8, 12].map(|p| found.at(p).0), [1, 2, 2, 0]);
+
+    let mut bad = given();
+    bad.write(0, "a", &[1, 3, 2], Elements::F32(&[0.9, 0.0, 3.0, 0.3, 0.2, 0.2]));
+    let error = run(&contract, everywhere, (4, 4), &hidden, bad)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.contains("output.activation"), "{error}");
+    let mut bad = given();
+    bad.write(1, "b", &[1, 2, 3], Elements::F32(&[0.0; 6]));
+    let error = run(&contract, everywhere, (4, 4), &hidden, bad)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.contains("scores of 3 and kernels of 2"), "{error}");
 }
 
 #[test]

@@ -299,6 +299,9 @@ fn answer(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Result<A
     if let Some(answer) = prototypes(signature, beside, notes)? {
         return Ok(answer);
     }
+    if let Some(answer) = kernels(signature, beside, notes)? {
+        return Ok(answer);
+    }
     if let Some(answer) = boxes_masks(signature, beside, notes)? {
         return Ok(answer);
     }
@@ -501,6 +504,59 @@ fn prototypes(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Resu
     }))
 }
 
+/// SOLOv2: scores and kernels of candidates, and the features that kernels are laid on.
+fn kernels(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Result<Option<Answer>, Refusal> {
+    let of_rank = |rank: usize| {
+        let floats = signature.outputs.iter().filter(|o| o.element == Element::F32);
+        floats.filter(|o| o.dims.len() == rank).collect::<Vec<&Value>>()
+    };
+    let ([features], [first, second]) = (&of_rank(4)[..], &of_rank(3)[..]) else {
+        return Ok(None);
+    };
+    let Some(planes) = features.dims[1] else {
+        return Ok(None);
+    };
+    // As many numbers as features, and not as many candidates: those would be queries, with a mask each.
+    let is_kernel = |o: &Value| o.dims[2] == Some(planes) && o.dims[1] != Some(planes);
+    let (kernels, scores) = match (is_kernel(first), is_kernel(second)) {
+        (true, false) => (first, second),
+        (false, true) => (second, first),
+        // As many classes as features: the name decides.
+        (true, true) if first.name.contains("kernel") => (first, second),
+        (true, true) if second.name.contains("kernel") => (second, first),
+        _ => return Ok(None),
+    };
+    if scores.dims[1] != kernels.dims[1] {
+        return Ok(None);
+    }
+    let Some(count) = scores.dims[2].filter(|count| *count > 0) else {
+        return Ok(None);
+    };
+    let names = with_nothing(names(signature, beside, count, notes)?);
+    notes
+        .assumed
+        .push("its scores are probabilities: otherwise set activation = \"sigmoid\" in [output]".into());
+    Ok(Some(Answer {
+        output: OutputContract {
+            kind: OutputKind::Prototypes,
+            grid: Grid::HalfPixel,
+            tensors: vec![
+                tensor(Role::Scores, scores, Layout::Nhwc),
+                tensor(Role::Coefficients, kernels, Layout::Nhwc),
+                tensor(Role::Prototypes, features, Layout::Nchw),
+            ],
+            objects: Objects {
+                score: 0.3,
+                doubt: 0.15,
+                matrix_nms: Some(2.0),
+                ..Objects::default()
+            },
+        },
+        classes: classes(&names, true, |_, _| true),
+        what: "kernels on features, as SOLOv2 gives them",
+    }))
+}
+
 /// Mask R-CNN: boxes, labels, scores, and a mask each.
 fn boxes_masks(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Result<Option<Answer>, Refusal> {
     let find = |rank: usize, integer: bool| {
@@ -585,6 +641,9 @@ fn queries(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Result<
             "export with fixed classes",
         ));
     };
+    if scores.name == "labels" && floats().any(|o| o.name == "dets") {
+        return detr(signature, beside, notes, (scores, masks, fields)).map(Some);
+    }
     let known = given_names(signature, beside).map(|(names, _)| names.len());
     let (count, activation) = match known {
         Some(known) if known == fields => (fields, Activation::Sigmoid),
@@ -648,6 +707,54 @@ fn queries(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Result<
         classes: list,
         what: "queries with a mask each, as MaskFormer gives them",
     }))
+}
+
+/// RF-DETR: boxes, a logit for each class, and a mask, of queries. The boxes are not read: masks say where objects are.
+fn detr(
+    signature: &Signature,
+    beside: &Beside,
+    notes: &mut Notes,
+    (scores, masks, fields): (&Value, &Value, usize),
+) -> Result<Answer, Refusal> {
+    let given = given_names(signature, beside).map_or(0, |(names, _)| names.len());
+    // It has one logit more than classes. COCO's are counted from 1, those of other data from 0.
+    let (names, first_class) = match given + 1 == fields {
+        true => {
+            let mut names = names(signature, beside, given, notes)?;
+            names.push("no class".into());
+            (with_nothing(names), 1)
+        }
+        false => {
+            let mut names = names(signature, beside, fields, notes)?;
+            let counts_nothing = names.first().is_some_and(|name| is_background(name)) || given == 0;
+            match names.first_mut().filter(|_| counts_nothing && fields == 91) {
+                Some(first) => {
+                    *first = "background".into();
+                    (names, 0)
+                }
+                None => (with_nothing(names), 1),
+            }
+        }
+    };
+    Ok(Answer {
+        output: OutputContract {
+            kind: OutputKind::Queries,
+            grid: Grid::HalfPixel,
+            tensors: vec![
+                tensor(Role::Scores, scores, Layout::Nhwc),
+                tensor(Role::Masks, masks, Layout::Nchw),
+            ],
+            objects: Objects {
+                activation: Activation::Sigmoid,
+                first_class,
+                reading: Reading::Instance,
+                mask_quality: false,
+                ..Objects::default()
+            },
+        },
+        classes: classes(&names, true, |_, _| true),
+        what: "queries with boxes and masks, as RF-DETR gives them",
+    })
 }
 
 /// Panoptic-DeepLab: logits, one plane of centres, two of offsets.

@@ -233,6 +233,78 @@ fn hugging_face_leaves_files_beside_the_network() {
 }
 
 #[test]
+fn kernels_on_features_are_told_from_queries() {
+    let mut outputs: Vec<(&str, &[usize])> = vec![
+        ("mask_features", &[1, 128, 96, 128]),
+        ("cate_preds", &[1, 3872, 80]),
+        ("kernel_preds", &[1, 3872, 128]),
+    ];
+    for _ in 0..3 {
+        outputs.rotate_left(1);
+        let contract = propose(&signature(&[1, 3, 384, 512], &outputs), &Beside::default()).contract;
+        assert_eq!(contract.output.kind, OutputKind::Prototypes);
+        let names = [Role::Scores, Role::Coefficients, Role::Prototypes].map(|role| {
+            contract.output.tensors[contract.output.position(role).unwrap()]
+                .name
+                .clone()
+                .unwrap()
+        });
+        assert_eq!(names, ["cate_preds", "kernel_preds", "mask_features"]);
+        assert_eq!(
+            (contract.output.objects.matrix_nms, contract.classes.len()),
+            (Some(2.0), 81)
+        );
+    }
+    // As many classes as features: only the names tell.
+    let square: [(&str, &[usize]); 3] = [
+        ("a", &[1, 64, 96, 96]),
+        ("kernels", &[1, 1600, 64]),
+        ("b", &[1, 1600, 64]),
+    ];
+    let contract = propose(&signature(&[1, 3, 384, 384], &square), &Beside::default()).contract;
+    assert_eq!(contract.output.tensors[1].name.as_deref(), Some("kernels"));
+}
+
+#[test]
+fn rf_detr_s_classes_are_counted_from_one_or_from_zero() {
+    let net = |classes: usize| {
+        signature(
+            &[1, 3, 432, 432],
+            &[
+                ("dets", &[1, 200, 4]),
+                ("labels", &[1, 200, classes]),
+                ("masks", &[1, 200, 108, 108]),
+            ],
+        )
+    };
+    let contract = propose(&net(91), &Beside::default()).contract;
+    let objects = contract.output.objects;
+    assert_eq!(
+        (
+            contract.output.kind,
+            objects.activation,
+            objects.reading,
+            objects.mask_quality
+        ),
+        (OutputKind::Queries, Activation::Sigmoid, Reading::Instance, false)
+    );
+    assert_eq!((objects.first_class, contract.classes.len()), (0, 91));
+    assert_eq!(contract.classes[1].name, "person");
+    assert!(contract.classes[0].background && !contract.classes[0].thing);
+    let names = |list: &[&str]| Beside {
+        labels: names(list),
+        ..Beside::default()
+    };
+    let contract = propose(&net(3), &names(&["cup", "pen"])).contract;
+    let list: Vec<&str> = contract.classes.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(
+        (contract.output.objects.first_class, list),
+        (1, vec!["nothing", "cup", "pen", "no class"])
+    );
+    assert!(refusal(&net(3), &names(&["cup"])).contains("3 classes"));
+}
+
+#[test]
 fn plain_scores_labels_and_one_channel() {
     let found = propose(
         &signature(

@@ -142,11 +142,11 @@ pub enum OutputKind {
     Semantic,
     /// Whether each cell is of the second class, from one channel of [`Role::Logits`].
     Binary,
-    /// Objects, whose masks are sums of prototypes: YOLO's segmenting networks, YOLACT.
+    /// Objects, whose masks are sums of prototypes: YOLO's segmenting networks, YOLACT; without boxes SOLOv2.
     Prototypes,
     /// Objects, each with a small mask on its box: Mask R-CNN.
     BoxesMasks,
-    /// Queries, each with scores and a mask of the picture: MaskFormer, Mask2Former.
+    /// Queries, each with scores and a mask of the picture: MaskFormer, Mask2Former, RF-DETR.
     Queries,
     /// Pixels that point at the centre of their object: Panoptic-DeepLab.
     Centers,

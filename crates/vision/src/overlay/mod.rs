@@ -59,6 +59,9 @@ pub enum Visualize {
     SideBySide,
     /// The overlay with each object in a colour of its own, outlined and labelled with its number and score.
     Instances,
+    /// The overlay, things and stuff in the colours of their classes, with each object outlined in a colour of its own and
+    /// labelled with its number and score.
+    Panoptic,
 }
 
 impl Visualize {
@@ -71,6 +74,7 @@ impl Visualize {
             Self::Contour => "contour",
             Self::SideBySide => "side-by-side",
             Self::Instances => "instances",
+            Self::Panoptic => "panoptic",
         }
     }
 }
@@ -105,6 +109,8 @@ pub struct OverlayOptions {
     pub alpha: f32,
     /// Labels of the classes to draw; all that are not background if `None`. [`Visualize::Labels`] shows all.
     pub shown: Option<Vec<u8>>,
+    /// Objects of a lower score are not drawn, 0 to 1. What tells no objects apart is drawn whatever its score.
+    pub score: f32,
     /// Name the classes that are drawn and take at least a thousandth of the picture, in the upper left corner.
     /// [`Visualize::Labels`] has no legend.
     pub legend: bool,
@@ -119,6 +125,7 @@ impl Default for OverlayOptions {
             mode: Visualize::Overlay,
             alpha: 0.5,
             shown: None,
+            score: 0.0,
             legend: true,
             behind: None,
         }
@@ -163,7 +170,7 @@ impl Painter {
         let yuv = format.pixel != PixelFormat::Rgb24;
         let black = Ink::new(ink::code(format, [0; 3]), 256);
         let (nothing, opacity) = match options.mode {
-            Visualize::Overlay | Visualize::SideBySide | Visualize::Instances => {
+            Visualize::Overlay | Visualize::SideBySide | Visualize::Instances | Visualize::Panoptic => {
                 (Ink::COPY, ink::opacity(options.alpha))
             }
             Visualize::Contour => (Ink::COPY, 256),
@@ -252,8 +259,8 @@ impl Painter {
     }
 
     /// As [`paint`](Self::paint) for a map whose numbers stand for `segments`; for classes, if there are none. Each is
-    /// drawn as its class is, with [`Visualize::Instances`] each object in its own colour; borders run between segments, and
-    /// the legend names classes and counts their objects.
+    /// drawn as its class is, with [`Visualize::Instances`] each object in its own colour, with [`Visualize::Panoptic`] outlined
+    /// in it; borders run between segments, and the legend names classes and counts their objects.
     ///
     /// # Panics
     /// As [`paint`](Self::paint).
@@ -278,8 +285,9 @@ impl Painter {
         let (mask, segments) = (scene.map(|(mask, _)| mask), scene.map_or(&[][..], |(_, s)| s));
         let by_class = is_by_class(segments);
         let no_class = usize::from(self.hidden);
-        // Numbers without a segment have no class either, and what is doubtful is not shown.
-        let class_of = |number: usize| match segments.get(number).filter(|segment| !segment.doubtful) {
+        let least = self.options.score;
+        // Numbers without a segment have no class either, and what is doubtful or too unsure is not shown.
+        let class_of = |number: usize| match segments.get(number).filter(|segment| is_drawn(segment, least)) {
             Some(segment) => usize::from(segment.class).min(255),
             None => no_class,
         };
@@ -338,7 +346,7 @@ impl Painter {
             && !by_class
         {
             self.objects.measure(whole, segments.len());
-            if self.options.mode == Visualize::Instances {
+            if matches!(self.options.mode, Visualize::Instances | Visualize::Panoptic) {
                 self.draw_objects(whole, segments, hidden, &mut canvas);
             }
         }
@@ -356,19 +364,22 @@ impl Painter {
                 }
             }
             let least = (mask.len() * LEGEND_PER_MILLE / 1000).max(1);
-            let present =
-                self.entries
-                    .iter()
-                    .filter(|(label, _)| counts[usize::from(*label)] as usize >= least)
-                    .map(|(label, entry)| {
-                        let objects = segments.iter().zip(&self.objects.extents).filter(|(s, e)| {
-                            s.class == u16::from(*label) && s.instance.is_some() && e.area > 0
-                        });
-                        let is_thing = segments
-                            .iter()
-                            .any(|s| s.class == u16::from(*label) && s.instance.is_some());
-                        (entry, (!by_class && is_thing).then(|| objects.count()))
+            let present = self
+                .entries
+                .iter()
+                .filter(|(label, _)| counts[usize::from(*label)] as usize >= least)
+                .map(|(label, entry)| {
+                    let objects = segments.iter().zip(&self.objects.extents).filter(|(s, e)| {
+                        s.class == u16::from(*label)
+                            && s.instance.is_some()
+                            && is_drawn(s, self.options.score)
+                            && e.area > 0
                     });
+                    let is_thing = segments
+                        .iter()
+                        .any(|s| s.class == u16::from(*label) && s.instance.is_some());
+                    (entry, (!by_class && is_thing).then(|| objects.count()))
+                });
             legend::draw(&mut canvas, left, present, self.legend_inks);
         }
     }
@@ -382,7 +393,8 @@ impl Painter {
             .entries
             .iter()
             .any(|(label, _)| u16::from(*label) == segment.class);
-        let instance = segment.instance.filter(|_| drawn && !segment.doubtful)?;
+        let is_drawn = drawn && is_drawn(segment, self.options.score);
+        let instance = segment.instance.filter(|_| is_drawn)?;
         match segment.track {
             Some(track) => Some(objects::color(track)),
             None if numbered => self.colors.get(usize::from(segment.class)).copied(),
@@ -414,6 +426,11 @@ impl Painter {
         });
         self.objects.write(canvas, named, self.legend_inks);
     }
+}
+
+/// Whether a segment is surely there, and sure enough if it is an object.
+fn is_drawn(segment: &Segment, least: f32) -> bool {
+    !segment.doubtful && (segment.instance.is_none() || segment.score >= least)
 }
 
 /// Whether objects have numbers that last, as in a video.

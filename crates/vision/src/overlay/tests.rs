@@ -25,9 +25,8 @@ fn options(mode: Visualize, alpha: f32) -> OverlayOptions {
     OverlayOptions {
         mode,
         alpha,
-        shown: None,
         legend: false,
-        behind: None,
+        ..OverlayOptions::default()
     }
 }
 
@@ -224,7 +223,7 @@ proptest! {
         padding in 0..5_usize,
         seed in 0..u64::MAX / 2,
     ) {
-        let options = OverlayOptions { mode, alpha, shown, legend: false, behind: None };
+        let options = OverlayOptions { mode, alpha, shown, legend: false, ..OverlayOptions::default() };
         let labels = label_blocks(format, block, seed ^ 0xabcdef);
         let mask = LabelMap { width: format.width, height: format.height, labels };
         let mask = with_mask.then_some(&mask);
@@ -428,6 +427,46 @@ fn objects_have_colours_outlines_labels_and_a_count_of_their_own() {
         half(ink::code(f, [255, 0, 0])[0]),
         "stuff has its class's colour"
     );
+}
+
+#[test]
+fn panoptic_paints_classes_and_outlines_objects() {
+    let f = FrameFormat::new(PixelFormat::I420, 320, 240);
+    let picture = vec![100; f.packed_bytes()];
+    let image = ImageRef::packed(f, &picture).unwrap();
+    let mut mask = Mask::zeros(320, 240);
+    for (y, row) in mask.labels.chunks_exact_mut(320).enumerate() {
+        match y {
+            100..180 => row[20..100].fill(1),
+            200.. => row.fill(2),
+            _ => {}
+        }
+    }
+    let thing = Segment {
+        instance: Some(0),
+        track: Some(5),
+        score: 0.6,
+        ..Segment::of_class(1)
+    };
+    let segments = [Segment::of_class(0), thing, Segment::of_class(2)];
+    let paint = |score: f32| {
+        let options = OverlayOptions {
+            mode: Visualize::Panoptic,
+            score,
+            legend: false,
+            ..OverlayOptions::default()
+        };
+        let mut out = vec![0; f.packed_bytes()];
+        Painter::new(f, &classes(), options).paint_segments(&image, Some((&mask, &segments)), &mut out);
+        [(60, 150), (20, 150), (160, 220), (160, 20)].map(|(x, y)| out[y * 320 + x])
+    };
+    let class = |class: usize| {
+        let code = ink::code(f, classes()[class].color)[0];
+        ((100 * 128 + u32::from(code) * 128 + 128) >> 8) as u8
+    };
+    let own = ink::code(f, objects::color(5))[0];
+    assert_eq!(paint(0.6), [class(1), own, class(2), 100]);
+    assert_eq!(paint(0.7), [100, 100, class(2), 100], "too unsure");
 }
 
 #[test]

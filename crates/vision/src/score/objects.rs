@@ -2,7 +2,9 @@
 //!
 //! Average precision follows pycocotools: the objects of a class in a picture, the surest first and at most 100, each take the
 //! true object that they share most with, if that is at least the limit (intersection over union) and nobody has taken it.
-//! Precision is read at 101 recalls. What is matched with a crowd does not count.
+//! Precision is read at 101 recalls. What is matched with a crowd does not count. It is taken of masks and of boxes, and of
+//! all objects or those of a [`Size`]: then nothing counts that is matched with an object of another size, or matched with
+//! none and of another size itself.
 //!
 //! Panoptic quality follows Kirillov et al. 2019, over objects: a found and a true object of a class match if they share more
 //! than half. Crowds and void are left out: what lies in them by more than half counts for nothing.
@@ -15,6 +17,44 @@ const MOST: usize = 100;
 /// Limits of intersection over union: 0.5, 0.55, ... 0.95.
 pub const LIMITS: [f64; 10] = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95];
 
+/// What of an object is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Its pixels.
+    Mask,
+    /// The smallest box around them.
+    Box,
+}
+
+/// Which objects count, by their pixels; the limits are COCO's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// All.
+    Any,
+    /// Up to 32 x 32.
+    Small,
+    /// From 32 x 32 to 96 x 96.
+    Medium,
+    /// From 96 x 96.
+    Large,
+}
+
+impl Size {
+    const ALL: [Self; 4] = [Self::Any, Self::Small, Self::Medium, Self::Large];
+
+    /// Whether an object of `area` pixels counts.
+    fn holds(self, area: f64) -> bool {
+        const SMALL: f64 = 32.0 * 32.0;
+        const MEDIUM: f64 = 96.0 * 96.0;
+        match self {
+            Self::Any => true,
+            Self::Small => area <= SMALL,
+            Self::Medium => (SMALL..=MEDIUM).contains(&area),
+            Self::Large => area >= MEDIUM,
+        }
+    }
+}
+
 /// An object that was found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FoundObject {
@@ -26,13 +66,20 @@ pub struct FoundObject {
     pub mask: Rle,
 }
 
-/// What is known of a class.
+/// What is known of the objects of a class and [`Size`], as masks or as boxes.
 #[derive(Debug, Clone, PartialEq, Default)]
-struct ClassScore {
+struct Matches {
     /// True objects, crowds left out.
     objects: u64,
     /// Of each found object the score, and for each limit whether it is right (true), wrong (false) or does not count.
     found: Vec<(f32, [Option<bool>; LIMITS.len()])>,
+}
+
+/// What is known of a class.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct ClassScore {
+    /// Of masks and of boxes, for each size.
+    matches_of: [[Matches; Size::ALL.len()]; 2],
     /// Sum of what matches share, matches, found and true objects without one.
     shared: f64,
     matches: u64,
@@ -87,8 +134,12 @@ impl ObjectScores {
     pub fn merge(&mut self, other: &Self) {
         assert_eq!(self.classes.len(), other.classes.len(), "classes");
         for (own, other) in self.classes.iter_mut().zip(&other.classes) {
-            own.objects += other.objects;
-            own.found.extend_from_slice(&other.found);
+            for (own, other) in own.matches_of.iter_mut().zip(&other.matches_of) {
+                for (own, other) in own.iter_mut().zip(other) {
+                    own.objects += other.objects;
+                    own.found.extend_from_slice(&other.found);
+                }
+            }
             own.shared += other.shared;
             own.matches += other.matches;
             own.too_many += other.too_many;
@@ -96,22 +147,33 @@ impl ObjectScores {
         }
     }
 
-    /// Average precision of a class at a limit, 0 to 1; `None` without true objects.
+    /// Average precision of a class's masks at a limit, 0 to 1; `None` without true objects.
     pub fn precision_at(&self, class: usize, limit: usize) -> Option<f64> {
-        self.classes.get(class)?.average(limit)
+        self.precision_of(class, Shape::Mask, Size::Any, Some(limit))
     }
 
-    /// Average precision of a class over all limits.
+    /// Average precision of a class's masks over all limits.
     pub fn precision(&self, class: usize) -> Option<f64> {
-        mean((0..LIMITS.len()).map(|limit| self.precision_at(class, limit)))
+        self.precision_of(class, Shape::Mask, Size::Any, None)
     }
 
-    /// Mean over classes of the average precision, at one limit or over all.
+    /// Mean over classes of the average precision of masks, at one limit or over all.
     pub fn mean_precision(&self, limit: Option<usize>) -> Option<f64> {
-        mean((0..self.classes.len()).map(|class| match limit {
-            Some(limit) => self.precision_at(class, limit),
-            None => self.precision(class),
-        }))
+        self.mean_precision_of(Shape::Mask, Size::Any, limit)
+    }
+
+    /// Average precision of a class, at one limit or over all, 0 to 1; `None` without true objects of the size.
+    pub fn precision_of(&self, class: usize, shape: Shape, size: Size, limit: Option<usize>) -> Option<f64> {
+        let matches = &self.classes.get(class)?.matches_of[shape as usize][size as usize];
+        match limit {
+            Some(limit) => matches.average(limit),
+            None => mean((0..LIMITS.len()).map(|limit| matches.average(limit))),
+        }
+    }
+
+    /// Mean over the classes that have objects of the size of the average precision, at one limit or over all.
+    pub fn mean_precision_of(&self, shape: Shape, size: Size, limit: Option<usize>) -> Option<f64> {
+        mean((0..self.classes.len()).map(|class| self.precision_of(class, shape, size, limit)))
     }
 
     /// Panoptic quality of a class; `None` if it neither is nor was found anywhere.
@@ -147,7 +209,9 @@ impl ObjectScores {
 
     /// True objects of a class, crowds left out.
     pub fn objects(&self, class: usize) -> u64 {
-        self.classes.get(class).map_or(0, |class| class.objects)
+        self.classes.get(class).map_or(0, |class| {
+            class.matches_of[Shape::Mask as usize][Size::Any as usize].objects
+        })
     }
 }
 
@@ -159,92 +223,54 @@ fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
 }
 
 /// Intersection over union; with a crowd, the share of the found object that lies in it.
-fn overlap(found: &Rle, found_area: u64, truth: &TrueObject) -> f64 {
-    let shared = found.shared(&truth.mask);
-    let all = match truth.crowd {
-        true => found_area,
-        false => found_area + truth.mask.area() - shared,
-    };
-    if all == 0 { 0.0 } else { shared as f64 / all as f64 }
+fn overlap(shared: f64, found: f64, truth: f64, is_crowd: bool) -> f64 {
+    let all = if is_crowd { found } else { found + truth - shared };
+    if all > 0.0 { shared / all } else { 0.0 }
+}
+
+/// What two boxes share, in pixels; each left, top, width, height.
+fn shared_box(a: [f64; 4], b: [f64; 4]) -> f64 {
+    let axis = |n: usize| ((a[n] + a[n + 2]).min(b[n] + b[n + 2]) - a[n].max(b[n])).max(0.0);
+    axis(0) * axis(1)
 }
 
 impl ClassScore {
     fn precision(&mut self, truth: &[&TrueObject], void: Option<&Rle>, found: &[&FoundObject]) {
-        // Those that count come first.
-        let mut order: Vec<&TrueObject> = truth.to_vec();
-        order.sort_by_key(|t| t.crowd);
-        self.objects += order.iter().filter(|t| !t.crowd).count() as u64;
         let seen: Vec<Rle> = found
             .iter()
             .map(|f| void.map_or_else(|| f.mask.clone(), |void| f.mask.without(void)))
             .collect();
-        let overlaps: Vec<Vec<f64>> = seen
-            .iter()
-            .map(|mask| {
-                let area = mask.area();
-                order.iter().map(|t| overlap(mask, area, t)).collect()
-            })
-            .collect();
-        let mut verdicts = vec![[Some(false); LIMITS.len()]; found.len()];
-        for (limit_number, &limit) in LIMITS.iter().enumerate() {
-            let mut taken = vec![false; order.len()];
-            for (number, verdict) in verdicts.iter_mut().enumerate() {
-                let (mut best, mut chosen) = (limit.min(1.0 - 1e-10), None);
-                for (t, object) in order.iter().enumerate() {
-                    if taken[t] && !object.crowd {
-                        continue;
-                    }
-                    if chosen.is_some_and(|c: usize| !order[c].crowd) && object.crowd {
-                        break;
-                    }
-                    if overlaps[number][t] >= best {
-                        best = overlaps[number][t];
-                        chosen = Some(t);
-                    }
-                }
-                if let Some(t) = chosen {
-                    taken[t] = true;
-                    verdict[limit_number] = (!order[t].crowd).then_some(true);
-                } else if seen[number].area() == 0 {
-                    // All of it lies where nobody has labelled.
-                    verdict[limit_number] = None;
-                }
+        let boxes: Vec<[f64; 4]> = seen.iter().map(|mask| mask.bbox().map(|n| n as f64)).collect();
+        let scores: Vec<f32> = found.iter().map(|f| f.score).collect();
+        // All of it may lie where nobody has labelled.
+        let is_void: Vec<bool> = seen.iter().map(|mask| mask.area() == 0).collect();
+        for shape in [Shape::Mask, Shape::Box] {
+            let areas: Vec<f64> = match shape {
+                Shape::Mask => seen.iter().map(|mask| mask.area() as f64).collect(),
+                Shape::Box => boxes.iter().map(|own| own[2] * own[3]).collect(),
+            };
+            let overlaps: Vec<Vec<f64>> = (0..found.len())
+                .map(|n| {
+                    let with = |t: &&TrueObject| {
+                        let (shared, area) = match shape {
+                            Shape::Mask => (seen[n].shared(&t.mask) as f64, t.mask.area() as f64),
+                            Shape::Box => (shared_box(boxes[n], t.bbox), t.bbox[2] * t.bbox[3]),
+                        };
+                        overlap(shared, areas[n], area, t.crowd)
+                    };
+                    truth.iter().map(with).collect()
+                })
+                .collect();
+            for size in Size::ALL {
+                let is_counted: Vec<bool> = areas
+                    .iter()
+                    .zip(&is_void)
+                    .map(|(&area, &is_void)| size.holds(area) && !is_void)
+                    .collect();
+                let own = &mut self.matches_of[shape as usize][size as usize];
+                own.add(truth, size, &overlaps, &scores, &is_counted);
             }
         }
-        self.found.extend(found.iter().map(|f| f.score).zip(verdicts));
-    }
-
-    /// Precision at 101 recalls.
-    fn average(&self, limit: usize) -> Option<f64> {
-        if self.objects == 0 {
-            return None;
-        }
-        let mut counted: Vec<(f32, bool)> = self
-            .found
-            .iter()
-            .filter_map(|(score, verdicts)| Some((*score, verdicts.get(limit).copied().flatten()?)))
-            .collect();
-        counted.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let mut right = 0;
-        let mut curve: Vec<(f64, f64)> = Vec::with_capacity(counted.len());
-        for (number, (_, is_right)) in counted.iter().enumerate() {
-            right += u64::from(*is_right);
-            curve.push((
-                right as f64 / self.objects as f64,
-                right as f64 / (number + 1) as f64,
-            ));
-        }
-        for at in (1..curve.len()).rev() {
-            curve[at - 1].1 = curve[at - 1].1.max(curve[at].1);
-        }
-        let sum: f64 = (0..=100)
-            .map(|n| {
-                let recall = f64::from(n) / 100.0;
-                let at = curve.partition_point(|point| point.0 < recall);
-                curve.get(at).map_or(0.0, |point| point.1)
-            })
-            .sum();
-        Some(sum / 101.0)
     }
 
     fn panoptic(&mut self, truth: &[&TrueObject], void: Option<&Rle>, found: &[&FoundObject]) {
@@ -285,6 +311,85 @@ impl ClassScore {
     }
 }
 
+impl Matches {
+    /// Matches a picture's found objects, the surest first, with its true ones. `is_counted` says which of the found ones
+    /// count where they match nothing.
+    fn add(
+        &mut self,
+        truth: &[&TrueObject],
+        size: Size,
+        overlaps: &[Vec<f64>],
+        scores: &[f32],
+        is_counted: &[bool],
+    ) {
+        let is_ignored = |t: usize| truth[t].crowd || !size.holds(truth[t].area);
+        // Those that count come first.
+        let mut order: Vec<usize> = (0..truth.len()).collect();
+        order.sort_by_key(|&t| is_ignored(t));
+        self.objects += order.iter().filter(|&&t| !is_ignored(t)).count() as u64;
+        let mut verdicts = vec![[Some(false); LIMITS.len()]; scores.len()];
+        for (limit_number, &limit) in LIMITS.iter().enumerate() {
+            let mut taken = vec![false; truth.len()];
+            for (number, verdict) in verdicts.iter_mut().enumerate() {
+                let (mut best, mut chosen) = (limit.min(1.0 - 1e-10), None);
+                for &t in &order {
+                    if taken[t] && !truth[t].crowd {
+                        continue;
+                    }
+                    if chosen.is_some_and(|chosen| !is_ignored(chosen)) && is_ignored(t) {
+                        break;
+                    }
+                    if overlaps[number][t] >= best {
+                        best = overlaps[number][t];
+                        chosen = Some(t);
+                    }
+                }
+                if let Some(t) = chosen {
+                    taken[t] = true;
+                    verdict[limit_number] = (!is_ignored(t)).then_some(true);
+                } else if !is_counted[number] {
+                    verdict[limit_number] = None;
+                }
+            }
+        }
+        self.found.extend(scores.iter().copied().zip(verdicts));
+    }
+
+    /// Precision at 101 recalls.
+    fn average(&self, limit: usize) -> Option<f64> {
+        if self.objects == 0 {
+            return None;
+        }
+        let mut counted: Vec<(f32, bool)> = self
+            .found
+            .iter()
+            .filter_map(|(score, verdicts)| Some((*score, verdicts.get(limit).copied().flatten()?)))
+            .collect();
+        counted.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let mut right = 0;
+        let mut curve: Vec<(f64, f64)> = Vec::with_capacity(counted.len());
+        for (number, (_, is_right)) in counted.iter().enumerate() {
+            right += u64::from(*is_right);
+            curve.push((
+                right as f64 / self.objects as f64,
+                right as f64 / (number + 1) as f64,
+            ));
+        }
+        for at in (1..curve.len()).rev() {
+            curve[at - 1].1 = curve[at - 1].1.max(curve[at].1);
+        }
+        let sum: f64 = (0..=100)
+            .map(|n| {
+                // Rounded as numpy rounds it: 0.07 is a little more than 7 of 100.
+                let recall = f64::from(n) * 0.01;
+                let at = curve.partition_point(|point| point.0 < recall);
+                curve.get(at).map_or(0.0, |point| point.1)
+            })
+            .sum();
+        Some(sum / 101.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,11 +401,7 @@ mod tests {
     }
 
     fn truth(class: usize, mask: Rle) -> TrueObject {
-        TrueObject {
-            class,
-            mask,
-            crowd: false,
-        }
+        TrueObject::new(class, mask, false)
     }
 
     fn found(class: usize, score: f32, mask: Rle) -> FoundObject {

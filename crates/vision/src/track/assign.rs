@@ -19,11 +19,11 @@ pub struct Assignment {
 
 impl Assignment {
     /// For each row the column that it goes with. Pairs whose gain is not above 0 are not made.
-    pub fn solve(
+    pub fn solve<G: Into<f64>>(
         &mut self,
         rows: usize,
         columns: usize,
-        gain: impl Fn(usize, usize) -> f32,
+        gain: impl Fn(usize, usize) -> G,
     ) -> &[Option<usize>] {
         self.column_of.clear();
         self.column_of.resize(rows, None);
@@ -34,7 +34,7 @@ impl Assignment {
         let (n, m) = if turned { (columns, rows) } else { (rows, columns) };
         let cost = |i: usize, j: usize| {
             let gain = if turned { gain(j, i) } else { gain(i, j) };
-            -f64::from(gain.max(0.0))
+            -gain.into().max(0.0)
         };
         refill(&mut self.row_potentials, n + 1, 0.0);
         refill(&mut self.column_potentials, m + 1, 0.0);

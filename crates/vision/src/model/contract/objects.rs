@@ -77,6 +77,9 @@ pub struct Objects {
     /// Of two boxes of a class that share more (intersection over union) the surer one stays. `None` if the network has
     /// seen to that.
     pub nms: Option<f32>,
+    /// How fast Matrix NMS lowers the score of a mask that shares much with a surer one of its class: the factor of the squared
+    /// intersection over union in the exponent. `None` if nothing is lowered. For masks without boxes.
+    pub matrix_nms: Option<f32>,
     /// Most objects of a picture, those of the highest scores: 1 to 250.
     pub max_objects: usize,
     /// The contract's class that the network calls 0: 0 or 1.
@@ -89,6 +92,8 @@ pub struct Objects {
     pub box_unit: BoxUnit,
     /// What is made of queries.
     pub reading: Reading,
+    /// Whether the score of a query counts how sure its mask is, with [`Reading::Instance`].
+    pub mask_quality: bool,
 }
 
 impl Default for Objects {
@@ -99,12 +104,14 @@ impl Default for Objects {
             score: 0.5,
             doubt: 0.25,
             nms: None,
+            matrix_nms: None,
             max_objects: 100,
             first_class: 1,
             detections: DetectionForm::ClassScores,
             boxes: BoxForm::CenterSize,
             box_unit: BoxUnit::Pixels,
             reading: Reading::Panoptic,
+            mask_quality: true,
         }
     }
 }
@@ -135,6 +142,7 @@ impl OutputKind {
             Self::Prototypes => &[
                 &[Role::Detections, Role::Prototypes],
                 &[Role::Boxes, Role::Scores, Role::Coefficients, Role::Prototypes],
+                &[Role::Scores, Role::Coefficients, Role::Prototypes],
             ],
             Self::BoxesMasks => &[&[Role::Boxes, Role::Scores, Role::Classes, Role::Masks]],
             Self::Queries => &[&[Role::Scores, Role::Masks]],
@@ -153,6 +161,7 @@ impl OutputKind {
                 "score",
                 "doubt",
                 "nms",
+                "matrix_nms",
                 "max_objects",
                 "first_class",
                 "detections",
@@ -176,6 +185,7 @@ impl OutputKind {
                 "max_objects",
                 "first_class",
                 "reading",
+                "mask_quality",
             ],
             Self::Centers => &["activation", "score", "doubt", "max_objects"],
         }
@@ -206,6 +216,13 @@ impl OutputContract {
     pub fn tells_objects(&self) -> bool {
         let is_semantic = self.kind == OutputKind::Queries && self.objects.reading == Reading::Semantic;
         self.kind.has_objects() && !is_semantic
+    }
+
+    /// Whether candidates have boxes.
+    pub fn has_boxes(&self) -> bool {
+        self.position(Role::Detections)
+            .or(self.position(Role::Boxes))
+            .is_some()
     }
 
     /// Where among the contract's outputs the one of `role` is.
@@ -252,6 +269,7 @@ impl OutputContract {
             score,
             doubt,
             nms,
+            matrix_nms,
             max_objects,
             first_class,
             reading,
@@ -273,6 +291,19 @@ impl OutputContract {
             return Err(format!(
                 "output.doubt = {doubt}, expected at most output.score = {score}"
             ));
+        }
+        if nms.is_some() && !self.has_boxes() {
+            return Err("output.nms compares boxes, and the outputs hold none: set output.matrix_nms".into());
+        }
+        if let Some(sigma) = matrix_nms {
+            if self.has_boxes() {
+                return Err("output.matrix_nms compares masks without boxes: set output.nms".into());
+            }
+            if !(sigma > 0.0 && sigma <= 100.0) {
+                return Err(format!(
+                    "output.matrix_nms = {sigma}, expected more than 0 and at most 100"
+                ));
+            }
         }
         if !(1..=250).contains(&max_objects) {
             return Err(format!("output.max_objects = {max_objects}, expected 1 to 250"));

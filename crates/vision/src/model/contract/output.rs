@@ -46,6 +46,8 @@ pub(super) struct Written {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     nms: Option<f32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    matrix_nms: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     max_objects: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     first_class: Option<usize>,
@@ -57,6 +59,8 @@ pub(super) struct Written {
     box_unit: Option<BoxUnit>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reading: Option<Reading>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mask_quality: Option<bool>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tensors: Vec<TensorContract>,
 }
@@ -75,12 +79,14 @@ impl Written {
             score: None,
             doubt: None,
             nms: None,
+            matrix_nms: None,
             max_objects: None,
             first_class: None,
             detections: None,
             boxes: None,
             box_unit: None,
             reading: None,
+            mask_quality: None,
             tensors,
         }
     }
@@ -93,12 +99,14 @@ impl Written {
             ("score", self.score.is_some()),
             ("doubt", self.doubt.is_some()),
             ("nms", self.nms.is_some()),
+            ("matrix_nms", self.matrix_nms.is_some()),
             ("max_objects", self.max_objects.is_some()),
             ("first_class", self.first_class.is_some()),
             ("detections", self.detections.is_some()),
             ("boxes", self.boxes.is_some()),
             ("box_unit", self.box_unit.is_some()),
             ("reading", self.reading.is_some()),
+            ("mask_quality", self.mask_quality.is_some()),
         ];
         keys.into_iter()
             .filter(|(_, is_there)| *is_there)
@@ -121,6 +129,7 @@ impl Written {
             score,
             doubt: self.doubt.unwrap_or(score / 2.0),
             nms: self.nms,
+            matrix_nms: self.matrix_nms,
             max_objects: self.max_objects.unwrap_or(usual.max_objects),
             first_class: match kind {
                 OutputKind::Binary | OutputKind::Centers => 0,
@@ -137,6 +146,7 @@ impl Written {
             }),
             box_unit: self.box_unit.unwrap_or(usual.box_unit),
             reading: self.reading.unwrap_or(usual.reading),
+            mask_quality: self.mask_quality.unwrap_or(usual.mask_quality),
         })
     }
 }
@@ -231,12 +241,14 @@ impl From<OutputContract> for Written {
             score: has("score").then_some(objects.score),
             doubt: has("doubt").then_some(objects.doubt),
             nms: objects.nms.filter(|_| has("nms")),
+            matrix_nms: objects.matrix_nms.filter(|_| has("matrix_nms")),
             max_objects: has("max_objects").then_some(objects.max_objects),
             first_class: has("first_class").then_some(objects.first_class),
             detections: has("detections").then_some(objects.detections),
             boxes: has("boxes").then_some(objects.boxes),
             box_unit: has("box_unit").then_some(objects.box_unit),
             reading: has("reading").then_some(objects.reading),
+            mask_quality: has("mask_quality").then_some(objects.mask_quality),
             ..Self::of(written, grid, tensors)
         }
     }

@@ -207,12 +207,30 @@ fn contracts_that_decide_nothing_are_refused() {
     let old = "kind = \"prototypes\"\n    nms = 0.45\n    score = 0.25\n    \
         tensors = [{ role = \"detections\", name = \"output0\" }, { role = \"prototypes\", name = \"output1\" }]";
     assert!(Contract::parse(&OBJECTS.replacen(old, queries, 1), "").is_ok());
+    let kernels = "kind = \"prototypes\"\nmatrix_nms = 2.0\n\
+        tensors = [{ role = \"scores\", name = \"a\" }, { role = \"coefficients\", name = \"b\" }, { role = \"prototypes\", name = \"c\" }]";
+    let contract = Contract::parse(&OBJECTS.replacen(old, kernels, 1), "").unwrap();
+    assert_eq!(contract.output.objects.matrix_nms, Some(2.0));
+    let again = Contract::parse(&contract.to_toml().unwrap(), "again").unwrap();
+    assert_eq!(again, contract);
     for (from, to, expected) in [
         ("format = 2", "format = 1", "need format = 2"),
         ("score = 0.25", "score = 0.0", "output.score = 0"),
         ("score = 0.25", "score = 1.0", "output.score = 1"),
         ("score = 0.25", "doubt = 0.9", "output.doubt"),
         ("nms = 0.45", "nms = 1.5", "output.nms"),
+        ("nms = 0.45", "matrix_nms = 2.0", "set output.nms"),
+        (
+            old,
+            &kernels.replace("matrix_nms", "nms = 0.5 #"),
+            "set output.matrix_nms",
+        ),
+        (old, &kernels.replace("2.0", "0.0"), "output.matrix_nms = 0"),
+        (
+            "nms = 0.45",
+            "mask_quality = true",
+            "output.mask_quality is not a key",
+        ),
         ("nms = 0.45", "threshold = nan", "output.threshold"),
         ("nms = 0.45", "max_objects = 300", "output.max_objects"),
         ("nms = 0.45", "first_class = 2", "output.first_class"),
