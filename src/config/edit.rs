@@ -432,7 +432,7 @@ mod tests {
         let changed = with_watch(&before, &format!("{DRIVE}after_ms = 300\n{GATE}"));
         assert_eq!(
             changed,
-            before.replace("= 100", "= 300") + "\n" + GATE,
+            before.replace("= 100 # short\n", &format!("= 300 # short\n\n{GATE}")),
             "the comment stays"
         );
         assert_eq!(with_watch(&before, ""), "\n[overlay]\nalpha = 0.1\n");
@@ -475,8 +475,8 @@ mod tests {
         };
         assert_eq!(
             edited.difference(),
-            "  [overlay]\n- alpha = 0.5\n+ alpha = 0.25\n+ visualize = \"contour\"\n  [[zone]] name = \"drive\"\n+ after_ms = \
-             300\n+ [privacy]\n+ blur = [\"person\"]\n+ [[line]]\n+ name = \"gate\"\n+ points = [[0, 0.5], [1, 0.5]]\n"
+            "  [overlay]\n- alpha = 0.5\n+ alpha = 0.25\n+ visualize = \"contour\"\n+ [privacy]\n+ blur = [\"person\"]\n  \
+             [[zone]] name = \"drive\"\n+ after_ms = 300\n+ [[line]]\n+ name = \"gate\"\n+ points = [[0, 0.5], [1, 0.5]]\n"
         );
     }
 

@@ -225,9 +225,9 @@ export class Zones {
     this.#form = make(
       "form",
       { noValidate: true, autocomplete: "off" },
-      make("p", { className: "note", id: this.#id("help"), textContent: HELP }),
       this.#said,
       points,
+      make("details", {}, make("summary", { textContent: "Keys, mouse and finger" }), make("p", { className: "note", id: this.#id("help"), textContent: HELP })),
       field("name", "Name: letters, digits, - and _", make("input", { value: place.name ?? "" })),
       classes,
       rules,
