@@ -28,7 +28,7 @@ pub use diff::{CameraDiff, Diff};
 pub use environment::from_environment;
 pub use layer::{CameraLayer, Layer, Layers, Origin, Sections};
 pub use listen::{DEFAULT_LISTEN, WebRtcSettings, may_listen, parse_listen};
-pub use looks::{Drawing, Hiding, class_label};
+pub use looks::{Drawing, Hiding, check_watched, class_label};
 pub use resolve::{drawing, model};
 pub use sections::{
     AccessSection, CaptureSection, ClipsSection, EventsSection, HealthSection, Inputs, MasksSection,

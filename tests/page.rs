@@ -186,6 +186,237 @@ fn a_class_is_switched_off_and_its_colour_is_gone() {
     );
 }
 
+/// What is watched, by its name.
+fn watched(daemon: &Daemon, name: &str) -> Option<serde_json::Value> {
+    let told: serde_json::Value = serde_json::from_str(&daemon.get("/zones").1).unwrap();
+    let all = told["zones"].as_array()?.iter().chain(told["lines"].as_array()?);
+    all.filter(|place| place["name"] == name).next_back().cloned()
+}
+
+/// Waits until the editor has said something.
+#[track_caller]
+fn says(browser: &Browser, words: &str) {
+    browser.wait_for(
+        words,
+        10 * SECOND,
+        &format!("return document.querySelector('.told')?.textContent.includes({words:?})"),
+    );
+}
+
+/// Opens the editor, and begins a zone or a line.
+fn draw(browser: &Browser, daemon: &Daemon, kind: &str) {
+    browser.open(&page(daemon));
+    moves(browser);
+    browser.run("document.querySelector('.places summary').click()");
+    let button = format!("document.querySelector('[name=add-{kind}]')");
+    browser.wait_for("the list", 10 * SECOND, &format!("return {button} !== null"));
+    browser.run(&format!("{button}.focus()"));
+    browser.type_keys("\u{E007}");
+    browser.wait_for(
+        "the focus on the picture",
+        10 * SECOND,
+        "return document.activeElement.classList.contains('board')",
+    );
+}
+
+const FITS: &str = "return document.documentElement.scrollWidth <= 390";
+
+#[test]
+fn a_zone_is_drawn_by_keyboard_put_in_force_and_saved() {
+    const SHIFT: char = '\u{E008}';
+    const CTRL: char = '\u{E009}';
+    const LEFT: char = '\u{E012}';
+    const UP: char = '\u{E013}';
+    const RIGHT: char = '\u{E014}';
+    const DOWN: char = '\u{E015}';
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let daemon = Daemon::start(&small(PATTERN));
+    browser.resize(1280, 900);
+    draw(&browser, &daemon, "zone");
+    // The corners in an order in which the border crosses itself.
+    browser.type_keys("a");
+    says(&browser, "Point 1 of 1: 50 % across, 50 % down.");
+    browser.type_holding(SHIFT, LEFT, 4);
+    browser.type_holding(SHIFT, UP, 4);
+    says(&browser, "30 % across, 30 % down.");
+    browser.type_keys("a");
+    browser.type_holding(SHIFT, RIGHT, 6);
+    browser.type_holding(SHIFT, DOWN, 8);
+    browser.type_keys("a");
+    browser.type_keys(&LEFT.to_string().repeat(10));
+    browser.type_holding(SHIFT, UP, 8);
+    browser.type_keys("a");
+    browser.type_holding(SHIFT, LEFT, 10);
+    browser.type_holding(SHIFT, DOWN, 8);
+    browser.type_holding(CTRL, LEFT, 1);
+    says(&browser, "Point 4 of 4: 29.9 % across, 70 % down.");
+    browser.type_holding(CTRL, RIGHT, 1);
+    browser.type_keys("c");
+    says(&browser, "Closed: 4 points.");
+    browser.run("document.querySelector('.places [name=name]').focus()");
+    browser.type_keys("drive\u{E007}");
+    let mistake = browser.wait_for(
+        "the mistake beside the points",
+        10 * SECOND,
+        "return document.querySelector('.points .mistake')?.textContent",
+    );
+    assert!(
+        mistake
+            .as_str()
+            .unwrap()
+            .starts_with("zone drive: polygon: the border crosses itself")
+    );
+    assert_eq!(
+        browser.run("return document.activeElement.getAttribute('aria-invalid')"),
+        "true",
+        "the picture has the focus again"
+    );
+    assert_eq!(watched(&daemon, "drive"), None);
+    browser.screenshot("desktop-zone-refused.png");
+    browser.resize(390, 844);
+    assert_eq!(browser.run(FITS), true);
+    browser.screenshot("phone-zone-refused.png");
+    browser.resize(1280, 900);
+    browser.type_keys("p");
+    says(&browser, "Point 3 of 4");
+    browser.type_holding(SHIFT, DOWN, 8);
+    browser.type_keys("p");
+    browser.type_holding(SHIFT, UP, 8);
+    // Another mistake stands beside its own field.
+    browser.run("const field = document.querySelector('[name=enter]'); field.value = 7; field.focus()");
+    browser.type_keys("\u{E007}");
+    let mistake = browser.wait_for(
+        "the mistake beside its field",
+        10 * SECOND,
+        "return document.querySelector('[name=enter] ~ .mistake')?.textContent",
+    );
+    assert!(
+        mistake
+            .as_str()
+            .unwrap()
+            .starts_with("zone drive: enter = 7, expected 0 to 1")
+    );
+    browser
+        .run("document.querySelector('[name=enter]').value = 0.02; document.querySelector('.board').focus()");
+    browser.type_keys("\u{E007}");
+    says(&browser, "The zone drive is in force.");
+    let zone = serde_json::json!({
+        "name": "drive", "enter": 0.02, "polygon": [[0.3, 0.3], [0.7, 0.3], [0.7, 0.7], [0.3, 0.7]],
+    });
+    assert_eq!(watched(&daemon, "drive").unwrap(), zone);
+    wait_for("what is in it", 30 * SECOND, || {
+        let told: serde_json::Value = serde_json::from_str(&daemon.get("/zones").1).unwrap();
+        told["now"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|known| known["zone"] == "drive")
+    });
+    // The difference is shown before it is saved.
+    let before = std::fs::read_to_string(daemon.config()).unwrap();
+    assert!(!before.contains("drive"));
+    browser.wait_for(
+        "the difference",
+        10 * SECOND,
+        "return document.querySelector('.said').textContent.includes('zone drive')
+             && document.querySelector('.saving pre').textContent.includes('+ name = \"drive\"')",
+    );
+    browser.screenshot("desktop-zone.png");
+    browser.resize(390, 844);
+    assert_eq!(browser.run(FITS), true);
+    browser.screenshot("phone-zone.png");
+    browser.run("document.querySelector('[name=save]').click()");
+    browser.wait_for(
+        "saved",
+        10 * SECOND,
+        "return document.querySelector('.said').textContent.startsWith('Saved in ')",
+    );
+    let after = std::fs::read_to_string(daemon.config()).unwrap();
+    assert!(after.starts_with(&before), "{after}");
+    assert!(
+        after.contains("[[zone]]\nname = \"drive\"\npolygon = [[0.3, 0.3], [0.7, 0.3], [0.7, 0.7], [0.3, 0.7]]\nenter = 0.02\n"),
+        "{after}"
+    );
+    // Escape leaves all as it was.
+    browser.run("document.querySelector('[data-edit=drive]').click()");
+    browser.wait_for(
+        "the editor",
+        10 * SECOND,
+        "return document.activeElement.classList.contains('board')",
+    );
+    browser.type_keys("\u{E017}\u{E017}\u{E00C}");
+    says(&browser, "Cancelled");
+    assert_eq!(watched(&daemon, "drive").unwrap(), zone);
+    assert_eq!(browser.run("return document.activeElement.dataset.edit"), "drive");
+}
+
+#[test]
+fn a_line_is_drawn_by_finger_and_a_zone_by_mouse() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let daemon = Daemon::start(&small(PATTERN));
+    let at = |x: f64, y: f64| {
+        let rect = browser.run(
+            "const at = document.querySelector('.board').getBoundingClientRect();
+             return [at.left, at.top, at.width, at.height]",
+        );
+        let side = |index: usize| rect[index].as_f64().unwrap();
+        (side(0) + x * side(2), side(1) + y * side(3))
+    };
+    let apply = |name: &str, kind: &str| {
+        browser.run(&format!(
+            "document.querySelector('.places [name=name]').value = '{name}'; document.querySelector('.places form').requestSubmit()"
+        ));
+        says(&browser, &format!("The {kind} {name} is in force."));
+    };
+    let is_near = |point: &serde_json::Value, x: f64, y: f64| {
+        let off = |index: usize, wanted: f64| (point[index].as_f64().unwrap() - wanted).abs();
+        off(0, x) < 0.01 && off(1, y) < 0.01
+    };
+    browser.resize(390, 844);
+    draw(&browser, &daemon, "line");
+    browser.drag("touch", &[at(0.2, 0.5)]);
+    says(&browser, "Point 1 of 1");
+    browser.drag("touch", &[at(0.8, 0.5)]);
+    says(&browser, "Point 2 of 2");
+    // A third one there is not, but a point can be moved.
+    browser.drag("touch", &[at(0.5, 0.9)]);
+    browser.drag("touch", &[at(0.8, 0.5), at(0.7, 0.4), at(0.6, 0.3)]);
+    says(&browser, "Point 2 of 2");
+    assert_eq!(browser.run(FITS), true);
+    browser.screenshot("phone-line.png");
+    apply("gate", "line");
+    let gate = watched(&daemon, "gate").unwrap();
+    assert!(
+        is_near(&gate["points"][0], 0.2, 0.5) && is_near(&gate["points"][1], 0.6, 0.3),
+        "{gate}"
+    );
+
+    browser.resize(1280, 900);
+    draw(&browser, &daemon, "zone");
+    for (x, y) in [(0.2, 0.2), (0.8, 0.2), (0.5, 0.8)] {
+        browser.drag("mouse", &[at(x, y)]);
+    }
+    // The first point closes the zone, and the middle of a side becomes a corner.
+    browser.drag("mouse", &[at(0.2, 0.2)]);
+    says(&browser, "Closed: 3 points.");
+    browser.drag("mouse", &[at(0.5, 0.2), at(0.5, 0.1), at(0.5, 0.05)]);
+    says(&browser, "Point 2 of 4");
+    browser.screenshot("desktop-zone-drawn.png");
+    apply("roof", "zone");
+    let roof = watched(&daemon, "roof").unwrap();
+    assert_eq!(roof["polygon"].as_array().unwrap().len(), 4);
+    assert!(is_near(&roof["polygon"][1], 0.5, 0.05), "{roof}");
+    assert_eq!(watched(&daemon, "gate").unwrap(), gate, "what was there stays");
+    // What is deleted is gone at once.
+    browser.run("document.querySelector('[aria-label=\"Delete line gate\"]').click()");
+    says(&browser, "The line gate is deleted.");
+    assert_eq!(watched(&daemon, "gate"), None);
+}
+
 #[test]
 fn graphs_and_log_are_shown() {
     let Some(browser) = Browser::start() else {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::CameraSettings;
+use crate::events::Watch;
 use crate::pipeline::control::{Looks, Privacy};
 use vision::error::{Error, Result};
 use vision::model::contract::{Class, Contract};
@@ -87,32 +88,12 @@ impl CameraSettings {
     /// the pictures hide.
     pub fn looks(&self, contract: &Contract, generation: u64) -> Result<Looks> {
         let privacy = self.hiding.options(contract)?;
-        self.check_watched(&contract.classes, &contract.name, privacy.as_ref())?;
+        check_watched(&self.watch, &contract.classes, &contract.name, privacy.as_ref())?;
         Ok(Looks {
             model: ModelInfo::of(contract, generation),
             overlay: self.drawing.options(contract)?,
             privacy,
         })
-    }
-
-    /// Refuses zones and lines that look for a class that the model doesn't have, or that the pictures hide.
-    fn check_watched(&self, classes: &[Class], model: &str, privacy: Option<&Privacy>) -> Result<()> {
-        let is_hidden = |label: u8| {
-            let how = privacy.and_then(|privacy| privacy.redact.how.get(usize::from(label)));
-            how.is_some_and(Option::is_some)
-        };
-        for (part, names) in self.watch.named_classes() {
-            for name in names {
-                let label = class_label(name, classes, model).map_err(|e| e.within(&part))?;
-                if is_hidden(label) && !self.watch.tells_hidden {
-                    return Err(Error::usage(format!(
-                        "{part}: classes: {name:?} is hidden by [privacy], and nothing is told of it"
-                    ))
-                    .hint("leave it out, or set events.hidden = true"));
-                }
-            }
-        }
-        Ok(())
     }
 
     /// The same for the model that runs.
@@ -121,13 +102,36 @@ impl CameraSettings {
     /// As [`looks`](Self::looks).
     pub fn looks_of(&self, model: &Arc<ModelInfo>) -> Result<Looks> {
         let privacy = self.hiding.options_of(&model.classes, &model.name)?;
-        self.check_watched(&model.classes, &model.name, privacy.as_ref())?;
+        check_watched(&self.watch, &model.classes, &model.name, privacy.as_ref())?;
         Ok(Looks {
             overlay: self.drawing.options_of(&model.classes, &model.name)?,
             privacy,
             model: model.clone(),
         })
     }
+}
+
+/// Refuses zones and lines that look for a class that a model doesn't have, or that the pictures hide.
+///
+/// # Errors
+/// Usage, naming zone or line, and the class.
+pub fn check_watched(watch: &Watch, classes: &[Class], model: &str, privacy: Option<&Privacy>) -> Result<()> {
+    let is_hidden = |label: u8| {
+        let how = privacy.and_then(|privacy| privacy.redact.how.get(usize::from(label)));
+        how.is_some_and(Option::is_some)
+    };
+    for (part, names) in watch.named_classes() {
+        for name in names {
+            let label = class_label(name, classes, model).map_err(|e| e.within(&part))?;
+            if is_hidden(label) && !watch.tells_hidden {
+                return Err(Error::usage(format!(
+                    "{part}: classes: {name:?} is hidden by [privacy], and nothing is told of it"
+                ))
+                .hint("leave it out, or set events.hidden = true"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The label of the class `name` of `model`.

@@ -13,7 +13,7 @@ pub mod reload;
 pub mod status;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded, never};
@@ -31,7 +31,7 @@ use vision::infer::Device;
 
 pub use build::{Built, build, build_camera};
 pub use check::check_outputs;
-use reload::Fleet;
+use reload::{Fleet, locked};
 
 /// How long after the start nothing but a missing camera counts as unwell.
 const WARM_UP: Duration = Duration::from_secs(20);
@@ -66,22 +66,27 @@ pub fn run(origin: Origin, watches_config: bool) -> Result<()> {
     let desk = events::desk(&settings);
     let health = Health::new(watched(&settings, &built)).with_events(desk.clone());
     let signals = signals(notify::stopping)?;
-    let mut fleet = Fleet::new(settings, &built, chooser);
+    let fleet = Fleet::new(settings.clone(), &built, chooser);
+    let gate = fleet.gate();
+    let fleet = Arc::new(Mutex::new(fleet));
     let _http = if live {
-        let app = web::App::new(health.clone(), fleet.gate()).with_origin(origin.clone());
-        serve_health(fleet.settings(), app)?
+        let app = web::App::new(health.clone(), gate).with_origin(origin.clone());
+        serve_health(&settings, app.with_changer(fleet.clone()))?
     } else {
         None
     };
-    hint::say(fleet.settings(), _http.as_ref().map(|(page, _)| *page));
+    hint::say(&settings, _http.as_ref().map(|(page, _)| *page));
     let _status = status::log_status(health.clone())?;
     let _progress = match (live, built.as_slice()) {
         (false, [only]) => status::show_progress(only.parts.metrics.clone(), only.options.max_frames)?,
         _ => None,
     };
-    fleet.upgrade()?;
-    fleet.watch(&desk, &health)?;
-    let jobs = fleet.settings().cameras.iter().zip(built);
+    {
+        let mut fleet = locked(&fleet);
+        fleet.upgrade()?;
+        fleet.watch(&desk, &health)?;
+    }
+    let jobs = settings.cameras.iter().zip(built);
     let jobs = jobs.map(|(camera, built)| {
         let metrics = built.parts.metrics.clone();
         Job {

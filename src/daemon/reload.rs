@@ -1,7 +1,7 @@
 //! A changed configuration for pipelines that run: everything is read, checked and prepared before anything changes.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use crossbeam_channel::{Receiver, select_biased};
 use tracing::{error, info, warn};
@@ -11,7 +11,7 @@ use super::check::check_outputs;
 use super::events;
 use crate::choose::{Choice, Chooser};
 use crate::clock::{SharedClock, Stop};
-use crate::config::{CameraSettings, Origin, Settings};
+use crate::config::{CameraSettings, LineLayer, Origin, Settings, ZoneLayer, check_watched};
 use crate::events::watch::WatcherParts;
 use crate::events::{EventDesk, Watching};
 use crate::health::{Health, notify};
@@ -19,8 +19,8 @@ use crate::metrics::Metrics;
 use crate::pipeline::control::{Control, Looks, NextModel};
 use crate::supervise::Background;
 use crate::upgrade::{self, Upgrade};
-use crate::web::Gate;
-use vision::error::Result;
+use crate::web::{Changer, Gate};
+use vision::error::{Error, Result};
 use vision::segment::Engine;
 
 /// A pipeline that runs.
@@ -289,6 +289,50 @@ impl Fleet {
     }
 }
 
+impl Fleet {
+    /// Watches these zones and lines in the pictures of `camera`, in place of its own.
+    ///
+    /// # Errors
+    /// Usage, as a start would refuse them, and nothing is changed; fatal if a thread can't be started.
+    pub fn set_watch(&mut self, camera: &str, zones: &[ZoneLayer], lines: &[LineLayer]) -> Result<()> {
+        let watch = self.settings.watch_with(camera, zones, lines)?;
+        let cameras = self.settings.cameras.iter_mut().zip(&mut self.running);
+        for (settings, running) in cameras.filter(|(settings, _)| settings.name == camera) {
+            let looks = running.control.looks();
+            let model = &looks.model;
+            check_watched(&watch, &model.classes, &model.name, looks.privacy.as_ref())?;
+            if let Some(watching) = &mut running.watching {
+                watching.set(watch.clone())?;
+            }
+            settings.watch.clone_from(&watch);
+        }
+        Ok(())
+    }
+}
+
+/// A fleet that is changed from several sides.
+pub type SharedFleet = Arc<Mutex<Fleet>>;
+
+/// The fleet, once nobody else changes it. A panic in between leaves each pipeline as it was or as it was to be.
+pub fn locked(fleet: &Mutex<Fleet>) -> MutexGuard<'_, Fleet> {
+    fleet.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl Changer for Mutex<Fleet> {
+    fn set_watch(&self, camera: &str, zones: &[ZoneLayer], lines: &[LineLayer]) -> Result<()> {
+        // A reload may take minutes to prepare a model, and other requests wait behind this one.
+        let mut fleet = match self.try_lock() {
+            Ok(fleet) => fleet,
+            Err(TryLockError::Poisoned(e)) => e.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::transient("the configuration is being read again")
+                    .hint("try once more in a moment"));
+            }
+        };
+        fleet.set_watch(camera, zones, lines)
+    }
+}
+
 #[cfg(feature = "gstreamer")]
 fn apply_access(access: &crate::output::access::RtspAccess) -> Result<()> {
     crate::output::rtsp_server::set_access(access)
@@ -303,10 +347,9 @@ fn apply_access(_access: &crate::output::access::RtspAccess) -> Result<()> {
 pub(super) fn on_signal(
     [asked, changed]: [Receiver<()>; 2],
     origin: Origin,
-    fleet: Fleet,
+    fleet: SharedFleet,
     health: Health,
 ) -> Result<Background> {
-    let fleet = Mutex::new(fleet);
     Background::spawn("reload", move |stop: &Stop| {
         loop {
             select_biased! {
@@ -314,7 +357,7 @@ pub(super) fn on_signal(
                 recv(asked) -> fired => if fired.is_err() { return },
                 recv(changed) -> fired => if fired.is_err() { return },
             }
-            let mut fleet = fleet.lock().unwrap_or_else(|e| e.into_inner());
+            let mut fleet = locked(&fleet);
             notify::reloading();
             if origin.file().is_none() {
                 warn!(

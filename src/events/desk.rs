@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::event::{Event, Told};
 use super::snapshots;
+use super::watch::Watch;
 use crate::clock::{Stop, TimeNs, stop_pair};
 use crate::mailbox::{MailboxReceiver, MailboxSender, MailboxStats, Received, WhenFull, mailbox};
 use crate::supervise::Background;
@@ -126,6 +127,7 @@ pub struct CameraState {
     /// When the last picture was taken whose zones are known.
     seen_ns: AtomicU64,
     zones: Mutex<Vec<ZoneState>>,
+    watch: ArcSwap<Watch>,
 }
 
 impl CameraState {
@@ -136,6 +138,7 @@ impl CameraState {
             enabled: AtomicBool::new(true),
             seen_ns: AtomicU64::new(0),
             zones: Mutex::default(),
+            watch: ArcSwap::default(),
         })
     }
 
@@ -147,6 +150,16 @@ impl CameraState {
     /// Watches its zones and lines, or not.
     pub fn set_enabled(&self, enabled: bool) {
         self.enabled.store(enabled, Relaxed);
+    }
+
+    /// The zones and lines that are watched.
+    pub fn watch(&self) -> Arc<Watch> {
+        self.watch.load_full()
+    }
+
+    /// Says which zones and lines are watched.
+    pub fn set_watch(&self, watch: Arc<Watch>) {
+        self.watch.store(watch);
     }
 
     /// What is known of its zones at a time of its clock. Of a camera that has shown nothing for `patience`, nothing is.

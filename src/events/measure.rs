@@ -4,7 +4,7 @@
 //! The map is read once, as runs. Each zone is then the overlap of its spans with the runs, so that the cost is that of
 //! the borders in the picture and not of its pixels.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::geometry::{Point, Polygon, Raster};
 use super::runs::{Body, Runs};
@@ -12,7 +12,7 @@ use vision::frame::LabelMap;
 use vision::scene::{Rect, Segment};
 
 /// What of a track must be in a zone for the track to be inside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Inside {
     /// The lowest tenth of its mask: where a person stands, where a car's wheels are.
@@ -22,6 +22,17 @@ pub enum Inside {
     Centroid,
     /// The mask as a whole.
     Overlap,
+}
+
+impl Inside {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Footing => "footing",
+            Self::Centroid => "centroid",
+            Self::Overlap => "overlap",
+        }
+    }
 }
 
 /// What of a zone is measured.

@@ -100,7 +100,7 @@ impl Watch {
         classes
             .filter(|(_, class)| match names.is_empty() {
                 true => !class.background,
-                false => names.contains(&class.name),
+                false => names.iter().any(|name| name.eq_ignore_ascii_case(&class.name)),
             })
             .filter(|(index, _)| self.tells_hidden || !is_hidden(*index))
             .filter_map(|(index, _)| u16::try_from(index).ok())
@@ -148,7 +148,9 @@ impl Watching {
     /// Fatal if a thread can't be started.
     pub fn set(&mut self, watch: Watch) -> Result<()> {
         let watches = !watch.is_empty();
-        self.watch.store(Arc::new(watch));
+        let watch = Arc::new(watch);
+        self.parts.camera.set_watch(watch.clone());
+        self.watch.store(watch);
         if watches && self.thread.is_none() {
             let watcher = Watcher::new(self.watch.clone(), self.parts.clone());
             let scenes = &self.parts.control.scenes;

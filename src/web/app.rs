@@ -19,7 +19,7 @@ use super::sessions::Sessions;
 use super::tls::Tls;
 #[cfg(feature = "gstreamer")]
 use super::webrtc::Hub;
-use crate::config::{Origin, may_listen};
+use crate::config::{LineLayer, Origin, ZoneLayer, may_listen};
 use crate::health::{Health, Watched};
 use crate::metrics::Metrics;
 use crate::output::access::RtspAccess;
@@ -202,6 +202,15 @@ impl Connection {
 /// A request's connection; one that is kept by nobody where there is none, as in a test of the router alone.
 pub(super) type OfConnection = Option<Extension<Connection>>;
 
+/// Changes what runs, where a handler can't by itself.
+pub trait Changer: Send + Sync {
+    /// Watches these zones and lines in the pictures of `camera` from the next one on, in place of its own.
+    ///
+    /// # Errors
+    /// Usage, in the words of `check-config`, and nothing is changed; transient while the configuration is being read again.
+    fn set_watch(&self, camera: &str, zones: &[ZoneLayer], lines: &[LineLayer]) -> Result<()>;
+}
+
 /// What all handlers share.
 #[derive(Clone)]
 pub struct App {
@@ -211,6 +220,7 @@ pub struct App {
     pub(super) sessions: Arc<Sessions>,
     pub(super) attempts: Arc<Attempts>,
     origin: Option<Arc<Origin>>,
+    changer: Option<Arc<dyn Changer>>,
     history: Arc<History>,
 }
 
@@ -225,6 +235,7 @@ impl App {
             sessions: Arc::default(),
             attempts: Arc::default(),
             origin: None,
+            changer: None,
             history: Arc::default(),
         }
     }
@@ -234,6 +245,23 @@ impl App {
     pub fn with_origin(mut self, origin: Origin) -> Self {
         self.origin = Some(Arc::new(origin));
         self
+    }
+
+    /// With someone who changes what runs.
+    #[must_use]
+    pub fn with_changer(mut self, changer: Arc<dyn Changer>) -> Self {
+        self.changer = Some(changer);
+        self
+    }
+
+    /// Who changes what runs.
+    ///
+    /// # Errors
+    /// 409 where nothing can be changed.
+    pub(super) fn changer(&self) -> std::result::Result<Arc<dyn Changer>, (StatusCode, &'static str)> {
+        self.changer
+            .clone()
+            .ok_or((StatusCode::CONFLICT, "nothing can be changed here\n"))
     }
 
     /// Work beside the answers, for ever.

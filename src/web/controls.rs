@@ -1,7 +1,7 @@
 //! `/controls`: what may change while segd runs, with effect from the next picture on; and `/controls/save`, which writes
 //! it into the configuration file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +15,10 @@ use serde_json::{Value, json};
 use super::app::App;
 use super::camera::{Asked, find};
 use super::off_thread::off_thread;
-use crate::config::edit::{Key, KeyValue};
+use crate::config::edit::{Edit, Key, KeyValue};
 use crate::config::{Origin, check_range, class_label};
+use crate::events::Watch;
+use crate::events::desk::CameraState;
 use crate::health::{Health, Watched};
 use crate::pipeline::control::{Looks, Privacy};
 use vision::error::Error;
@@ -160,18 +162,101 @@ fn keys(looks: &Looks) -> Vec<Key> {
     keys
 }
 
-/// The keys that differ from the configuration's.
-fn unsaved(now: &Looks, camera: &str, origin: &Origin) -> Result<Vec<Key>, Error> {
-    let settings = origin.settings()?;
-    let Some(camera) = settings.camera(camera) else {
-        return Ok(Vec::new());
-    };
-    let file = keys(&camera.looks_of(&now.model)?);
-    let differ = keys(now).into_iter().zip(file).filter(|(now, file)| now != file);
-    Ok(differ.map(|(now, _)| now).collect())
+/// What runs now of what a file can hold.
+#[derive(Clone)]
+pub(super) struct Now {
+    camera: String,
+    looks: Arc<Looks>,
+    /// `None` where nothing is ever watched.
+    watch: Option<Arc<Watch>>,
 }
 
-fn to_json(camera: &str, looks: &Looks, origin: Option<&Origin>) -> Value {
+impl Now {
+    /// What runs for a camera.
+    pub(super) fn of(camera: &Watched, health: &Health) -> Self {
+        Self {
+            camera: camera.name.clone(),
+            looks: camera.control.looks(),
+            watch: state_of(&camera.name, health).map(|state| state.watch()),
+        }
+    }
+
+    /// What of it differs from the configuration.
+    fn unsaved(&self, origin: &Origin) -> Result<Edit, Error> {
+        let settings = origin.settings()?;
+        let Some(camera) = settings.camera(&self.camera) else {
+            return Ok(Edit::default());
+        };
+        let file = keys(&camera.looks_of(&self.looks.model)?);
+        let differ = keys(&self.looks).into_iter().zip(file);
+        let watch = self
+            .watch
+            .as_deref()
+            .filter(|now| !places(now, &camera.watch).is_empty());
+        Ok(Edit {
+            keys: differ
+                .filter(|(now, file)| now != file)
+                .map(|(now, _)| now)
+                .collect(),
+            watch: watch.cloned(),
+        })
+    }
+
+    /// What of it differs, in words and as lines of the file. It reads the file.
+    ///
+    /// # Errors
+    /// What is wrong with the file now.
+    pub(super) fn difference(&self, origin: &Origin) -> Result<Value, Error> {
+        let edit = self.unsaved(origin)?;
+        let mut names: Vec<String> = edit
+            .keys
+            .iter()
+            .map(|(section, key, _)| format!("{section}.{key}"))
+            .collect();
+        if let (Some(now), Some(file)) = (&edit.watch, origin.settings()?.camera(&self.camera)) {
+            names.extend(places(now, &file.watch));
+        }
+        let text = match names.is_empty() {
+            true => String::new(),
+            false => origin.edit(&self.camera, &edit)?.difference(),
+        };
+        Ok(json!({ "unsaved": names, "difference": text, "mistake": null }))
+    }
+}
+
+/// What is known of a camera's zones.
+pub(super) fn state_of(camera: &str, health: &Health) -> Option<Arc<CameraState>> {
+    let cameras = health.events()?.cameras();
+    cameras.iter().find(|state| state.name == camera).cloned()
+}
+
+/// The zones and lines that are not the same in both.
+fn places(one: &Watch, other: &Watch) -> Vec<String> {
+    let zones = one.zones.iter().chain(&other.zones);
+    let zones = zones.filter(|zone| !(one.zones.contains(zone) && other.zones.contains(zone)));
+    let lines = one.lines.iter().chain(&other.lines);
+    let lines = lines.filter(|line| !(one.lines.contains(line) && other.lines.contains(line)));
+    let zones = zones.map(|zone| format!("zone {}", zone.name));
+    let names: BTreeSet<String> = zones
+        .chain(lines.map(|line| format!("line {}", line.name)))
+        .collect();
+    names.into_iter().collect()
+}
+
+/// With what differs from the file, if there is one.
+pub(super) fn with_difference(mut value: Value, now: &Now, origin: Option<&Origin>) -> Value {
+    let difference = match origin.map(|origin| now.difference(origin)) {
+        None => json!({ "unsaved": null, "difference": "", "mistake": null }),
+        Some(Ok(difference)) => difference,
+        Some(Err(mistake)) => json!({ "unsaved": null, "difference": "", "mistake": mistake.to_string() }),
+    };
+    if let (Value::Object(value), Value::Object(difference)) = (&mut value, difference) {
+        value.extend(difference);
+    }
+    value
+}
+
+fn to_json(camera: &str, looks: &Looks) -> Value {
     let classes = looks.model.classes.iter().enumerate().map(|(label, class)| {
         let is_shown = match &looks.overlay.shown {
             None => !class.background,
@@ -190,15 +275,6 @@ fn to_json(camera: &str, looks: &Looks, origin: Option<&Origin>) -> Value {
             "hidden": hidden.map(name_of),
         })
     });
-    let differ = origin.map(|origin| match unsaved(looks, camera, origin) {
-        Ok(keys) => json!(
-            keys.iter()
-                .map(|(section, key, _)| format!("{section}.{key}"))
-                .collect::<Vec<_>>()
-        ),
-        // The file has a mistake now.
-        Err(_) => Value::Null,
-    });
     json!({
         "camera": camera,
         "model": looks.model.name,
@@ -206,14 +282,13 @@ fn to_json(camera: &str, looks: &Looks, origin: Option<&Origin>) -> Value {
         "visualize": looks.overlay.mode.as_str(),
         "alpha": looks.overlay.alpha,
         "legend": looks.overlay.legend,
-        "unsaved": differ,
     })
 }
 
-async fn told(camera: &Watched, origin: Option<Arc<Origin>>) -> Response {
-    let (name, looks) = (camera.name.clone(), camera.control.looks());
+async fn told(now: Now, origin: Option<Arc<Origin>>) -> Response {
     // It reads the file.
-    match off_thread(move || to_json(&name, &looks, origin.as_deref())).await {
+    let json = off_thread(move || with_difference(to_json(&now.camera, &now.looks), &now, origin.as_deref()));
+    match json.await {
         Ok(value) => ([(CONTENT_TYPE, "application/json")], format!("{value:#}\n")).into_response(),
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{e}\n")).into_response(),
     }
@@ -226,7 +301,7 @@ pub(super) async fn controls(
     Query(asked): Query<Asked>,
 ) -> Response {
     match find(&health, &asked) {
-        Ok(camera) => told(camera, app.origin()).await,
+        Ok(camera) => told(Now::of(camera, &health), app.origin()).await,
         Err(unknown) => unknown.into_response(),
     }
 }
@@ -261,7 +336,7 @@ pub(super) async fn change(
         Some(e) => (StatusCode::UNPROCESSABLE_ENTITY, format!("{e}\n")).into_response(),
         None => {
             tracing::info!(camera = camera.name, ?change, "changed over HTTP");
-            told(camera, app.origin()).await
+            told(Now::of(camera, &health), app.origin()).await
         }
     }
 }
@@ -279,10 +354,10 @@ pub(super) async fn save(
     let Some(origin) = app.origin() else {
         return (StatusCode::CONFLICT, "there is no configuration file\n").into_response();
     };
-    let (name, looks) = (camera.name.clone(), camera.control.looks());
+    let now = Now::of(camera, &health);
     let saved = off_thread(move || {
-        let keys = unsaved(&looks, &name, &origin)?;
-        origin.save(&name, &keys)
+        let edit = now.unsaved(&origin)?;
+        origin.edit(&now.camera, &edit)?.write()
     });
     match saved.await.flatten() {
         Ok(path) => format!("{}\n", path.display()).into_response(),

@@ -23,11 +23,14 @@ const FILES: &[File] = files! {
     "index.html" is "text/html; charset=utf-8";
     "style.css" is "text/css; charset=utf-8";
     "icon.svg" is "image/svg+xml";
+    "common.js" is "text/javascript; charset=utf-8";
     "controls.js" is "text/javascript; charset=utf-8";
     "events.js" is "text/javascript; charset=utf-8";
     "graphs.js" is "text/javascript; charset=utf-8";
     "main.js" is "text/javascript; charset=utf-8";
     "player.js" is "text/javascript; charset=utf-8";
+    "saving.js" is "text/javascript; charset=utf-8";
+    "zones.js" is "text/javascript; charset=utf-8";
 };
 
 /// 200 and the page.

@@ -37,8 +37,9 @@ mod webrtc;
 mod websocket;
 #[cfg(feature = "gstreamer")]
 mod whep;
+mod zones;
 
-pub use app::{App, Gate};
+pub use app::{App, Changer, Gate};
 #[cfg(fuzzing)]
 pub use routes::router;
 pub use server::{Bound, bind};

@@ -15,7 +15,7 @@ use super::app::App;
 use super::guard::guard;
 use super::{
     controls, diagnosis, events, files, healthz, history, login, metrics, mjpeg, scene, scenes, snapshot,
-    status, told,
+    status, told, zones,
 };
 #[cfg(feature = "gstreamer")]
 use super::{mse, whep};
@@ -157,6 +157,11 @@ const ROUTES: &[Route] = &[
         path: "/controls/save",
         query: "[?camera=NAME]",
         methods: || post(controls::save),
+    },
+    Route {
+        path: "/zones",
+        query: "[?camera=NAME]",
+        methods: || get(zones::zones).post(zones::change),
     },
     Route {
         path: "/login",

@@ -166,6 +166,34 @@ impl Browser {
         self.command("actions", &actions);
     }
 
+    /// Presses `key` several times while `held`, such as `\u{E008}` for Shift, is down.
+    pub fn type_holding(&self, held: char, key: char, times: usize) {
+        let act = |kind: &str, key: char| json!({ "type": kind, "value": key.to_string() });
+        let mut actions = vec![act("keyDown", held)];
+        for _ in 0..times {
+            actions.extend([act("keyDown", key), act("keyUp", key)]);
+        }
+        actions.push(act("keyUp", held));
+        self.command(
+            "actions",
+            &json!({ "actions": [{ "type": "key", "id": "keys", "actions": actions }] }),
+        );
+    }
+
+    /// Presses at a place of the window, moves to others and lets go there; `kind` is `mouse` or `touch`.
+    pub fn drag(&self, kind: &str, places: &[(f64, f64)]) {
+        let to = |(x, y): (f64, f64)| json!({ "type": "pointerMove", "duration": 20, "x": x.round(), "y": y.round() });
+        let mut actions = vec![to(places[0]), json!({ "type": "pointerDown", "button": 0 })];
+        actions.extend(places[1..].iter().copied().map(to));
+        actions.push(json!({ "type": "pointerUp", "button": 0 }));
+        self.command(
+            "actions",
+            &json!({ "actions": [{
+            "type": "pointer", "id": kind, "parameters": { "pointerType": kind }, "actions": actions,
+        }] }),
+        );
+    }
+
     /// The live picture of the first camera as 64x48 RGBA bytes; `None` while there is none.
     pub fn picture(&self) -> Option<Vec<u8>> {
         let bytes = self.run(

@@ -1,76 +1,36 @@
 // The controls of one camera: what changes in the picture from the next frame on.
 
-async function send(path, body) {
-  const answer = await fetch(path, { method: "POST", body: body === undefined ? undefined : JSON.stringify(body) });
-  const text = (await answer.text()).trim();
-  if (!answer.ok) { throw new Error(text); }
-  return text;
-}
+import { blame, draw, forgive, get, make, send } from "./common.js";
 
-const make = (tag, properties = {}, ...children) => {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-};
-
-const STYLES = ["overlay", "contour", "mask", "labels", "side-by-side"];
+const STYLES = ["overlay", "contour", "mask", "labels", "side-by-side", "instances"];
 const WAYS = ["blur", "pixelate", "fill"];
 
 export class Controls {
   #camera;
   #root;
-  #said;
-  #form = null;
+  #saving;
 
-  constructor(camera, root) {
+  constructor(camera, root, saving) {
     this.#camera = encodeURIComponent(camera);
     this.#root = root;
-    this.#said = make("p", { className: "said" });
-    this.#said.setAttribute("role", "status");
+    this.#saving = saving;
     this.#load();
   }
 
   async #load() {
     try {
-      const answer = await fetch(`/controls?camera=${this.#camera}`);
-      if (!answer.ok) { throw new Error((await answer.text()).trim()); }
-      this.#show(await answer.json());
+      this.#show(await get(`/controls?camera=${this.#camera}`));
     } catch (error) {
       this.#root.replaceChildren(make("p", { className: "bad", textContent: error.message }));
     }
   }
 
   async #change(change, field) {
-    for (const old of this.#root.querySelectorAll(".mistake")) { old.remove(); }
+    forgive(this.#root);
     try {
-      this.#tell(JSON.parse(await send(`/controls?camera=${this.#camera}`, change)));
+      this.#saving.tell(JSON.parse(await send(`/controls?camera=${this.#camera}`, change)));
     } catch (error) {
-      const mistake = make("p", { className: "mistake bad", textContent: error.message });
-      mistake.setAttribute("role", "alert");
-      field.closest("div, fieldset").append(mistake);
-    }
-  }
-
-  // Says which keys differ from the file.
-  #tell({ unsaved }) {
-    const button = this.#form.querySelector("[name=save]");
-    button.disabled = unsaved === null || unsaved.length === 0;
-    if (unsaved === null) {
-      this.#said.textContent = "The configuration file has a mistake, so nothing can be saved.";
-    } else if (unsaved.length === 0) {
-      this.#said.textContent = "Nothing differs from the configuration file.";
-    } else {
-      this.#said.textContent = `Not in the configuration file: ${unsaved.join(", ")}.`;
-    }
-  }
-
-  async #save() {
-    try {
-      const path = await send(`/controls/save?camera=${this.#camera}`);
-      await this.#load();
-      this.#said.textContent = `Saved in ${path}.`;
-    } catch (error) {
-      this.#said.textContent = error.message;
+      blame(field, field.closest("div, fieldset"), error.message);
     }
   }
 
@@ -97,12 +57,7 @@ export class Controls {
         const shown = boxes.filter((one) => one.checked).map((one) => one.value);
         this.#change({ classes: shown }, box);
       });
-      const patch = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-      patch.setAttribute("viewBox", "0 0 1 1");
-      patch.setAttribute("aria-hidden", "true");
-      const square = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-      for (const [key, value] of Object.entries({ width: 1, height: 1, fill: color })) { square.setAttribute(key, value); }
-      patch.append(square);
+      const patch = draw("svg", { viewBox: "0 0 1 1", "aria-hidden": "true" }, draw("rect", { width: 1, height: 1, fill: color }));
       const drawn = make("label", {}, box, patch, ` ${name}`);
       const hide = make("select", { title: `How ${name} is hidden`, ariaLabel: `How ${name} is hidden` });
       const least = WAYS.indexOf(hidden);
@@ -115,20 +70,16 @@ export class Controls {
       classes.append(make("div", {}, drawn, isBackground ? "" : hide));
     }
 
-    const save = make("button", { type: "button", name: "save", textContent: "Save to the configuration file" });
-    save.addEventListener("click", () => this.#save());
-    this.#form = make(
+    const form = make(
       "form",
       {},
       make("div", {}, make("label", { htmlFor: "visualize", textContent: "Style" }), style),
       make("div", {}, make("label", { htmlFor: "alpha", textContent: "Opacity" }), opacity, percent),
       make("div", {}, legend, make("label", { htmlFor: "legend", textContent: "Names in the picture" })),
       classes,
-      save,
-      this.#said,
     );
-    this.#form.addEventListener("submit", (event) => event.preventDefault());
-    this.#root.replaceChildren(this.#form);
-    this.#tell(now);
+    form.addEventListener("submit", (event) => event.preventDefault());
+    this.#root.replaceChildren(form);
+    this.#saving.tell(now);
   }
 }

@@ -4,6 +4,8 @@ import { Controls } from "./controls.js";
 import { Events } from "./events.js";
 import { showGraphs } from "./graphs.js";
 import { Player } from "./player.js";
+import { Saving } from "./saving.js";
+import { Zones } from "./zones.js";
 
 const PERIOD_MS = 1000;
 
@@ -29,6 +31,8 @@ class Card {
   #player = null;
   #before = null;
   #controls = null;
+  #saving = null;
+  #zones = null;
 
   constructor(name) {
     this.#name = name;
@@ -39,9 +43,19 @@ class Card {
     this.#root.dataset.camera = name;
     const details = this.#root.querySelector(".controls");
     details.addEventListener("toggle", () => {
-      if (details.open) { this.#controls ??= new Controls(name, details.querySelector("div")); }
+      if (details.open) { this.#controls ??= new Controls(name, details.querySelector("div"), this.#save()); }
+    });
+    const places = this.#root.querySelector(".places");
+    places.addEventListener("toggle", () => {
+      if (places.open) { this.#zones ??= new Zones(name, this.#root, this.#save()); }
+      this.#zones?.show(places.open);
     });
     element("cameras").append(this.#root);
+  }
+
+  #save() {
+    this.#saving ??= new Saving(this.#name, this.#root.querySelector(".saving"));
+    return this.#saving;
   }
 
   // Shown beside others, by itself, or not at all.
@@ -50,9 +64,11 @@ class Card {
     this.#root.hidden = !shown;
     const link = this.#root.querySelector("h2 a");
     link.href = alone === null ? `#${encodeURIComponent(this.#name)}` : "#";
-    this.#root.querySelector(".graphs").hidden = !(alone === this.#name || cards.size === 1);
+    const isAlone = alone === this.#name || cards.size === 1;
+    this.#root.querySelector(".graphs").hidden = !isAlone;
     // One camera's controls at a time: they stand where it is alone.
-    this.#root.querySelector(".controls").hidden = !(mayChange && (alone === this.#name || cards.size === 1));
+    for (const part of this.#root.querySelectorAll(".controls, .places")) { part.hidden = !(mayChange && isAlone); }
+    this.#zones?.show(mayChange && isAlone && this.#root.querySelector(".places").open);
     link.title = alone === null ? "Show this camera alone" : "Show all cameras";
     if (shown && this.#player === null) {
       const way = (text) => { this.#say("way", text); };
@@ -90,6 +106,7 @@ class Card {
     if (graphs.open && !graphs.hidden) {
       await showGraphs(this.#name, graphs.querySelector("div")).catch(() => {});
     }
+    await this.#zones?.look();
     const list = this.#root.querySelector(".seen");
     let lines;
     try {
