@@ -9,7 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use vision::answer::Answer;
 use vision::decode::decoder;
-use vision::frame::Mask;
+use vision::frame::LabelMap;
 use vision::tensor::Outputs;
 use vision::track::{Before, Tracker};
 
@@ -73,7 +73,7 @@ fn key(c: &mut Criterion<ThreadTime>) {
             })
             .collect();
         let (mut outputs, mut answer) = (Outputs::default(), Answer::empty());
-        let (mut map, mut before, mut segments) = (Mask::zeros(0, 0), Mask::zeros(0, 0), Vec::new());
+        let (mut map, mut before, mut segments) = (LabelMap::zeros(0, 0), LabelMap::zeros(0, 0), Vec::new());
         let mut step = 0;
         for part in ["decode", "decode and follow"] {
             group.bench_function(format!("{}: {part}", kind.name), |b| {

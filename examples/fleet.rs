@@ -209,6 +209,7 @@ fn presence(camera: &str, id: String, begins: bool) -> Event {
         dwell_s: 0.3,
         score: 1.0,
         snapshot: None,
+        clip: None,
     }
 }
 

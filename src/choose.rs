@@ -70,6 +70,8 @@ pub struct ChoiceOptions {
     pub accelerate: bool,
     /// Only files of this precision.
     pub precision: Option<Precision>,
+    /// Connected regions of a class are objects, where the network gives classes alone.
+    pub regions: bool,
     /// How large the network's input is.
     pub length: InputLength,
     /// Threads of one inference on the CPU.
@@ -88,6 +90,7 @@ impl Default for ChoiceOptions {
             device: Device::Cpu,
             accelerate: false,
             precision: None,
+            regions: false,
             length: InputLength::Contract,
             threads: Threads::default(),
             ort_library: None,
@@ -158,9 +161,13 @@ impl ChoiceOptions {
     /// The model that is asked for.
     ///
     /// # Errors
-    /// Usage if it doesn't exist or its contract is not valid.
+    /// Usage if it doesn't exist, its contract is not valid, or regions are asked for of a network that has no use for them.
     pub fn find(&self) -> Result<Model> {
-        Registry::from_environment().find(&self.model)
+        let mut model = Registry::from_environment().find(&self.model)?;
+        if self.regions {
+            model.contract.tell_regions_apart()?;
+        }
+        Ok(model)
     }
 
     /// Finds the model and a backend that runs it and passes the self-test.

@@ -65,6 +65,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("model.backend", &["\"tract\"", "\"tensorflow\"", "\"\""]),
     ("model.device", &["\"cpu\"", "\"npu\"", "\"\""]),
     ("model.precision", &["\"fp32\"", "\"int4\"", "\"int8\""]),
+    ("model.regions", &["true", "false"]),
     ("model.size", &["32", "16", "15", "0", "99999999", "\"auto\""]),
     ("model.threads", &["1", "2", "0", "256", "257", "\"auto\""]),
     (

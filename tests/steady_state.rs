@@ -16,7 +16,7 @@ use segd::schedule::ScheduleOptions;
 use segd::supervise::OnTransient;
 use vision::answer::Answer;
 use vision::decode::decoder;
-use vision::frame::Mask;
+use vision::frame::LabelMap;
 use vision::infer::{InputSize, Outputs, TensorData};
 use vision::overlay::{OverlayOptions, Visualize};
 use vision::scene::ModelInfo;
@@ -197,7 +197,7 @@ fn objects_are_decoded_and_followed_without_allocating() {
         let mut tracker = Tracker::new(contract.output.objects.score);
         let mut outputs = Outputs::default();
         let mut answer = Answer::empty();
-        let (mut map, mut before, mut segments) = (Mask::zeros(0, 0), Mask::zeros(0, 0), Vec::new());
+        let (mut map, mut before, mut segments) = (LabelMap::zeros(0, 0), LabelMap::zeros(0, 0), Vec::new());
         let (mut most, mut numbers) = (0, 0);
         // The objects sway once in 16 steps, so that later ones hold nothing new.
         for step in 0..40 {

@@ -26,6 +26,9 @@ pub struct ModelArgs {
     /// Precision of the network's arithmetic; the one that suits backend and processor if not given
     #[arg(long, value_enum)]
     pub precision: Option<Precision>,
+    /// Connected regions of a class are objects, for networks that give classes alone: they get numbers, boxes and tracks
+    #[arg(long)]
+    pub regions: bool,
     /// Longer side of the network's input in pixels: smaller is faster, larger sees more; auto: the model's, or smaller if
     /// this machine needs that to keep up [default: the model's]
     #[arg(long, value_name = "PIXELS|auto")]
@@ -50,6 +53,7 @@ impl ModelArgs {
             backend: self.backend.and_then(name_of),
             device: self.device.and_then(name_of),
             precision: self.precision.and_then(name_of),
+            regions: self.regions.then_some(true),
             size: self.size,
             threads: self.threads,
             max_inferences_per_second: None,

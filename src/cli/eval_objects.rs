@@ -66,12 +66,16 @@ const PROTOCOL: &str = "AP as COCO has it: mean over IoU 0.50 to 0.95, 101 recal
 /// be read.
 pub(super) fn run(args: &EvalArgs, format: ObjectFormat) -> Result<()> {
     let options = args.model.options()?;
-    let model = options.find()?;
+    let mut model = options.find()?;
     if !model.contract.output.tells_objects() {
-        return Err(
-            Error::usage(format!("model {} tells no objects apart", model.contract.name))
-                .hint("score it with --format, class by class"),
-        );
+        if model.contract.output.kind.has_objects() {
+            return Err(
+                Error::usage(format!("model {} tells no objects apart", model.contract.name))
+                    .hint("score it with --format, class by class"),
+            );
+        }
+        // As `--regions` shows them.
+        model.contract.tell_regions_apart()?;
     }
     let split = args.split.as_deref().unwrap_or_else(|| format.usual_split());
     let mut data = ObjectDataset::open(format, &args.dataset, split)?;

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::image::image_id;
 use vision::error::{Error, Result};
-use vision::frame::Mask;
+use vision::frame::LabelMap;
 use vision::model::contract::Class;
 use vision::picture::{write_grey16_png, write_rgb_png, write_whole};
 use vision::rle::Rle;
@@ -17,7 +17,7 @@ use vision::scene::Segment;
 ///
 /// # Errors
 /// Fatal if the file can't be written.
-pub(super) fn write_instances(path: &Path, map: &Mask, segments: &[Segment]) -> Result<()> {
+pub(super) fn write_instances(path: &Path, map: &LabelMap, segments: &[Segment]) -> Result<()> {
     let level = |segment: &Segment| {
         let number = segment.instance.map_or(0, |number| number + 1);
         // A picture has at most 255 segments, and a contract 256 classes.
@@ -95,7 +95,7 @@ impl Panoptic {
         &mut self,
         input: &Path,
         path: &Path,
-        (map, segments): (&Mask, &[Segment]),
+        (map, segments): (&LabelMap, &[Segment]),
         classes: &[Class],
     ) -> Result<()> {
         let mut colors = [[0; 3]; 256];

@@ -104,6 +104,7 @@ pub fn model(section: &ModelSection, run: &RunSection) -> Result<ChoiceOptions> 
     options.device = device.first();
     options.accelerate = device == DeviceName::Auto;
     options.precision = named("model.precision", section.precision.as_deref())?;
+    options.regions = section.regions.unwrap_or(false);
     options.length = match section.size {
         None => InputLength::Contract,
         Some(NumberOrAuto::Auto) => InputLength::auto(),

@@ -154,6 +154,8 @@ section! {
         device: String,
         /// `fp32`, `fp16` or `int8`.
         precision: String,
+        /// Whether connected regions of a class are objects.
+        regions: bool,
         /// Longer side of the network's input in pixels, or `"auto"`.
         size: NumberOrAuto,
         /// Threads of one inference on the CPU, or `"auto"`.

@@ -1,6 +1,6 @@
 //! A map as runs of equal numbers, and what each number takes of the picture. Measured once a frame, for all zones.
 
-use vision::frame::LabelMap;
+use vision::frame::{LabelMap, run_end};
 use vision::scene::Rect;
 
 /// Pixels of a row, side by side, with one number.
@@ -128,24 +128,6 @@ impl Runs {
     pub fn body(&self, number: u8) -> &Body {
         &self.bodies[usize::from(number)]
     }
-}
-
-/// The column after the last of the run of `number` that begins at `from`.
-fn run_end(row: &[u8], from: usize, number: u8) -> usize {
-    let same = u64::from_le_bytes([number; 8]);
-    let (words, _) = row[from..].as_chunks::<8>();
-    let mut at = from;
-    for word in words {
-        let differs = u64::from_le_bytes(*word) ^ same;
-        if differs != 0 {
-            return at + differs.trailing_zeros() as usize / 8;
-        }
-        at += 8;
-    }
-    row[at..]
-        .iter()
-        .position(|n| *n != number)
-        .map_or(row.len(), |n| at + n)
 }
 
 #[cfg(test)]

@@ -70,6 +70,7 @@ fn output(recipe: &Recipe, tells_objects: bool) -> OutputContract {
     }
     let score = recipe.validate.score;
     OutputContract {
+        regions: false,
         kind: OutputKind::Centers,
         grid: GRID,
         tensors: vec![

@@ -335,6 +335,24 @@ impl LabelMap {
     }
 }
 
+/// The column after the last of the run of `number` that begins at column `from` of a row.
+pub fn run_end(row: &[u8], from: usize, number: u8) -> usize {
+    let same = u64::from_le_bytes([number; 8]);
+    let (words, _) = row[from..].as_chunks::<8>();
+    let mut at = from;
+    for word in words {
+        let differs = u64::from_le_bytes(*word) ^ same;
+        if differs != 0 {
+            return at + differs.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    row[at..]
+        .iter()
+        .position(|n| *n != number)
+        .map_or(row.len(), |n| at + n)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,7 +24,7 @@ use super::{Decoder, Place, outputs_of, was_read};
 use crate::answer::objects::{Form, Kernels, probability, sigmoid};
 use crate::answer::{Answer, Reader};
 use crate::error::Result;
-use crate::frame::Mask;
+use crate::frame::LabelMap;
 use crate::model::contract::{Contract, Objects};
 use crate::scene::Segment;
 use crate::tensor::Outputs;
@@ -244,7 +244,7 @@ impl Decoder for KernelsDecoder {
         self.reader.read(outputs, answer)
     }
 
-    fn decode(&mut self, answer: &Answer, map: &mut Mask, segments: &mut Vec<Segment>) {
+    fn decode(&mut self, answer: &Answer, map: &mut LabelMap, segments: &mut Vec<Segment>) {
         let answer = was_read(self.form.kernels(outputs_of(answer)));
         let objects = *self.form.objects();
         self.place.clear(map, segments);

@@ -13,6 +13,7 @@ mod centers;
 mod kernels;
 mod prototypes;
 mod queries;
+mod regions;
 mod roster;
 pub mod semantic;
 mod stamp;
@@ -24,6 +25,7 @@ use centers::CentersDecoder;
 use kernels::KernelsDecoder;
 use prototypes::PrototypesDecoder;
 use queries::QueriesDecoder;
+use regions::RegionsDecoder;
 pub use roster::Hidden;
 pub use semantic::SemanticDecoder;
 use semantic::cells::CellMap;
@@ -71,11 +73,18 @@ pub fn decoder(
     };
     match contract.output.kind {
         // What binary networks say is read as logits of two classes.
-        OutputKind::Semantic | OutputKind::Binary => Box::new(Semantic {
-            reader: Reader::new(contract, origin),
-            decoder: place.semantic(),
-            classes: contract.classes.len(),
-        }),
+        OutputKind::Semantic | OutputKind::Binary => {
+            let classes = Semantic {
+                reader: Reader::new(contract, origin),
+                decoder: place.semantic(),
+                classes: contract.classes.len(),
+            };
+            if contract.output.regions {
+                Box::new(RegionsDecoder::new(contract, classes, place))
+            } else {
+                Box::new(classes)
+            }
+        }
         OutputKind::Prototypes if !contract.output.has_boxes() => {
             Box::new(KernelsDecoder::new(contract, origin, place))
         }

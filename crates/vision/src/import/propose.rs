@@ -481,6 +481,7 @@ fn prototypes(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Resu
     let layout = if by_field { Layout::Nchw } else { Layout::Nhwc };
     Ok(Some(Answer {
         output: OutputContract {
+            regions: false,
             kind: OutputKind::Prototypes,
             grid: Grid::HalfPixel,
             tensors: vec![
@@ -538,6 +539,7 @@ fn kernels(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Result<
         .push("its scores are probabilities: otherwise set activation = \"sigmoid\" in [output]".into());
     Ok(Some(Answer {
         output: OutputContract {
+            regions: false,
             kind: OutputKind::Prototypes,
             grid: Grid::HalfPixel,
             tensors: vec![
@@ -601,6 +603,7 @@ fn boxes_masks(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Res
     };
     Ok(Some(Answer {
         output: OutputContract {
+            regions: false,
             kind: OutputKind::BoxesMasks,
             grid: Grid::HalfPixel,
             tensors: vec![
@@ -691,6 +694,7 @@ fn queries(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Result<
     };
     Ok(Some(Answer {
         output: OutputContract {
+            regions: false,
             kind: OutputKind::Queries,
             grid: Grid::HalfPixel,
             tensors: vec![
@@ -738,6 +742,7 @@ fn detr(
     };
     Ok(Answer {
         output: OutputContract {
+            regions: false,
             kind: OutputKind::Queries,
             grid: Grid::HalfPixel,
             tensors: vec![
@@ -789,6 +794,7 @@ fn centers(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Result<
         .push("offsets are in input pixels, down before right".into());
     Ok(Some(Answer {
         output: OutputContract {
+            regions: false,
             kind: OutputKind::Centers,
             grid: Grid::HalfPixel,
             tensors: vec![
@@ -879,6 +885,7 @@ fn semantic(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Result
         }
         return Ok(Some(Answer {
             output: OutputContract {
+                regions: false,
                 kind: OutputKind::Binary,
                 grid: Grid::HalfPixel,
                 tensors: vec![role(Role::Logits)],

@@ -202,6 +202,8 @@ pub struct OutputContract {
     pub tensors: Vec<TensorContract>,
     /// How objects are decided, and where a mask ends; not for [`OutputKind::Semantic`].
     pub objects: Objects,
+    /// Connected regions of a thing are objects, where the network gives classes alone.
+    pub regions: bool,
 }
 
 /// One output of the network.
@@ -229,6 +231,7 @@ impl OutputContract {
             grid,
             tensors: vec![tensor],
             objects: Objects::default(),
+            regions: false,
         }
     }
 
@@ -378,6 +381,28 @@ impl Contract {
             .check()
             .map_err(|why| Error::usage(format!("{origin}: {why}")))?;
         Ok(contract)
+    }
+
+    /// Lets connected regions of a class be objects. Every class but the background can be counted then, if the contract does not
+    /// say which can.
+    ///
+    /// # Errors
+    /// Usage if the network tells objects apart itself.
+    pub fn tell_regions_apart(&mut self) -> Result<()> {
+        if self.output.kind.has_objects() {
+            return Err(Error::usage(format!(
+                "model {} tells objects apart itself: it has no use for regions",
+                self.name
+            ))
+            .hint("leave --regions, or model.regions, out"));
+        }
+        self.output.regions = true;
+        if self.classes.iter().all(|class| !class.thing) {
+            for class in &mut self.classes {
+                class.thing = !class.background;
+            }
+        }
+        Ok(())
     }
 
     /// The oldest format that can say what this contract holds.

@@ -434,7 +434,7 @@ fn panoptic_paints_classes_and_outlines_objects() {
     let f = FrameFormat::new(PixelFormat::I420, 320, 240);
     let picture = vec![100; f.packed_bytes()];
     let image = ImageRef::packed(f, &picture).unwrap();
-    let mut mask = Mask::zeros(320, 240);
+    let mut mask = LabelMap::zeros(320, 240);
     for (y, row) in mask.labels.chunks_exact_mut(320).enumerate() {
         match y {
             100..180 => row[20..100].fill(1),

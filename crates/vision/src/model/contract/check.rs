@@ -14,7 +14,7 @@ impl Contract {
         self.output.check()?;
         if self.format < self.oldest_format() {
             return Err(format!(
-                "format = {}, but output.kind and classes with thing = true need format = {}",
+                "format = {}, but output.kind, output.regions and classes with thing = true need format = {}",
                 self.format,
                 self.oldest_format()
             ));

@@ -215,7 +215,7 @@ impl OutputContract {
     /// Whether objects of a class are told apart.
     pub fn tells_objects(&self) -> bool {
         let is_semantic = self.kind == OutputKind::Queries && self.objects.reading == Reading::Semantic;
-        self.kind.has_objects() && !is_semantic
+        self.regions || self.kind.has_objects() && !is_semantic
     }
 
     /// Whether candidates have boxes.
@@ -329,6 +329,14 @@ impl OutputContract {
         let kind = self.kind.as_str();
         let reads_semantic = self.kind == OutputKind::Queries && self.objects.reading == Reading::Semantic;
         match self.kind {
+            OutputKind::Semantic | OutputKind::Binary
+                if self.regions && classes.iter().all(|class| !class.thing) =>
+            {
+                return Err(
+                    "output.regions makes objects of things: at least one of [[classes]] needs thing = true"
+                        .into(),
+                );
+            }
             OutputKind::Semantic => {
                 let decides = classes.len() > 1 || self.tensors.iter().all(|t| t.role != Role::Logits);
                 return match decides {

@@ -61,6 +61,8 @@ pub(super) struct Written {
     reading: Option<Reading>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mask_quality: Option<bool>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    regions: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tensors: Vec<TensorContract>,
 }
@@ -86,6 +88,7 @@ impl Written {
             boxes: None,
             box_unit: None,
             reading: None,
+            regions: false,
             mask_quality: None,
             tensors,
         }
@@ -188,13 +191,14 @@ impl TryFrom<Written> for OutputContract {
                     grid: written.grid,
                     tensors: written.tensors,
                     objects,
+                    regions: written.regions,
                 });
             }
         };
         if !written.tensors.is_empty() {
             return Err("[[output.tensors]] needs output.kind = \"semantic\"".into());
         }
-        Ok(Self::of(
+        let of_classes = Self::of(
             TensorContract {
                 role,
                 layout: written.layout.unwrap_or_else(nchw),
@@ -202,7 +206,11 @@ impl TryFrom<Written> for OutputContract {
                 name: written.name,
             },
             written.grid,
-        ))
+        );
+        Ok(Self {
+            regions: written.regions,
+            ..of_classes
+        })
     }
 }
 
@@ -213,6 +221,7 @@ impl From<OutputContract> for Written {
             grid,
             tensors,
             objects,
+            regions,
         } = output;
         if let (OutputKind::Semantic, [tensor]) = (kind, tensors.as_slice()) {
             let kind = match tensor.role {
@@ -223,6 +232,7 @@ impl From<OutputContract> for Written {
                 layout: Some(tensor.layout),
                 dtype: Some(tensor.dtype),
                 name: tensor.name.clone(),
+                regions,
                 ..Self::of(kind, grid, Vec::new())
             };
         }
@@ -248,6 +258,7 @@ impl From<OutputContract> for Written {
             boxes: has("boxes").then_some(objects.boxes),
             box_unit: has("box_unit").then_some(objects.box_unit),
             reading: has("reading").then_some(objects.reading),
+            regions,
             mask_quality: has("mask_quality").then_some(objects.mask_quality),
             ..Self::of(written, grid, tensors)
         }
@@ -257,11 +268,17 @@ impl From<OutputContract> for Written {
 impl OutputContract {
     /// Whether format 1 can say it.
     pub(super) fn is_of_format_1(&self) -> bool {
-        self.kind == OutputKind::Semantic && self.tensors.len() == 1
+        self.kind == OutputKind::Semantic && self.tensors.len() == 1 && !self.regions
     }
 
     /// Says which key holds what, and what was expected.
     pub(super) fn check(&self) -> Result<(), String> {
+        if self.regions && self.kind.has_objects() {
+            return Err(format!(
+                "output.regions is for networks that give classes alone, not output.kind = {:?}",
+                self.kind.as_str()
+            ));
+        }
         if self.kind != OutputKind::Semantic {
             return self.check_objects();
         }
