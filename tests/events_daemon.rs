@@ -220,3 +220,20 @@ fn what_begins_has_its_picture_in_the_folder_and_over_http() {
     assert_eq!(of_new["snapshot"], serde_json::Value::Null);
     assert_eq!(daemon.get("/healthz"), (200, "ok\n".to_owned()));
 }
+
+#[test]
+fn with_regions_an_event_tells_of_a_track() {
+    let model = model();
+    let text = config(model.path(), "[events]\nfile = \"FOLDER/events.jsonl\"")
+        .replace("backend = \"tract\"", "backend = \"tract\"\nregions = true");
+    let daemon = Daemon::start(&text);
+    let path = daemon.folder.path().join("events.jsonl");
+    let text = || std::fs::read_to_string(&path).unwrap_or_default();
+    wait_for("a track in the zone", LIMIT, || {
+        text()
+            .lines()
+            .any(|line| check(line)["track"].as_u64().is_some_and(|track| track > 0))
+    });
+    let (code, log) = daemon.stop(Duration::from_secs(10));
+    assert_eq!(code, Some(0), "{log}");
+}

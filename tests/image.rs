@@ -215,3 +215,45 @@ fn wrong_arguments_say_what_to_do() {
             .stderr(predicate::str::contains(expected));
     }
 }
+
+#[test]
+fn regions_are_objects_with_boxes_if_asked() {
+    let place = Place::new();
+    let [thing, other] = Tiny::default().two_colors();
+    let tiny = Tiny::default();
+    let (thing, other) = match tiny.label(thing) {
+        0 => (other, thing),
+        _ => (thing, other),
+    };
+    // Two blocks of one class, apart from each other.
+    let picture = RgbImage::from_fn(128, 96, |x, y| {
+        let inside = (16..48).contains(&y) && ((16..48).contains(&x) || (80..112).contains(&x));
+        Rgb(if inside { thing } else { other })
+    });
+    picture.save(place.path("blocks.png")).unwrap();
+    let found = |args: &[&str]| -> Vec<serde_json::Value> {
+        let output = place.image(args).success().get_output().stdout.clone();
+        serde_json::from_slice(&output).unwrap()
+    };
+    assert!(found(&["blocks.png", "--json"]).len() <= 2, "one for each class");
+    let objects = found(&["blocks.png", "--json", "--regions"]);
+    let name = format!("class{}", tiny.label(thing));
+    let mut boxes: Vec<Vec<f64>> = objects
+        .iter()
+        .filter(|object| object["category_name"] == name.as_str())
+        .map(|object| serde_json::from_value(object["bbox"].clone()).unwrap())
+        .collect();
+    boxes.sort_by(|a, b| a[0].total_cmp(&b[0]));
+    assert_eq!(boxes.len(), 2, "{objects:?}");
+    for (found, expected) in boxes
+        .iter()
+        .zip([[16.0, 16.0, 32.0, 32.0], [80.0, 16.0, 32.0, 32.0]])
+    {
+        let off = found
+            .iter()
+            .zip(expected)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f64::max);
+        assert!(off <= 4.0, "{found:?} is not {expected:?}");
+    }
+}

@@ -19,6 +19,7 @@ use crate::pipeline::{Parts, PipelineOptions};
 use crate::scenes::file::ScenesOpener;
 use crate::supervise::OnTransient;
 use vision::error::{Error, Result};
+use vision::overlay::Visualize;
 use vision::segment::Engine;
 
 /// A pipeline that is put together and not started.
@@ -61,6 +62,12 @@ pub fn build_camera(settings: &CameraSettings, chooser: &Chooser, metrics: Arc<M
     let model = settings.model.find()?;
     // Classes that don't exist are told before a backend is tried.
     let looks = settings.looks(&model.contract, 0)?;
+    if looks.overlay.mode == Visualize::Instances && !model.contract.output.tells_objects() {
+        warn!(
+            "model {} gives classes alone: there are no instances to draw; --regions makes objects of connected regions",
+            model.contract.name
+        );
+    }
     let choice = chooser.choose_for(&settings.model, model)?;
     let control = Control::new(looks, settings.infer_interval);
     let mut outputs: Vec<Box<dyn OutputOpener>> = Vec::new();

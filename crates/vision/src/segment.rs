@@ -174,7 +174,9 @@ impl Engine {
     /// The least score of an object, 0 to 1; `None` for a model that does not tell objects apart.
     pub fn least_score(&self) -> Option<f32> {
         let output = &self.model.contract.output;
-        output.tells_objects().then_some(output.objects.score)
+        // A region is where its class wins, however sure it is.
+        let least = if output.regions { 0.0 } else { output.objects.score };
+        output.tells_objects().then_some(least)
     }
 
     /// The input's size for the pictures prepared for last.

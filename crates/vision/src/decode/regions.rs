@@ -1,8 +1,8 @@
 //! Connected regions of a class as objects, for networks that give classes alone.
 //!
 //! # What it computes
-//! Pixels of one class that touch, by a side or a corner, are a region. Regions of a thing that are large and sure enough become
-//! objects, the largest first; those that are not stay with their class. A region's score is the mean probability of its
+//! Pixels of one class that touch, by a side or a corner, are a region. Regions of a thing that are large enough become objects,
+//! the largest first; those that are not stay with their class. A region's score is the mean probability of its
 //! class in the cells whose centres it holds; 1 if the network gives labels and no scores.
 //!
 //! Two people side by side are one region: what touches can't be told apart.
@@ -48,7 +48,6 @@ pub(super) struct RegionsDecoder {
     classes: Semantic,
     place: Place,
     is_thing: Vec<bool>,
-    least_score: f32,
     most: usize,
     runs: Vec<Run>,
     /// Where each row's runs begin, and after the last one the end.
@@ -68,7 +67,6 @@ impl RegionsDecoder {
             classes,
             place,
             is_thing: contract.classes.iter().map(|class| class.thing).collect(),
-            least_score: contract.output.objects.score,
             most: contract.output.objects.max_objects,
             runs: Vec::new(),
             rows: Vec::new(),
@@ -259,8 +257,7 @@ impl Decoder for RegionsDecoder {
         self.order.clear();
         self.order
             .extend((0..).zip(&self.regions).filter_map(|(number, region)| {
-                let is_object =
-                    f64::from(region.pixels) >= least && region.score(has_scores) >= self.least_score;
+                let is_object = f64::from(region.pixels) >= least;
                 is_object.then_some(number)
             }));
         let regions = &self.regions;
@@ -307,7 +304,7 @@ mod tests {
         height: 48,
     };
 
-    fn contract(classes: usize, score: f32) -> Contract {
+    fn contract(classes: usize) -> Contract {
         let mut text = format!(
             "format = 2\nname = \"made\"\n[input]\nlayout = \"nchw\"\ndtype = \"f32\"\ncolor = \"rgb\"\nresize = \"stretch\"\n\
              width = {}\nheight = {}\n[output]\nkind = \"logits\"\nregions = true\n",
@@ -324,9 +321,7 @@ mod tests {
         }
         text += "[[files]]\npath = \"a.onnx\"\nprecision = \"fp32\"\nbackends = [\"ort\"]\nsha256 = \"";
         text += &"0".repeat(64);
-        let mut contract = Contract::parse(&(text + "\"\n"), "made").unwrap();
-        contract.output.objects.score = score;
-        contract
+        Contract::parse(&(text + "\"\n"), "made").unwrap()
     }
 
     fn decoder(contract: &Contract, window: Placement, picture: (usize, usize)) -> RegionsDecoder {
@@ -383,7 +378,7 @@ mod tests {
         ) {
             let labels = pieces.iter().flat_map(|(class, count)| std::iter::repeat_n(*class, *count));
             let labels: Vec<u8> = labels.cycle().take(width * height).collect();
-            let mut contract = contract(5, 0.5);
+            let mut contract = contract(5);
             contract.output.objects.max_objects = most;
             let mut decoder = decoder(&contract, whole(), (width, height));
             let (mut map, mut segments) = (LabelMap::zeros(0, 0), Vec::new());
@@ -445,14 +440,10 @@ mod tests {
         };
         let sure = |own: f32| own.exp() / (own.exp() + 2.0);
         let mean = (sure(2.0) + sure(1.0)) / 2.0;
-        let found = |least: f32| {
-            let contract = contract(3, least);
-            let mut decoder = decoder(&contract, whole(), (128, 96));
-            let (mut map, mut segments) = (LabelMap::zeros(0, 0), Vec::new());
-            decoder.decode(&answer, &mut map, &mut segments);
-            (map, segments)
-        };
-        let (map, segments) = found(mean - 0.01);
+        let contract = contract(3);
+        let mut decoder = decoder(&contract, whole(), (128, 96));
+        let (mut map, mut segments) = (LabelMap::zeros(0, 0), Vec::new());
+        decoder.decode(&answer, &mut map, &mut segments);
         assert_eq!(segments.len(), 4);
         assert!(
             (segments[3].score - mean).abs() < 1e-6,
@@ -460,15 +451,11 @@ mod tests {
             segments[3].score
         );
         assert_eq!((map.labels[0], map.labels[127]), (3, 0));
-        // Less sure than the contract asks for: the pixels stay with their class.
-        let (map, segments) = found(mean + 0.01);
-        assert_eq!(segments.len(), 3);
-        assert_eq!(map.labels[0], 1);
     }
 
     #[test]
     fn a_network_that_has_objects_and_a_model_without_things_have_no_use_for_regions() {
-        let mut contract = contract(3, 0.5);
+        let mut contract = contract(3);
         contract.classes.iter_mut().for_each(|class| class.thing = false);
         contract.output.regions = false;
         contract.tell_regions_apart().unwrap();
