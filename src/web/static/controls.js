@@ -183,6 +183,8 @@ export class Controls {
 
   #showModels({ models, running, loading, failed }) {
     const choice = make("select", { id: "model" }, ...models.map((model) => option(model.name, model.name === running ? `${model.name} (runs now)` : model.name, running)));
+    // One from a folder that the configuration names.
+    if (!models.some((model) => model.name === running)) { choice.prepend(option("", `${running} (runs now)`, "")); }
     const about = make("dl", { className: "card" });
     const load = make("button", { type: "button", name: "load-model", textContent: "Load" });
     const look = () => {
