@@ -543,6 +543,7 @@ mod tests {
     use crate::output::access::RtspAccess;
     use crate::web::tests::{Answer, ask, get, serve, serve_app};
     use crate::web::{App, Gate};
+    use clap::ValueEnum;
     use std::net::SocketAddr;
     use vision::model::contract::Class;
     use vision::overlay::OverlayOptions;
@@ -647,6 +648,26 @@ mod tests {
         );
         let fill = changed(&hidden, "{\"hide\": {\"person\": \"fill\"}}").unwrap();
         assert_eq!(fill.privacy.unwrap().redact.how[2], Some(How::Fill));
+    }
+
+    #[test]
+    fn the_page_and_the_description_have_each_style() {
+        let names: BTreeSet<&str> = Visualize::value_variants()
+            .iter()
+            .map(|mode| mode.as_str())
+            .collect();
+        let described: Value = serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap();
+        let described = &described["components"]["schemas"]["Change"]["properties"]["visualize"]["enum"];
+        let described = described.as_array().unwrap().iter();
+        let described: BTreeSet<&str> = described.map(|name| name.as_str().unwrap()).collect();
+        assert_eq!(described, names);
+        let script = include_str!("static/controls.js");
+        let styles = script
+            .lines()
+            .find_map(|line| line.strip_prefix("const STYLES = ["));
+        let styles = styles.and_then(|line| line.strip_suffix("];")).unwrap();
+        let styles: BTreeSet<&str> = styles.split(", ").map(|name| name.trim_matches('"')).collect();
+        assert_eq!(styles, names);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 import { blame, forgive, get, make, send } from "./common.js";
 
-const STYLES = ["overlay", "contour", "mask", "labels", "side-by-side", "instances"];
+const STYLES = ["overlay", "contour", "mask", "labels", "side-by-side", "instances", "panoptic"];
 const WAYS = ["blur", "pixelate", "fill"];
 // Keys of [masks]: what they are called, what they are if nothing is said, and their steps.
 const MASKS = [
