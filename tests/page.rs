@@ -275,6 +275,7 @@ fn colours_masks_and_the_model_change_while_it_runs() {
         said.as_str().unwrap().contains("masks.every = 0, expected 1"),
         "{said}"
     );
+    assert_eq!(browser.run(NAMELESS), serde_json::json!([]));
     browser.screenshot("desktop-controls-all.png");
 
     // A model that can't be run leaves the other one running; one that can takes over.
@@ -371,6 +372,11 @@ fn draw(browser: &Browser, daemon: &Daemon, kind: &str) {
         "return document.activeElement.classList.contains('board')",
     );
 }
+
+/// Controls that are shown and that no screen reader could name.
+const NAMELESS: &str = "return [...document.querySelectorAll('input, select, button, summary, [tabindex]')]
+    .filter((one) => one.checkVisibility() && !one.labels?.length && !one.ariaLabel && !one.textContent.trim())
+    .map((one) => one.outerHTML)";
 
 const FITS: &str = "return document.documentElement.scrollWidth <= 390";
 
@@ -540,6 +546,7 @@ fn a_line_is_drawn_by_finger_and_a_zone_by_mouse() {
     browser.drag("touch", &[at(0.8, 0.5), at(0.7, 0.4), at(0.6, 0.3)]);
     says(&browser, "Point 2 of 2");
     assert_eq!(browser.run(FITS), true);
+    assert_eq!(browser.run(NAMELESS), serde_json::json!([]));
     browser.screenshot("phone-line.png");
     apply("gate", "line");
     let gate = watched(&daemon, "gate").unwrap();
