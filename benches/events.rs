@@ -103,6 +103,7 @@ fn watched(c: &mut Criterion) {
     let looks = Looks {
         model: model.clone(),
         overlay: OverlayOptions::default(),
+        colors: Default::default(),
         privacy: None,
     };
     let zone = |number: usize| Zone {

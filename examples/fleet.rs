@@ -73,6 +73,7 @@ impl StandIn {
                 classes: Vec::new(),
             }),
             overlay: OverlayOptions::default(),
+            colors: Default::default(),
             privacy: None,
         };
         let metrics = Metrics::shared();

@@ -29,7 +29,7 @@ pub use environment::from_environment;
 pub use layer::{CameraLayer, Layer, Layers, Origin, Sections};
 pub use listen::{DEFAULT_LISTEN, WebRtcSettings, may_listen, parse_listen};
 pub use looks::{Drawing, Hiding, check_watched, class_label};
-pub use resolve::{drawing, model};
+pub use resolve::{behind, color, drawing, model, schedule};
 pub use sections::{
     AccessSection, CaptureSection, ClipsSection, EventsSection, HealthSection, Inputs, MasksSection,
     ModelSection, MqttSection, NumberOrAuto, OverlaySection, PrivacySection, RecordSection, RunSection,

@@ -55,6 +55,11 @@ impl Default for ScheduleOptions {
 }
 
 impl ScheduleOptions {
+    /// Whether motion between pictures is looked at.
+    pub fn follows_motion(&self) -> bool {
+        self.propagate || self.every.is_none()
+    }
+
     /// Every frame that the network has time for, the newest mask as it is.
     pub fn hold() -> Self {
         Self {
@@ -204,6 +209,11 @@ impl Scheduler {
             self.late_ns = latency_ns as f64;
         }
         self.cost_ns = follow(self.cost_ns, cpu_ns, 0.2);
+    }
+
+    /// Decides by these options from now on; what was learnt of the network's speed stays.
+    pub fn set_options(&mut self, options: ScheduleOptions) {
+        self.options = options;
     }
 
     /// Changes the least time between two inferences.

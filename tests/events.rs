@@ -103,6 +103,7 @@ fn looks(hides_people: bool) -> Looks {
             ],
         }),
         overlay: OverlayOptions::default(),
+        colors: Default::default(),
         privacy: hides_people.then(|| Privacy {
             redact: RedactOptions {
                 how: vec![None, Some(How::Fill), None],
@@ -304,7 +305,7 @@ fn each_start_stay_and_end_of_regions_is_told_once_in_its_frame() {
 #[test]
 fn tracks_are_told_by_their_feet_and_cross_a_line_once() {
     let mut zone = drive();
-    zone.classes = vec!["person".into()];
+    zone.classes = vec!["Person".into()];
     zone.at_most = Some(1);
     zone.none_for = Some(Duration::from_secs(2));
     let gate = LineRule {

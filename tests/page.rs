@@ -186,6 +186,160 @@ fn a_class_is_switched_off_and_its_colour_is_gone() {
     );
 }
 
+#[test]
+fn colours_masks_and_the_model_change_while_it_runs() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let models = tempfile::tempdir().unwrap();
+    let write = |name: &str, tiny: Tiny| {
+        let folder = models.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        tiny.write(&folder);
+        let contract = folder.join("contract.toml");
+        let text = std::fs::read_to_string(&contract).unwrap();
+        let own = text.lines().find(|line| line.starts_with("name = ")).unwrap();
+        std::fs::write(&contract, text.replacen(own, &format!("name = \"{name}\""), 1)).unwrap();
+    };
+    let other = Tiny {
+        shift: 1,
+        ..Tiny::default()
+    };
+    let broken = Tiny {
+        unknown_operator: true,
+        ..Tiny::default()
+    };
+    write("one", Tiny::default());
+    write("two", other);
+    write("broken", broken);
+    let config = format!(
+        "[capture]\ninput = \"{PATTERN}\"\n[model]\nname = \"one\" # the first\nbackend = \"tract\"\n[overlay]\nvisualize = \
+         \"mask\"\nlegend = false\n"
+    );
+    let env = [("SEGD_MODELS", models.path().to_str().unwrap())];
+    let daemon = Daemon::spawn(&config, free_port(), &env);
+    wait_for("ready", 90 * SECOND, || daemon.get("/readyz").0 == 200);
+    let controls = || -> serde_json::Value { serde_json::from_str(&daemon.get("/controls").1).unwrap() };
+    browser.resize(1280, 900);
+    browser.open(&page(&daemon));
+    moves(&browser);
+    browser.run("document.querySelector('.controls summary').click()");
+    browser.wait_for(
+        "the controls",
+        10 * SECOND,
+        "return document.querySelector('[name=color]') && document.querySelector('.card dd')",
+    );
+    // All that is drawn becomes green.
+    browser.run(
+        "for (const ink of document.querySelectorAll('[name=color]')) {
+             ink.value = '#00ff00'; ink.dispatchEvent(new Event('input'));
+         }",
+    );
+    let (green, other) = (
+        |p: &[u8]| p[1] > 120 && p[0] < 100,
+        |p: &[u8]| p[0] > 120 || p[2] > 120,
+    );
+    wait_for("green alone", 30 * SECOND, || {
+        browser.picture().is_some_and(|picture| {
+            let pixels = || picture.chunks_exact(4);
+            pixels().filter(|p| green(p)).count() > 20 && !pixels().any(other)
+        })
+    });
+    // How masks are made.
+    let set = |field: &str, value: &str, event: &str| {
+        browser.run(&format!(
+            "const field = document.getElementById('{field}'); field.value = '{value}';
+             field.dispatchEvent(new Event('{event}'))"
+        ));
+    };
+    set("smooth", "0.8", "input");
+    set("every", "3", "change");
+    wait_for("the schedule", 10 * SECOND, || {
+        let masks = &controls()["masks"];
+        (&masks["smooth"], &masks["every"]) == (&0.8.into(), &3.into())
+    });
+    wait_for("keys at a fixed rate", 10 * SECOND, || {
+        let status = daemon.status();
+        let asked = status["cameras"][0]["figures"]["asked"].as_array().unwrap();
+        asked
+            .iter()
+            .any(|reason| reason[0] == "every" && reason[1].as_u64() > Some(2))
+    });
+    set("every", "0", "change");
+    let said = browser.wait_for(
+        "the mistake beside its field",
+        10 * SECOND,
+        "return document.querySelector('#every ~ .mistake')?.textContent",
+    );
+    assert!(
+        said.as_str().unwrap().contains("masks.every = 0, expected 1"),
+        "{said}"
+    );
+    assert_eq!(browser.run(NAMELESS), serde_json::json!([]));
+    browser.screenshot("desktop-controls-all.png");
+
+    // A model that can't be run leaves the other one running; one that can takes over.
+    let load = |name: &str| {
+        browser.run(&format!(
+            "const model = document.getElementById('model'); model.value = '{name}'; model.dispatchEvent(new Event('change'));
+             document.querySelector('[name=load-model]').click()"
+        ));
+    };
+    let told = |words: &str| {
+        browser.wait_for(
+            words,
+            60 * SECOND,
+            &format!("return document.querySelector('.model .told').textContent.includes({words:?})"),
+        );
+    };
+    load("broken");
+    told("broken could not be loaded, one goes on");
+    assert_eq!(controls()["model"], "one");
+    browser.resize(390, 844);
+    assert_eq!(browser.run(FITS), true);
+    browser.screenshot("phone-controls-all.png");
+    load("two");
+    told("two runs.");
+    browser.wait_for(
+        "its classes",
+        10 * SECOND,
+        "return document.querySelector('.classes legend').textContent.includes('two')",
+    );
+    assert_eq!(controls()["model"], "two");
+    wait_for("green alone", 30 * SECOND, || {
+        browser
+            .picture()
+            .is_some_and(|picture| !picture.chunks_exact(4).any(other))
+    });
+    let unsaved = controls()["unsaved"].clone();
+    assert_eq!(
+        unsaved,
+        serde_json::json!(["model.name", "overlay.colors", "masks.smooth", "masks.every"])
+    );
+    browser.wait_for(
+        "the difference",
+        10 * SECOND,
+        "return document.querySelector('.saving pre').textContent.includes('+ name = \"two\" # the first')",
+    );
+    browser.run("document.querySelector('[name=save]').click()");
+    browser.wait_for(
+        "saved",
+        10 * SECOND,
+        "return document.querySelector('.said').textContent.startsWith('Saved in ')",
+    );
+    assert_eq!(controls()["unsaved"], serde_json::json!([]));
+    // A start, or a reload, comes to the same.
+    daemon.signal("-HUP");
+    wait_for("taken", 60 * SECOND, || {
+        daemon.metric("segd_reloads_total{result=\"taken\"}") == 1.0
+    });
+    let after = controls();
+    assert_eq!(
+        (&after["model"], &after["unsaved"]),
+        (&"two".into(), &serde_json::json!([]))
+    );
+}
+
 /// What is watched, by its name.
 fn watched(daemon: &Daemon, name: &str) -> Option<serde_json::Value> {
     let told: serde_json::Value = serde_json::from_str(&daemon.get("/zones").1).unwrap();
@@ -218,6 +372,11 @@ fn draw(browser: &Browser, daemon: &Daemon, kind: &str) {
         "return document.activeElement.classList.contains('board')",
     );
 }
+
+/// Controls that are shown and that no screen reader could name.
+const NAMELESS: &str = "return [...document.querySelectorAll('input, select, button, summary, [tabindex]')]
+    .filter((one) => one.checkVisibility() && !one.labels?.length && !one.ariaLabel && !one.textContent.trim())
+    .map((one) => one.outerHTML)";
 
 const FITS: &str = "return document.documentElement.scrollWidth <= 390";
 
@@ -387,6 +546,7 @@ fn a_line_is_drawn_by_finger_and_a_zone_by_mouse() {
     browser.drag("touch", &[at(0.8, 0.5), at(0.7, 0.4), at(0.6, 0.3)]);
     says(&browser, "Point 2 of 2");
     assert_eq!(browser.run(FITS), true);
+    assert_eq!(browser.run(NAMELESS), serde_json::json!([]));
     browser.screenshot("phone-line.png");
     apply("gate", "line");
     let gate = watched(&daemon, "gate").unwrap();

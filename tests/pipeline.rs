@@ -242,6 +242,7 @@ fn rig(source: Box<MadeSource>, gate: Option<Receiver<()>>) -> Rig {
                     mode: Visualize::Labels,
                     ..OverlayOptions::default()
                 },
+                colors: Default::default(),
                 privacy: None,
             },
             Duration::ZERO,

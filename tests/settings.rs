@@ -93,6 +93,16 @@ const KEYS: &[(&str, &[&str])] = &[
     ("overlay.score", &["0.5", "0", "1", "1.01", "-0.1", "nan"]),
     ("overlay.legend", &["true", "false"]),
     (
+        "overlay.colors",
+        &[
+            "{ class1 = \"#ff0000\", class2 = \"#00ff00\" }",
+            "{}",
+            "{ class1 = \"red\" }",
+            "{ class1 = \"#ff000\" }",
+            "{ unicorn = \"#ff0000\" }",
+        ],
+    ),
+    (
         "overlay.background",
         &[
             "\"blur\"",
@@ -444,6 +454,8 @@ fn a_reload_puts_in_force_what_it_can_and_names_the_rest() {
     let mut fleet = Fleet::new(running, &built, chooser);
     let new = settings(&[
         ("overlay.classes", "[\"class1\"]"),
+        ("overlay.colors", "{ class2 = \"#0102ff\" }"),
+        ("masks.smooth", "0.2"),
         ("model.max_inferences_per_second", "4"),
         ("capture.width", "320"),
         ("access.max_bitrate_kbps", "900"),
@@ -453,6 +465,8 @@ fn a_reload_puts_in_force_what_it_can_and_names_the_rest() {
     let restart = fleet.apply(prepared).unwrap();
     assert_eq!(restart, ["segd: [capture]", "access.max_bitrate_kbps"]);
     assert_eq!(control.looks().overlay.shown, Some(vec![1]));
+    assert_eq!(control.looks().colored()[2].color, [1, 2, 255]);
+    assert_eq!(control.schedule().unwrap().smooth.strength, 0.2);
     assert_eq!(control.infer_interval().as_millis(), 250);
     // What was named once is not named again.
     let same = settings(&[("capture.width", "320"), ("access.max_bitrate_kbps", "900")]);

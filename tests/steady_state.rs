@@ -158,6 +158,7 @@ fn allocations(frames: u64, masks: MaskPolicy, schedule: ScheduleOptions, gives:
             mode,
             ..OverlayOptions::default()
         },
+        colors: Default::default(),
         privacy: None,
     };
     let parts = Parts {

@@ -88,6 +88,7 @@ fn scenes(masks: MaskPolicy, hides: bool) -> Vec<Arc<Scene>> {
             mode: Visualize::Instances,
             ..OverlayOptions::default()
         },
+        colors: Default::default(),
         privacy: hides.then(|| Privacy {
             redact: RedactOptions {
                 how: vec![None, Some(How::Fill)],

@@ -114,6 +114,7 @@ impl VisualizeArgs {
             score: self.score,
             legend: self.legend,
             background: None,
+            colors: None,
         }
     }
 }

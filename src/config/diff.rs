@@ -14,7 +14,7 @@ pub struct CameraDiff {
 }
 
 /// What has changed between two settings. What is in neither list of a restart can be applied to what runs: who may watch,
-/// how masks are drawn, what is hidden, how often the network may run, and the model.
+/// how masks are drawn and made, what is hidden, how often the network may run, and the model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diff {
     /// The cameras that are in both, by name.
@@ -80,16 +80,6 @@ impl CameraSettings {
             )
         };
         differ("[capture]", capture(old) != capture(new));
-        // Whether something is hidden decides on the schedule too, which is said below.
-        let hides = old.hiding.is_on() != new.hiding.is_on();
-        differ(
-            "[masks]",
-            !hides && old.pipeline.schedule != new.pipeline.schedule,
-        );
-        differ(
-            "[privacy] is new or gone, and with it how often masks are made: this",
-            hides,
-        );
         let stream = |camera: &Self| {
             let stream = &camera.stream;
             (
@@ -139,6 +129,8 @@ mod tests {
             "overlay.alpha = 0.2",
             "overlay = { classes = [\"person\"], visualize = \"mask\" }",
             "model.max_inferences_per_second = 3",
+            "masks = { smooth = 0.1, every = 3, propagate = false }",
+            "privacy.blur = [\"person\"]",
             "model.size = 96",
             "access.max_clients = 3",
             "access.insecure = true",
@@ -159,11 +151,6 @@ mod tests {
         for (new, expected) in [
             ("capture.width = 320", "segd: [capture]"),
             ("capture.stall_timeout_ms = 900", "segd: [capture]"),
-            ("masks.smooth = 0.1", "segd: [masks]"),
-            (
-                "privacy.blur = [\"person\"]",
-                "segd: [privacy] is new or gone, and with it how often masks are made: this",
-            ),
             ("stream.bitrate_kbps = 900", "segd: [stream]"),
             ("record.keep_hours = 900", "segd: [record]"),
             ("clips.before_s = 9", "segd: [clips]"),

@@ -1,5 +1,6 @@
 //! Keys written into a configuration file, which otherwise stays as it was written, comments included.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use similar::{ChangeTag, TextDiff};
@@ -20,6 +21,10 @@ pub enum KeyValue {
     Texts(Vec<String>),
     /// A number.
     Number(f64),
+    /// A whole number.
+    Whole(u32),
+    /// Texts by their names.
+    Named(BTreeMap<String, String>),
     /// Yes or no.
     Bool(bool),
     /// The default: the key is not there.
@@ -32,6 +37,8 @@ impl KeyValue {
             Self::Text(text) => text.into(),
             Self::Texts(texts) => Value::Array(texts.iter().collect::<Array>()),
             Self::Number(number) => (*number).into(),
+            Self::Whole(number) => i64::from(*number).into(),
+            Self::Named(texts) => Value::InlineTable(texts.iter().collect()),
             Self::Bool(yes) => (*yes).into(),
             Self::Absent => return None,
         })

@@ -1,5 +1,6 @@
 //! The second step: what can only be checked against a model's contract.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ pub struct Drawing {
     pub(super) options: OverlayOptions,
     /// Names of the classes to draw; all but the background if absent.
     pub(super) classes: Option<Vec<String>>,
+    /// Names of classes that are drawn in another colour than their model's.
+    pub(super) colors: Vec<(String, [u8; 3])>,
 }
 
 impl Drawing {
@@ -37,6 +40,16 @@ impl Drawing {
             options.shown = Some(labels.collect::<Result<_>>()?);
         }
         Ok(options)
+    }
+}
+
+impl Drawing {
+    fn colors_of(&self, classes: &[Class], model: &str) -> Result<BTreeMap<u8, [u8; 3]>> {
+        let label = |(name, color): &(String, [u8; 3])| {
+            let label = class_label(name, classes, model).map_err(|e| e.within("overlay.colors"))?;
+            Ok((label, *color))
+        };
+        self.colors.iter().map(label).collect()
     }
 }
 
@@ -92,6 +105,7 @@ impl CameraSettings {
         Ok(Looks {
             model: ModelInfo::of(contract, generation),
             overlay: self.drawing.options(contract)?,
+            colors: self.drawing.colors_of(&contract.classes, &contract.name)?,
             privacy,
         })
     }
@@ -105,6 +119,7 @@ impl CameraSettings {
         check_watched(&self.watch, &model.classes, &model.name, privacy.as_ref())?;
         Ok(Looks {
             overlay: self.drawing.options_of(&model.classes, &model.name)?,
+            colors: self.drawing.colors_of(&model.classes, &model.name)?,
             privacy,
             model: model.clone(),
         })

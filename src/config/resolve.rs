@@ -164,7 +164,10 @@ pub(super) fn infer_interval(section: &ModelSection) -> Result<Duration> {
 }
 
 /// Which frames are segmented. `hides`: masks hide something.
-pub(super) fn schedule(section: &MasksSection, hides: bool) -> Result<ScheduleOptions> {
+///
+/// # Errors
+/// Usage, naming the key.
+pub fn schedule(section: &MasksSection, hides: bool) -> Result<ScheduleOptions> {
     let mut options = ScheduleOptions::default();
     let ms = |key: &str, value: f64, least: f64| -> Result<Duration> {
         Ok(Duration::from_secs_f64(
@@ -305,26 +308,41 @@ pub fn drawing(section: &OverlaySection) -> Result<Drawing> {
         }
         options.behind = Some(behind(text)?);
     }
+    let colors = section.colors.iter().flatten();
+    let colors = colors.map(|(name, text)| Ok((name.clone(), color("overlay.colors", text)?)));
     Ok(Drawing {
         options,
         classes: section.classes.clone(),
+        colors: colors.collect::<Result<_>>()?,
     })
 }
 
-/// What stands in place of the background.
-fn behind(text: &str) -> Result<Behind> {
+/// A colour that is written as `#rrggbb`.
+///
+/// # Errors
+/// Usage, naming the key.
+pub fn color(key: &str, text: &str) -> Result<[u8; 3]> {
+    let digits = text.strip_prefix('#').filter(|digits| digits.len() == 6);
+    let number = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    let [_, rgb @ ..] = number
+        .ok_or_else(|| {
+            Error::usage(format!("{key} = {text:?} is no colour"))
+                .hint("expected six hexadecimal digits, such as #00b140")
+        })?
+        .to_be_bytes();
+    Ok(rgb)
+}
+
+/// What stands in place of the background: `blur`, a colour, or the file of a picture.
+///
+/// # Errors
+/// Usage, naming the key.
+pub fn behind(text: &str) -> Result<Behind> {
     if text == "blur" {
         return Ok(Behind::Blur);
     }
-    if let Some(digits) = text.strip_prefix('#') {
-        let number = u32::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 6);
-        let [_, rgb @ ..] = number
-            .ok_or_else(|| {
-                Error::usage(format!("overlay.background = {text:?} is no colour"))
-                    .hint("expected six hexadecimal digits, such as #00b140")
-            })?
-            .to_be_bytes();
-        return Ok(Behind::Color(rgb));
+    if text.starts_with('#') {
+        return Ok(Behind::Color(color("overlay.background", text)?));
     }
     let picture = read_rgb(Path::new(text)).map_err(|e| {
         Error::usage(format!("overlay.background = {text:?} is no picture"))

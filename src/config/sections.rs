@@ -197,6 +197,8 @@ section! {
         score: f32,
         /// Draw the names of the classes in the picture.
         legend: bool,
+        /// Colours of classes, `#rrggbb`, in place of the model's.
+        colors: BTreeMap<String, String>,
         /// What stands in place of all but the classes: `blur`, a colour (`#rrggbb`), or a picture's file.
         background: String,
     }

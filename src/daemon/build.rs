@@ -70,6 +70,7 @@ pub fn build_camera(settings: &CameraSettings, chooser: &Chooser, metrics: Arc<M
     }
     let choice = chooser.choose_for(&settings.model, model)?;
     let control = Control::new(looks, settings.infer_interval);
+    control.set_schedule(settings.pipeline.schedule);
     let mut outputs: Vec<Box<dyn OutputOpener>> = Vec::new();
     for output in &settings.outputs {
         match output {

@@ -10,10 +10,11 @@ mod clips;
 mod events;
 mod hint;
 pub mod reload;
+mod steering;
 pub mod status;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded, never};
@@ -31,7 +32,8 @@ use vision::infer::Device;
 
 pub use build::{Built, build, build_camera};
 pub use check::check_outputs;
-use reload::{Fleet, locked};
+use reload::Fleet;
+use steering::Steering;
 
 /// How long after the start nothing but a missing camera counts as unwell.
 const WARM_UP: Duration = Duration::from_secs(20);
@@ -68,10 +70,10 @@ pub fn run(origin: Origin, watches_config: bool) -> Result<()> {
     let signals = signals(notify::stopping)?;
     let fleet = Fleet::new(settings.clone(), &built, chooser);
     let gate = fleet.gate();
-    let fleet = Arc::new(Mutex::new(fleet));
+    let steering = Steering::new(fleet);
     let _http = if live {
         let app = web::App::new(health.clone(), gate).with_origin(origin.clone());
-        serve_health(&settings, app.with_changer(fleet.clone()))?
+        serve_health(&settings, app.with_changer(steering.clone()))?
     } else {
         None
     };
@@ -82,7 +84,7 @@ pub fn run(origin: Origin, watches_config: bool) -> Result<()> {
         _ => None,
     };
     {
-        let mut fleet = locked(&fleet);
+        let mut fleet = steering.fleet();
         fleet.upgrade()?;
         fleet.watch(&desk, &health)?;
     }
@@ -99,7 +101,7 @@ pub fn run(origin: Origin, watches_config: bool) -> Result<()> {
     });
     let jobs = jobs.collect();
     let _notify = notify::start(health.clone())?;
-    let _reload = reload::on_signal([signals.reload, changed], origin, fleet, health)?;
+    let _reload = reload::on_signal([signals.reload, changed], origin, steering, health)?;
     let ended = run_all(jobs, &signals.stop);
     desk.close();
     ended.map(drop)

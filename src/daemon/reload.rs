@@ -1,7 +1,7 @@
 //! A changed configuration for pipelines that run: everything is read, checked and prepared before anything changes.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use crossbeam_channel::{Receiver, select_biased};
 use tracing::{error, info, warn};
@@ -9,18 +9,21 @@ use tracing::{error, info, warn};
 use super::build::{Built, engine};
 use super::check::check_outputs;
 use super::events;
-use crate::choose::{Choice, Chooser};
+use super::steering::Steering;
+use crate::choose::{Choice, ChoiceOptions, Chooser};
 use crate::clock::{SharedClock, Stop};
 use crate::config::{CameraSettings, LineLayer, Origin, Settings, ZoneLayer, check_watched};
 use crate::events::watch::WatcherParts;
-use crate::events::{EventDesk, Watching};
+use crate::events::{EventDesk, Watch, Watching};
 use crate::health::{Health, notify};
 use crate::metrics::Metrics;
 use crate::pipeline::control::{Control, Looks, NextModel};
 use crate::supervise::Background;
 use crate::upgrade::{self, Upgrade};
-use crate::web::{Changer, Gate};
+use crate::web::Gate;
 use vision::error::{Error, Result};
+use vision::model::contract::Contract;
+use vision::scene::ModelInfo;
 use vision::segment::Engine;
 
 /// A pipeline that runs.
@@ -269,6 +272,7 @@ impl Fleet {
             };
             *settings = change.settings;
             running.control.set_infer_interval(settings.infer_interval);
+            running.control.set_schedule(settings.pipeline.schedule);
             if let Some(watching) = &mut running.watching {
                 watching.set(settings.watch.clone())?;
             }
@@ -308,28 +312,105 @@ impl Fleet {
         }
         Ok(())
     }
+
+    /// What is watched in the pictures of `camera`.
+    pub(super) fn watch_of(&self, camera: &str) -> Watch {
+        self.settings
+            .camera(camera)
+            .map(|camera| camera.watch.clone())
+            .unwrap_or_default()
+    }
+
+    /// What is needed to load another model beside the one that runs for `camera`.
+    ///
+    /// # Errors
+    /// Usage if there is no such camera.
+    pub(super) fn begin_model(&self, camera: &str, model: &str) -> Result<Loading> {
+        let mut cameras = self.settings.cameras.iter().zip(&self.running);
+        let found = cameras.find(|(settings, _)| settings.name == camera);
+        let (settings, running) = found.ok_or_else(|| Error::usage(format!("no camera {camera:?}")))?;
+        let replaced = settings.model.clone();
+        Ok(Loading {
+            wanted: ChoiceOptions {
+                model: model.to_owned(),
+                ..replaced.clone()
+            },
+            replaced,
+            chooser: self.chooser.clone(),
+            control: running.control.clone(),
+            metrics: running.metrics.clone(),
+        })
+    }
+
+    /// Swaps a loaded model in, shown in the way in which masks are shown now; gives its generation.
+    ///
+    /// # Errors
+    /// Usage, and nothing is changed, if the configuration was read again meanwhile, or the model lacks a class that is hidden
+    /// or that a zone or line looks for; fatal if a thread can't be started.
+    pub(super) fn end_model(
+        &mut self,
+        camera: &str,
+        loading: &Loading,
+        engine: Engine,
+        choice: Choice,
+    ) -> Result<u64> {
+        let mut cameras = self.settings.cameras.iter_mut().zip(&mut self.running);
+        let found = cameras.find(|(settings, _)| settings.name == camera);
+        let (settings, running) = found.ok_or_else(|| Error::usage(format!("no camera {camera:?}")))?;
+        if !settings.model.asks_the_same(&loading.replaced) {
+            return Err(Error::usage(
+                "the configuration was read again meanwhile, and has changed the model",
+            ));
+        }
+        let generation = running.generation + 1;
+        let looks = loading.looks(&choice.model.contract, generation, &settings.watch)?;
+        settings.model.clone_from(&loading.wanted);
+        running.generation = generation;
+        running.choice = choice;
+        running.control.swap_model(NextModel {
+            engine,
+            looks: Arc::new(looks),
+        });
+        running.upgrade(&self.chooser)?;
+        Ok(generation)
+    }
 }
 
-/// A fleet that is changed from several sides.
-pub type SharedFleet = Arc<Mutex<Fleet>>;
-
-/// The fleet, once nobody else changes it. A panic in between leaves each pipeline as it was or as it was to be.
-pub fn locked(fleet: &Mutex<Fleet>) -> MutexGuard<'_, Fleet> {
-    fleet.lock().unwrap_or_else(|e| e.into_inner())
+/// A model that is being loaded for one pipeline.
+pub(super) struct Loading {
+    wanted: ChoiceOptions,
+    /// What was asked for before.
+    replaced: ChoiceOptions,
+    chooser: Arc<Chooser>,
+    pub(super) control: Arc<Control>,
+    metrics: Arc<Metrics>,
 }
 
-impl Changer for Mutex<Fleet> {
-    fn set_watch(&self, camera: &str, zones: &[ZoneLayer], lines: &[LineLayer]) -> Result<()> {
-        // A reload may take minutes to prepare a model, and other requests wait behind this one.
-        let mut fleet = match self.try_lock() {
-            Ok(fleet) => fleet,
-            Err(TryLockError::Poisoned(e)) => e.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::transient("the configuration is being read again")
-                    .hint("try once more in a moment"));
-            }
-        };
-        fleet.set_watch(camera, zones, lines)
+impl Loading {
+    /// How the model's masks are shown.
+    fn looks(&self, contract: &Contract, generation: u64, watch: &Watch) -> Result<Looks> {
+        let looks = self
+            .control
+            .looks()
+            .carried_to(ModelInfo::of(contract, generation))?;
+        check_watched(watch, &contract.classes, &contract.name, looks.privacy.as_ref())?;
+        Ok(looks)
+    }
+
+    /// Finds, tests and prepares the model. Takes seconds, or minutes where an engine is built.
+    ///
+    /// # Errors
+    /// What a start would refuse as well, or as [`Fleet::end_model`].
+    pub(super) fn load(&self, watch: &Watch) -> Result<(Engine, Choice)> {
+        let model = self.wanted.find()?;
+        // What is wrong with its classes is told before a backend is tried.
+        self.looks(&model.contract, 0, watch)?;
+        let choice = self.chooser.choose_for(&self.wanted, model)?;
+        let mut engine = engine(&choice, self.metrics.clone());
+        if let Some(format) = self.control.format() {
+            engine.prepare(format)?;
+        }
+        Ok((engine, choice))
     }
 }
 
@@ -347,7 +428,7 @@ fn apply_access(_access: &crate::output::access::RtspAccess) -> Result<()> {
 pub(super) fn on_signal(
     [asked, changed]: [Receiver<()>; 2],
     origin: Origin,
-    fleet: SharedFleet,
+    steering: Arc<Steering>,
     health: Health,
 ) -> Result<Background> {
     Background::spawn("reload", move |stop: &Stop| {
@@ -357,7 +438,7 @@ pub(super) fn on_signal(
                 recv(asked) -> fired => if fired.is_err() { return },
                 recv(changed) -> fired => if fired.is_err() { return },
             }
-            let mut fleet = locked(&fleet);
+            let mut fleet = steering.fleet();
             notify::reloading();
             if origin.file().is_none() {
                 warn!(
@@ -370,6 +451,7 @@ pub(super) fn on_signal(
             let prepared = origin.settings().and_then(|new| fleet.prepare(new));
             match prepared.and_then(|prepared| fleet.apply(prepared)) {
                 Ok(restart) => {
+                    steering.forget_models();
                     info!("the configuration was read again and is in force");
                     for key in &restart {
                         warn!("{key} has changed: that takes effect at the next start");

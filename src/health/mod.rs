@@ -213,6 +213,7 @@ pub(crate) mod tests {
                 classes: Vec::new(),
             }),
             overlay: OverlayOptions::default(),
+            colors: Default::default(),
             privacy: None,
         };
         let watched = Watched {

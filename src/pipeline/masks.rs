@@ -96,12 +96,13 @@ impl Masks {
         } else {
             frame.pts_ns
         };
+        self.take_options();
         let mut keys = match self.keys.take() {
             Some((format, keys)) if format == frame.format => keys,
             _ => Keys::new(frame.format.width, frame.format.height, KEYS),
         };
         let options = *self.scheduler.options();
-        if options.propagate || options.every.is_none() {
+        if options.follows_motion() {
             self.metrics
                 .time(Stage::Propagate, || keys.advance(&frame.image(), now_ns));
         }
@@ -113,6 +114,26 @@ impl Masks {
             self.keys = Some((frame.format, keys));
         }
         self.show(now_ns, &options)
+    }
+
+    /// Takes the schedule that somebody has changed.
+    fn take_options(&mut self) {
+        let now = *self.scheduler.options();
+        let Some(wanted) = self.control.schedule() else {
+            return;
+        };
+        let wanted = ScheduleOptions {
+            min_interval: now.min_interval,
+            ..wanted
+        };
+        if wanted == now {
+            return;
+        }
+        if wanted.follows_motion() != now.follows_motion() {
+            // The keys' motion has not been followed, or will not be.
+            self.keys = None;
+        }
+        self.scheduler.set_options(wanted);
     }
 
     fn decide(&mut self, keys: &Keys<Arc<TimedMask>>, now_ns: TimeNs) -> Option<Reason> {

@@ -37,7 +37,7 @@ pub(super) struct Painting {
 impl Painting {
     /// For frames of `format`; pictures go out as `out`, or as they are painted if `None`.
     pub(super) fn new(format: FrameFormat, looks: Arc<Looks>, out: Option<FrameFormat>) -> Self {
-        let painter = Painter::new(format, &looks.model.classes, looks.overlay.clone());
+        let painter = Painter::new(format, &looks.colored(), looks.overlay.clone());
         let painted = painter.output_format();
         let out = out.unwrap_or(painted);
         let fits = out != painted && out.pixel == PixelFormat::I420 && painted.pixel == PixelFormat::I420;

@@ -172,6 +172,7 @@ pub(crate) mod tests {
                 ],
             }),
             overlay: OverlayOptions::default(),
+            colors: Default::default(),
             privacy: hidden.map(|class| {
                 let mut how = vec![None; 3];
                 how[class] = Some(How::Blur);

@@ -209,6 +209,27 @@ pub trait Changer: Send + Sync {
     /// # Errors
     /// Usage, in the words of `check-config`, and nothing is changed; transient while the configuration is being read again.
     fn set_watch(&self, camera: &str, zones: &[ZoneLayer], lines: &[LineLayer]) -> Result<()>;
+
+    /// Begins to load a model beside the one that runs for `camera`, which it replaces once it is ready.
+    ///
+    /// # Errors
+    /// Usage if there is no such model; transient while one is being loaded, or the configuration is being read again; fatal if
+    /// a thread can't be started.
+    fn load_model(&self, camera: &str, model: &str) -> Result<()>;
+
+    /// What has become of that.
+    fn models(&self, camera: &str) -> Models;
+}
+
+/// What is known of the models that were asked for over HTTP.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Models {
+    /// The model that runs because it was asked for; `None` if the configuration's does.
+    pub chosen: Option<String>,
+    /// The model that is being loaded.
+    pub loading: Option<String>,
+    /// The model that could not be loaded last, and why.
+    pub failed: Option<(String, String)>,
 }
 
 /// What all handlers share.

@@ -9,20 +9,21 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
-use super::app::App;
+use super::app::{App, Changer};
 use super::camera::{Asked, find};
 use super::off_thread::off_thread;
 use crate::config::edit::{Edit, Key, KeyValue};
-use crate::config::{Origin, check_range, class_label};
+use crate::config::{self, MasksSection, Origin, check_range, class_label};
 use crate::events::Watch;
 use crate::events::desk::CameraState;
 use crate::health::{Health, Watched};
 use crate::pipeline::control::{Looks, Privacy};
+use crate::schedule::ScheduleOptions;
 use vision::error::Error;
-use vision::overlay::Visualize;
+use vision::overlay::{Behind, Visualize};
 use vision::redact::{How, RedactOptions};
 
 /// How far around a class is hidden that the configuration hides nothing of, as a share of the picture's height.
@@ -40,6 +41,24 @@ pub(super) struct Change {
     legend: Option<bool>,
     /// Classes that are to be hidden from now on, and how.
     hide: BTreeMap<String, How>,
+    /// Classes and their colours, `#rrggbb`; `null` for the model's own.
+    colors: BTreeMap<String, Option<String>>,
+    smooth: Option<f64>,
+    /// `blur` or a colour; `null` for none.
+    #[serde(deserialize_with = "said")]
+    background: Option<Option<String>>,
+    // Of each of these `null` is the default.
+    #[serde(deserialize_with = "said")]
+    max_mask_age_ms: Option<Option<f64>>,
+    #[serde(deserialize_with = "said")]
+    cpu_budget: Option<Option<f64>>,
+    #[serde(deserialize_with = "said")]
+    every: Option<Option<u32>>,
+}
+
+/// What a key says, which may be `null`.
+fn said<'de, D: Deserializer<'de>, T: Deserialize<'de>>(value: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(value).map(Some)
 }
 
 /// Classes that are drawn.
@@ -85,6 +104,26 @@ impl Change {
         if let Some(legend) = self.legend {
             looks.overlay.legend = legend;
         }
+        match self.background.as_ref().map(Option::as_deref) {
+            None => {}
+            Some(None) => looks.overlay.behind = None,
+            Some(Some(text)) if text == "blur" || text.starts_with('#') => {
+                looks.overlay.behind = Some(config::behind(text)?);
+            }
+            Some(Some(text)) => {
+                return Err(Error::usage(format!(
+                    "overlay.background = {text:?}, expected blur or a colour such as #00b140"
+                ))
+                .hint("a picture is chosen in the configuration file"));
+            }
+        }
+        if looks.overlay.behind.is_some() && looks.overlay.mode != Visualize::Overlay {
+            return Err(Error::usage(format!(
+                "overlay.background is set, and overlay.visualize = \"{}\"",
+                looks.overlay.mode
+            ))
+            .hint("what stays in front of a background is shown as it is"));
+        }
         match &self.classes {
             None => {}
             Some(Shown::All(All::All)) => looks.overlay.shown = None,
@@ -92,6 +131,13 @@ impl Change {
                 let labels = names.iter().map(|name| class_label(name, classes, model));
                 looks.overlay.shown = Some(labels.collect::<Result<_, _>>()?);
             }
+        }
+        for (name, color) in &self.colors {
+            let label = class_label(name, classes, model)?;
+            match color {
+                Some(text) => looks.colors.insert(label, config::color("overlay.colors", text)?),
+                None => looks.colors.remove(&label),
+            };
         }
         for (name, how) in &self.hide {
             let label = usize::from(class_label(name, classes, model)?);
@@ -119,8 +165,59 @@ impl Change {
     }
 }
 
-/// The keys of the configuration that make masks look like this.
-fn keys(looks: &Looks) -> Vec<Key> {
+impl Change {
+    /// Which frames are segmented after the change, if it says anything of that. `hides`: something is hidden.
+    ///
+    /// # Errors
+    /// Usage, naming the key.
+    fn reschedule(&self, now: &ScheduleOptions, hides: bool) -> Result<Option<ScheduleOptions>, Error> {
+        let mut section = masks(now);
+        section.smooth = self.smooth.or(section.smooth);
+        section.max_mask_age_ms = self.max_mask_age_ms.unwrap_or(section.max_mask_age_ms);
+        section.cpu_budget = self.cpu_budget.unwrap_or(section.cpu_budget);
+        section.every = self.every.unwrap_or(section.every);
+        let wanted = config::schedule(&section, hides)?;
+        Ok((wanted != *now).then_some(wanted))
+    }
+}
+
+/// The keys of `[masks]` that make this schedule; those that say what the default is are left out.
+fn masks(schedule: &ScheduleOptions) -> MasksSection {
+    let default = ScheduleOptions::default();
+    let ms = |time: Duration| time.as_nanos() as f64 / 1e6;
+    let ages = |options: &ScheduleOptions| (options.max_mask_age, options.hide_after);
+    MasksSection {
+        cpu_budget: schedule.cpu_budget,
+        max_mask_age_ms: (ages(schedule) != ages(&default)).then(|| ms(schedule.max_mask_age)),
+        every: schedule.every,
+        wait_ms: (schedule.wait != default.wait).then(|| ms(schedule.wait)),
+        propagate: (schedule.propagate != default.propagate).then_some(schedule.propagate),
+        smooth: (schedule.smooth.strength != default.smooth.strength)
+            .then(|| rounded(schedule.smooth.strength)),
+    }
+}
+
+/// A number that was kept in fewer bits, as it was written.
+fn rounded(number: f32) -> f64 {
+    (f64::from(number) * 1000.0).round() / 1000.0
+}
+
+/// `#rrggbb`
+fn color_text([r, g, b]: [u8; 3]) -> String {
+    format!("#{r:02x}{g:02x}{b:02x}")
+}
+
+/// What stands behind the classes, as it is written; a picture, whose file is not known any more, as `picture`.
+fn background(looks: &Looks) -> Option<String> {
+    Some(match looks.overlay.behind.as_ref()? {
+        Behind::Blur => "blur".to_owned(),
+        Behind::Color(color) => color_text(*color),
+        Behind::Picture(_) => "picture".to_owned(),
+    })
+}
+
+/// The keys of the configuration that make masks look like this, and be made like this.
+fn keys(looks: &Looks, schedule: Option<&ScheduleOptions>) -> Vec<Key> {
     let names = |labels: &mut dyn Iterator<Item = usize>| -> Vec<String> {
         labels
             .filter_map(|label| looks.model.classes.get(label))
@@ -128,14 +225,22 @@ fn keys(looks: &Looks) -> Vec<Key> {
             .collect()
     };
     let shown = looks.overlay.shown.as_ref();
-    let alpha = (f64::from(looks.overlay.alpha) * 1000.0).round() / 1000.0;
+    let colors = looks.colors.iter().filter_map(|(label, color)| {
+        let class = looks.model.classes.get(usize::from(*label))?;
+        Some((class.name.clone(), color_text(*color)))
+    });
+    let colors: BTreeMap<String, String> = colors.collect();
+    let colors = match colors.is_empty() {
+        true => KeyValue::Absent,
+        false => KeyValue::Named(colors),
+    };
     let mut keys: Vec<Key> = vec![
         (
             "overlay",
             "visualize",
             KeyValue::Text(looks.overlay.mode.as_str().into()),
         ),
-        ("overlay", "alpha", KeyValue::Number(alpha)),
+        ("overlay", "alpha", KeyValue::Number(rounded(looks.overlay.alpha))),
         ("overlay", "legend", KeyValue::Bool(looks.overlay.legend)),
         (
             "overlay",
@@ -145,6 +250,21 @@ fn keys(looks: &Looks) -> Vec<Key> {
             }),
         ),
     ];
+    keys.push(("overlay", "colors", colors));
+    let behind = background(looks).map_or(KeyValue::Absent, KeyValue::Text);
+    keys.push(("overlay", "background", behind));
+    if let Some(schedule) = schedule {
+        let masks = masks(schedule);
+        let number = |value: Option<f64>| value.map_or(KeyValue::Absent, KeyValue::Number);
+        keys.push(("masks", "smooth", number(masks.smooth)));
+        keys.push(("masks", "max_mask_age_ms", number(masks.max_mask_age_ms)));
+        keys.push(("masks", "cpu_budget", number(masks.cpu_budget)));
+        keys.push((
+            "masks",
+            "every",
+            masks.every.map_or(KeyValue::Absent, KeyValue::Whole),
+        ));
+    }
     for way in WAYS {
         let hidden = looks.privacy.iter().flat_map(|privacy| {
             let how = privacy.redact.how.iter().enumerate();
@@ -167,16 +287,21 @@ fn keys(looks: &Looks) -> Vec<Key> {
 pub(super) struct Now {
     camera: String,
     looks: Arc<Looks>,
+    schedule: Option<ScheduleOptions>,
+    /// The model that runs in place of the configuration's.
+    chosen: Option<String>,
     /// `None` where nothing is ever watched.
     watch: Option<Arc<Watch>>,
 }
 
 impl Now {
     /// What runs for a camera.
-    pub(super) fn of(camera: &Watched, health: &Health) -> Self {
+    pub(super) fn of(camera: &Watched, health: &Health, changer: Option<&dyn Changer>) -> Self {
         Self {
             camera: camera.name.clone(),
             looks: camera.control.looks(),
+            schedule: camera.control.schedule(),
+            chosen: changer.and_then(|changer| changer.models(&camera.name).chosen),
             watch: state_of(&camera.name, health).map(|state| state.watch()),
         }
     }
@@ -187,16 +312,25 @@ impl Now {
         let Some(camera) = settings.camera(&self.camera) else {
             return Ok(Edit::default());
         };
-        let file = keys(&camera.looks_of(&self.looks.model)?);
-        let differ = keys(&self.looks).into_iter().zip(file);
+        // Where the pipeline is on its own nobody can change the schedule.
+        let schedule = self.schedule.as_ref().map(|_| &camera.pipeline.schedule);
+        let chosen = self.chosen.as_ref().filter(|name| **name != camera.model.model);
+        let looks = match chosen {
+            None => camera.looks_of(&self.looks.model)?,
+            // The file's classes are those of its own model.
+            Some(_) => camera.looks(&camera.model.find()?.contract, 0)?,
+        };
+        let file = keys(&looks, schedule);
+        let model = chosen.map(|name| ("model", "name", KeyValue::Text(name.clone())));
+        let differ = keys(&self.looks, self.schedule.as_ref()).into_iter().zip(file);
         let watch = self
             .watch
             .as_deref()
             .filter(|now| !places(now, &camera.watch).is_empty());
         Ok(Edit {
-            keys: differ
-                .filter(|(now, file)| now != file)
-                .map(|(now, _)| now)
+            keys: model
+                .into_iter()
+                .chain(differ.filter(|(now, file)| now != file).map(|(now, _)| now))
                 .collect(),
             watch: watch.cloned(),
         })
@@ -256,8 +390,10 @@ pub(super) fn with_difference(mut value: Value, now: &Now, origin: Option<&Origi
     value
 }
 
-fn to_json(camera: &str, looks: &Looks) -> Value {
-    let classes = looks.model.classes.iter().enumerate().map(|(label, class)| {
+fn to_json(now: &Now) -> Value {
+    let looks = &now.looks;
+    let colored = looks.colored();
+    let classes = colored.iter().enumerate().map(|(label, class)| {
         let is_shown = match &looks.overlay.shown {
             None => !class.background,
             Some(shown) => shown.iter().any(|shown| usize::from(*shown) == label),
@@ -266,28 +402,35 @@ fn to_json(camera: &str, looks: &Looks) -> Value {
             .privacy
             .as_ref()
             .and_then(|privacy| *privacy.redact.how.get(label)?);
-        let [r, g, b] = class.color;
         json!({
             "name": class.name,
-            "color": format!("#{r:02x}{g:02x}{b:02x}"),
+            "color": color_text(class.color),
+            "is_own_color": !looks.colors.keys().any(|of| usize::from(*of) == label),
             "is_background": class.background,
             "is_shown": is_shown,
             "hidden": hidden.map(name_of),
         })
     });
     json!({
-        "camera": camera,
+        "camera": now.camera,
         "model": looks.model.name,
         "classes": classes.collect::<Vec<_>>(),
         "visualize": looks.overlay.mode.as_str(),
         "alpha": looks.overlay.alpha,
         "legend": looks.overlay.legend,
+        "background": background(looks),
+        "masks": now.schedule.as_ref().map(masks).map(|masks| json!({
+            "smooth": masks.smooth.unwrap_or(rounded(ScheduleOptions::default().smooth.strength)),
+            "max_mask_age_ms": masks.max_mask_age_ms,
+            "cpu_budget": masks.cpu_budget,
+            "every": masks.every,
+        })),
     })
 }
 
 async fn told(now: Now, origin: Option<Arc<Origin>>) -> Response {
     // It reads the file.
-    let json = off_thread(move || with_difference(to_json(&now.camera, &now.looks), &now, origin.as_deref()));
+    let json = off_thread(move || with_difference(to_json(&now), &now, origin.as_deref()));
     match json.await {
         Ok(value) => ([(CONTENT_TYPE, "application/json")], format!("{value:#}\n")).into_response(),
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{e}\n")).into_response(),
@@ -301,12 +444,19 @@ pub(super) async fn controls(
     Query(asked): Query<Asked>,
 ) -> Response {
     match find(&health, &asked) {
-        Ok(camera) => told(Now::of(camera, &health), app.origin()).await,
+        Ok(camera) => {
+            told(
+                Now::of(camera, &health, app.changer().ok().as_deref()),
+                app.origin(),
+            )
+            .await
+        }
         Err(unknown) => unknown.into_response(),
     }
 }
 
-/// 200 and how masks are shown from now on; 404 for no such camera; 422 for a mistake, with `check-config`'s words.
+/// 200 and how masks are shown from now on; 404 for no such camera; 422 for a mistake, with `check-config`'s words;
+/// 503 while a model is being loaded.
 pub(super) async fn change(
     State(app): State<App>,
     State(health): State<Health>,
@@ -320,6 +470,19 @@ pub(super) async fn change(
     let change: Change = match serde_json::from_str(&body) {
         Ok(change) => change,
         Err(why) => return (StatusCode::UNPROCESSABLE_ENTITY, format!("{why}\n")).into_response(),
+    };
+    let models = app.changer().map(|changer| changer.models(&camera.name));
+    if models.is_ok_and(|models| models.loading.is_some()) {
+        // It takes over how masks are shown now, and would forget what is changed in between.
+        let wait = "a model is being loaded: try once more in a moment\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, wait).into_response();
+    }
+    let before = camera.control.looks();
+    let hides = before.privacy.is_some() || !change.hide.is_empty();
+    let schedule = camera.control.schedule();
+    let schedule = match schedule.map(|now| change.reschedule(&now, hides)).transpose() {
+        Ok(schedule) => schedule.flatten(),
+        Err(e) => return (StatusCode::UNPROCESSABLE_ENTITY, format!("{e}\n")).into_response(),
     };
     let mut mistake = None;
     camera.control.change_looks(|now| match change.apply(now) {
@@ -335,8 +498,15 @@ pub(super) async fn change(
     match mistake {
         Some(e) => (StatusCode::UNPROCESSABLE_ENTITY, format!("{e}\n")).into_response(),
         None => {
+            if let Some(schedule) = schedule {
+                camera.control.set_schedule(schedule);
+            }
             tracing::info!(camera = camera.name, ?change, "changed over HTTP");
-            told(Now::of(camera, &health), app.origin()).await
+            told(
+                Now::of(camera, &health, app.changer().ok().as_deref()),
+                app.origin(),
+            )
+            .await
         }
     }
 }
@@ -354,7 +524,7 @@ pub(super) async fn save(
     let Some(origin) = app.origin() else {
         return (StatusCode::CONFLICT, "there is no configuration file\n").into_response();
     };
-    let now = Now::of(camera, &health);
+    let now = Now::of(camera, &health, app.changer().ok().as_deref());
     let saved = off_thread(move || {
         let edit = now.unsaved(&origin)?;
         origin.edit(&now.camera, &edit)?.write()
@@ -373,6 +543,7 @@ mod tests {
     use crate::output::access::RtspAccess;
     use crate::web::tests::{Answer, ask, get, serve, serve_app};
     use crate::web::{App, Gate};
+    use clap::ValueEnum;
     use std::net::SocketAddr;
     use vision::model::contract::Class;
     use vision::overlay::OverlayOptions;
@@ -396,6 +567,7 @@ mod tests {
                 ],
             }),
             overlay: OverlayOptions::default(),
+            colors: Default::default(),
             privacy: None,
         }
     }
@@ -426,6 +598,9 @@ mod tests {
             (0.25, Visualize::SideBySide, false)
         );
         assert_eq!(after.overlay.shown, Some(vec![1]));
+        let green = changed(&before, "{\"background\": \"#00B140\"}").unwrap();
+        assert_eq!(background(&green).as_deref(), Some("#00b140"));
+        assert_eq!(changed(&green, "{\"background\": null}").unwrap(), before);
         let all = changed(&after, "{\"classes\": \"all\"}").unwrap();
         assert_eq!((all.overlay.shown, all.overlay.alpha), (None, 0.25));
         assert_eq!(changed(&before, "{}").unwrap(), before);
@@ -440,6 +615,19 @@ mod tests {
             ("{\"visualize\": \"wild\"}", "unknown variant"),
             ("{\"opacity\": 1}", "unknown field"),
             ("{\"hide\": {\"dog\": \"blur\"}}", "no class \"dog\""),
+            (
+                "{\"background\": \"/etc/passwd\"}",
+                "overlay.background = \"/etc/passwd\", expected blur",
+            ),
+            (
+                "{\"background\": \"blur\", \"visualize\": \"mask\"}",
+                "overlay.visualize = \"mask\"",
+            ),
+            (
+                "{\"colors\": {\"cat\": \"red\"}}",
+                "overlay.colors = \"red\" is no colour",
+            ),
+            ("{\"colors\": {\"dog\": \"#ff0000\"}}", "no class \"dog\""),
             ("{\"alpha\": 1", "EOF"),
         ] {
             let said = changed(&looks(), change).unwrap_err();
@@ -460,6 +648,81 @@ mod tests {
         );
         let fill = changed(&hidden, "{\"hide\": {\"person\": \"fill\"}}").unwrap();
         assert_eq!(fill.privacy.unwrap().redact.how[2], Some(How::Fill));
+    }
+
+    #[test]
+    fn the_page_and_the_description_have_each_style() {
+        let names: BTreeSet<&str> = Visualize::value_variants()
+            .iter()
+            .map(|mode| mode.as_str())
+            .collect();
+        let described: Value = serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap();
+        let described = &described["components"]["schemas"]["Change"]["properties"]["visualize"]["enum"];
+        let described = described.as_array().unwrap().iter();
+        let described: BTreeSet<&str> = described.map(|name| name.as_str().unwrap()).collect();
+        assert_eq!(described, names);
+        let script = include_str!("static/controls.js");
+        let styles = script
+            .lines()
+            .find_map(|line| line.strip_prefix("const STYLES = ["));
+        let styles = styles.and_then(|line| line.strip_suffix("];")).unwrap();
+        let styles: BTreeSet<&str> = styles.split(", ").map(|name| name.trim_matches('"')).collect();
+        assert_eq!(styles, names);
+    }
+
+    #[test]
+    fn colours_change_and_go_back_to_the_model_s() {
+        let red = changed(&looks(), "{\"colors\": {\"Cat\": \"#ff0010\"}}").unwrap();
+        assert_eq!(red.colored()[1].color, [255, 0, 16]);
+        assert_eq!(
+            red.model.classes[1].color,
+            [1, 2, 255],
+            "programs see the model's"
+        );
+        let named = BTreeMap::from([("cat".to_owned(), "#ff0010".to_owned())]);
+        assert!(keys(&red, None).contains(&("overlay", "colors", KeyValue::Named(named))));
+        assert_eq!(changed(&red, "{\"colors\": {\"cat\": null}}").unwrap(), looks());
+    }
+
+    #[test]
+    fn how_masks_are_made_changes_by_the_configuration_s_rules() {
+        let now = ScheduleOptions::default();
+        let changed = |now: &ScheduleOptions, change: &str, hides| {
+            let change: Change = serde_json::from_str(change).unwrap();
+            change.reschedule(now, hides).map_err(|e| e.to_string())
+        };
+        assert_eq!(
+            changed(&now, "{\"alpha\": 0.2, \"every\": null}", false).unwrap(),
+            None
+        );
+        let asked = "{\"smooth\": 0.8, \"max_mask_age_ms\": 250.5, \"cpu_budget\": 1.5, \"every\": 4}";
+        let all = changed(&now, asked, false).unwrap().unwrap();
+        assert_eq!(
+            (all.smooth.strength, all.every, all.cpu_budget),
+            (0.8, Some(4), Some(1.5))
+        );
+        assert_eq!(
+            (all.max_mask_age, all.hide_after),
+            (Duration::from_micros(250_500), all.max_mask_age)
+        );
+        assert_eq!(
+            config::schedule(&masks(&all), false).unwrap(),
+            all,
+            "its keys make it again"
+        );
+        let back = "{\"smooth\": 0.5, \"max_mask_age_ms\": null, \"cpu_budget\": null, \"every\": null}";
+        assert_eq!(changed(&all, back, false).unwrap(), Some(now));
+        // What hides needs each mask that there is time for.
+        assert_eq!(changed(&now, "{}", true).unwrap().unwrap().every, Some(1));
+        assert_eq!(changed(&all, "{}", true).unwrap(), None);
+        for (change, part) in [
+            ("{\"smooth\": 1}", "masks.smooth = 1, expected 0 to 0.95"),
+            ("{\"every\": 0}", "masks.every = 0, expected 1"),
+            ("{\"cpu_budget\": 0}", "masks.cpu_budget = 0"),
+        ] {
+            let said = changed(&now, change, false).unwrap_err();
+            assert!(said.contains(part), "{change}: {said}");
+        }
     }
 
     #[test]
@@ -484,7 +747,7 @@ mod tests {
 
         let now = told(&get(address, "/controls"));
         assert_eq!(now["unsaved"], json!([]));
-        let cat = json!({ "name": "cat", "color": "#0102ff", "is_background": false, "is_shown": true, "hidden": null });
+        let cat = json!({ "name": "cat", "color": "#0102ff", "is_own_color": true, "is_background": false, "is_shown": true, "hidden": null });
         assert_eq!(now["classes"][1], cat);
         assert_eq!(now["classes"][0]["is_shown"], false);
 

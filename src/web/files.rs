@@ -53,6 +53,44 @@ mod tests {
     use crate::web::tests::{get, serve};
     use std::collections::BTreeSet;
 
+    /// How bright a colour `#rrggbb` is: <https://www.w3.org/TR/WCAG22/#dfn-relative-luminance>.
+    fn luminance(color: &str) -> f64 {
+        let linear = |at: usize| {
+            let value = f64::from(u8::from_str_radix(&color[at..at + 2], 16).unwrap()) / 255.0;
+            match value <= 0.04045 {
+                true => value / 12.92,
+                false => ((value + 0.055) / 1.055).powf(2.4),
+            }
+        };
+        0.2126 * linear(1) + 0.7152 * linear(3) + 0.0722 * linear(5)
+    }
+
+    #[test]
+    fn text_and_borders_stand_out_in_both_schemes() {
+        let style = include_str!("static/style.css");
+        let schemes: Vec<&str> = style.split(":root {").skip(1).collect();
+        assert_eq!(schemes.len(), 2, "light and dark");
+        for scheme in schemes {
+            let color = |name: &str| {
+                let from = scheme.split(&format!("--{name}: ")).nth(1).unwrap();
+                luminance(&from[..7])
+            };
+            for (name, least) in [
+                ("text", 4.5),
+                ("quiet", 4.5),
+                ("link", 4.5),
+                ("bad", 4.5),
+                ("line", 3.0),
+            ] {
+                for ground in ["ground", "card"] {
+                    let (one, other) = (color(name), color(ground));
+                    let contrast = (one.max(other) + 0.05) / (one.min(other) + 0.05);
+                    assert!(contrast >= least, "{name} on {ground}: {contrast:.2}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn the_page_asks_for_files_that_there_are_and_holds_no_script() {
         let (address, _http) = serve(Health::new(Vec::new()));

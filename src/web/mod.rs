@@ -19,6 +19,7 @@ mod history;
 mod login;
 mod metrics;
 mod mjpeg;
+mod models;
 #[cfg(feature = "gstreamer")]
 mod mse;
 mod off_thread;
@@ -39,7 +40,7 @@ mod websocket;
 mod whep;
 mod zones;
 
-pub use app::{App, Changer, Gate};
+pub use app::{App, Changer, Gate, Models};
 #[cfg(fuzzing)]
 pub use routes::router;
 pub use server::{Bound, bind};

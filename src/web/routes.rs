@@ -14,8 +14,8 @@ use axum::routing::{MethodRouter, get, post};
 use super::app::App;
 use super::guard::guard;
 use super::{
-    controls, diagnosis, events, files, healthz, history, login, metrics, mjpeg, scene, scenes, snapshot,
-    status, told, zones,
+    controls, diagnosis, events, files, healthz, history, login, metrics, mjpeg, models, scene, scenes,
+    snapshot, status, told, zones,
 };
 #[cfg(feature = "gstreamer")]
 use super::{mse, whep};
@@ -157,6 +157,11 @@ const ROUTES: &[Route] = &[
         path: "/controls/save",
         query: "[?camera=NAME]",
         methods: || post(controls::save),
+    },
+    Route {
+        path: "/models",
+        query: "[?camera=NAME]",
+        methods: || get(models::models).post(models::load),
     },
     Route {
         path: "/zones",

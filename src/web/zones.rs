@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::app::App;
 use super::camera::{Asked, find};
 use super::controls::{Now, state_of, with_difference};
+use super::models::refusal;
 use super::off_thread::off_thread;
 use crate::config::{LineLayer, ZoneLayer};
 use crate::health::{Health, Watched};
@@ -90,7 +91,7 @@ pub(super) async fn change(
     let changed = off_thread(move || {
         changer.set_watch(&camera.name, &wanted.zones, &wanted.lines)?;
         tracing::info!(camera = camera.name, ?wanted, "zones and lines changed over HTTP");
-        let now = Now::of(&camera, &health);
+        let now = Now::of(&camera, &health, Some(&*changer));
         Ok(with_difference(
             to_json(&camera, &health),
             &now,
@@ -99,13 +100,7 @@ pub(super) async fn change(
     });
     match changed.await.flatten() {
         Ok(value) => ([(CONTENT_TYPE, "application/json")], format!("{value:#}\n")).into_response(),
-        Err(e) => {
-            let code = match e.is_transient() {
-                true => StatusCode::SERVICE_UNAVAILABLE,
-                false => StatusCode::UNPROCESSABLE_ENTITY,
-            };
-            (code, format!("{e}\n")).into_response()
-        }
+        Err(e) => (refusal(&e), format!("{e}\n")).into_response(),
     }
 }
 
@@ -120,7 +115,7 @@ mod tests {
     use crate::health::tests::watched;
     use crate::output::access::RtspAccess;
     use crate::web::tests::{Answer, ask, get, serve, serve_app};
-    use crate::web::{Changer, Gate};
+    use crate::web::{Changer, Gate, Models};
     use vision::error::{Error, Result};
 
     const FILE: &str = "capture.input = \"test://\"\nstream.outputs = [\"null://\"]\n";
@@ -139,6 +134,14 @@ mod tests {
             let watch = self.origin.settings()?.watch_with(camera, zones, lines)?;
             self.desk.cameras()[0].set_watch(Arc::new(watch));
             Ok(())
+        }
+
+        fn load_model(&self, _camera: &str, model: &str) -> Result<()> {
+            Err(Error::usage(format!("no model {model:?}")))
+        }
+
+        fn models(&self, _camera: &str) -> Models {
+            Models::default()
         }
     }
 
@@ -220,6 +223,24 @@ mod tests {
         }
         assert_eq!(told(&get(address, "/zones"))["zones"], json!([zone]), "as before");
         assert_eq!(post(address, "/zones?camera=yard", "{}").code, 404);
+
+        let models = told(&get(address, "/models"));
+        assert_eq!(
+            (&models["running"], &models["loading"]),
+            (&json!("made"), &Value::Null)
+        );
+        let listed = models["models"].as_array().unwrap().iter();
+        let voc21 = listed
+            .clone()
+            .find(|model| model["name"] == "voc21")
+            .expect("the one in the binary");
+        assert!(voc21["scores"][0]["value"].as_f64().unwrap() > 0.0, "{voc21}");
+        let refused = post(address, "/models", "{\"model\": \"none\"}");
+        assert_eq!(
+            (refused.code, refused.text()),
+            (422, "no model \"none\"\n".into())
+        );
+        assert_eq!(post(address, "/models?camera=yard", "{}").code, 404);
     }
 
     #[test]

@@ -175,6 +175,7 @@ pub fn looks(generation: u64, privacy: Option<How>) -> Looks {
             legend: false,
             ..OverlayOptions::default()
         },
+        colors: Default::default(),
         privacy: privacy.map(|how| Privacy {
             redact: RedactOptions {
                 how: vec![None, Some(how)],

@@ -107,6 +107,7 @@ class Card {
       await showGraphs(this.#name, graphs.querySelector("div")).catch(() => {});
     }
     await this.#zones?.look();
+    await this.#controls?.look();
     const list = this.#root.querySelector(".seen");
     let lines;
     try {
