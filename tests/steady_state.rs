@@ -196,19 +196,28 @@ fn objects_are_decoded_and_followed_without_allocating() {
         let picture = (crowd::SIZE.width, crowd::SIZE.height);
         let mut decoder = decoder(&contract, "crowd", crowd::SIZE, crowd::EVERYWHERE, picture);
         let mut tracker = Tracker::new(contract.output.objects.score);
+        let given: Vec<Outputs> = (0..8)
+            .map(|step| {
+                let mut outputs = Outputs::default();
+                kind.give(step, &mut outputs);
+                outputs
+            })
+            .collect();
         let mut outputs = Outputs::default();
         let mut answer = Answer::empty();
         let (mut map, mut before, mut segments) = (LabelMap::zeros(0, 0), LabelMap::zeros(0, 0), Vec::new());
         let (mut most, mut numbers) = (0, 0);
-        // The objects sway once in 16 steps, so that later ones hold nothing new.
-        for step in 0..40 {
-            kind.give(step, &mut outputs);
+        // From the second round on there is nothing new.
+        for step in 0..20 {
+            for (index, tensor) in given[step % given.len()].tensors().iter().enumerate() {
+                outputs.write(index, &tensor.name, &tensor.shape, tensor.values.elements());
+            }
             let counted = ALLOCATIONS.load(Relaxed);
             decoder.read(&mut outputs, &mut answer).unwrap();
             decoder.decode(&answer, &mut map, &mut segments);
             let at_ns = step as u64 * 100_000_000;
             tracker.update(&map, &mut segments, Before::Moved(&before), at_ns);
-            if step >= 20 {
+            if step >= 12 {
                 most = most.max(ALLOCATIONS.load(Relaxed) - counted);
             }
             std::mem::swap(&mut map, &mut before);

@@ -288,11 +288,11 @@ impl OrtBackend {
             .and_then(|b| Ok(b.with_optimization_level(GraphOptimizationLevel::Disable)?))
             .and_then(|mut b| b.commit_from_memory(&bytes))
             .map_err(|e| {
+                let cause = one_line(&e);
+                let hint = ort_failure::why_unreadable(&cause);
                 fatal(format!("ONNX Runtime {} can't read it", self.loaded.version))
-                    .caused_by(one_line(&e))
-                    .hint(
-                        "the file is damaged or of a newer operator set: export again, or update the library",
-                    )
+                    .caused_by(cause)
+                    .hint(hint)
             })?;
         let shape = input_shape(contract, size);
         let (has_batch, sides) = check_input(&probe, contract, &shape).map_err(mismatch)?;

@@ -35,6 +35,17 @@ pub(super) fn one_line(message: &str) -> String {
     }
 }
 
+/// What to do about a file that ONNX Runtime does not read, for a reason that [`one_line`] gives.
+pub(super) fn why_unreadable(cause: &str) -> &'static str {
+    match cause.contains("Could not find an implementation for") {
+        true => {
+            "the library has this operator for other types or sets alone (32-bit floats are the usual ones): export again with \
+             them, or run it with --backend tract"
+        }
+        false => "the file is damaged or of a newer operator set: export again, or update the library",
+    }
+}
+
 /// What `message` says about an accelerator that doesn't work.
 pub(super) fn explain(device: Device, message: &str) -> Failure {
     let cause = one_line(message);
@@ -156,6 +167,16 @@ mod tests {
         let failure = explain(device, message);
         assert!(failure.hint.contains("--device cpu"), "{failure:?}");
         (failure.cause, failure.hint)
+    }
+
+    #[test]
+    fn an_operator_of_another_type_is_no_damage() {
+        let cause = one_line(
+            "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Could not find an implementation for GridSample(16) node with name 'a'",
+        );
+        assert!(why_unreadable(&cause).contains("--backend tract"), "{cause}");
+        let cause = one_line("[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Protobuf parsing failed.");
+        assert!(why_unreadable(&cause).contains("damaged"), "{cause}");
     }
 
     /// Messages as ONNX Runtime 1.31.1 gave them on a machine without a GPU.

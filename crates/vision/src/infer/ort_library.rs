@@ -161,11 +161,20 @@ fn canonical(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
 }
 
+/// Whether it warns of sizes that the network decides while it runs, such as how many objects there are. Nothing is wrong
+/// then, and Mask R-CNN would say it a hundred times a picture.
+fn is_of_each_picture(message: &str) -> bool {
+    message.starts_with("Expected shape from model of ")
+}
+
 /// ONNX Runtime's messages go where ours go.
 fn log(level: LogLevel, _category: &str, _id: &str, location: &str, message: &str) {
     match level {
         LogLevel::Verbose => tracing::trace!(target: "onnxruntime", location, "{message}"),
         LogLevel::Info => tracing::debug!(target: "onnxruntime", location, "{message}"),
+        LogLevel::Warning if is_of_each_picture(message) => {
+            tracing::debug!(target: "onnxruntime", location, "{message}")
+        }
         LogLevel::Warning => tracing::warn!(target: "onnxruntime", location, "{message}"),
         LogLevel::Error | LogLevel::Fatal => tracing::error!(target: "onnxruntime", location, "{message}"),
     }
@@ -174,6 +183,14 @@ fn log(level: LogLevel, _category: &str, _id: &str, location: &str, message: &st
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_that_a_network_decides_are_no_warning() {
+        assert!(is_of_each_picture(
+            "Expected shape from model of {1,256,256} does not match actual shape of {2,256,256} for output res_append.3"
+        ));
+        assert!(!is_of_each_picture("Failed to load a library"));
+    }
 
     #[test]
     fn the_newest_library_of_a_folder() {
