@@ -186,6 +186,8 @@ fn states_are_there_for_who_comes_later_and_the_will_is_told_after_a_kill() {
         !r.on(&topic).is_empty()
             && !r.on("segd/segd/state").is_empty()
             && !r.on("segd/segd/classes").is_empty()
+            // It is told before the first picture, and again once zones are known.
+            && r.last("homeassistant/device/segd/config").contains("_occupancy")
     });
     assert_eq!(late.last("segd/availability"), "online");
     assert_eq!(late.last("segd/segd/enabled"), "ON");
