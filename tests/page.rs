@@ -343,8 +343,8 @@ fn colours_masks_and_the_model_change_while_it_runs() {
 /// What is watched, by its name.
 fn watched(daemon: &Daemon, name: &str) -> Option<serde_json::Value> {
     let told: serde_json::Value = serde_json::from_str(&daemon.get("/zones").1).unwrap();
-    let all = told["zones"].as_array()?.iter().chain(told["lines"].as_array()?);
-    all.filter(|place| place["name"] == name).next_back().cloned()
+    let mut all = told["zones"].as_array()?.iter().chain(told["lines"].as_array()?);
+    all.rfind(|place| place["name"] == name).cloned()
 }
 
 /// Waits until the editor has said something.

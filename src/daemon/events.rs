@@ -30,14 +30,18 @@ pub(super) fn start(desk: &EventDesk, settings: &Settings, health: &Health) -> R
     change(desk, &EventSettings::default(), &settings.events, health)?;
     #[cfg(feature = "gstreamer")]
     {
-        let (folders, clips) = clips(settings, health);
+        let clips = clips(settings, health);
         if !clips.is_empty() {
-            let to: Vec<String> = folders
-                .values()
-                .map(|folder| folder.display().to_string())
+            let to: Vec<String> = clips
+                .iter()
+                .map(|(_, folder, _)| folder.display().to_string())
                 .collect();
-            desk.set_clips(folders);
-            desk.add("clips", to.join(", "), Box::new(super::clips::Clips(clips)))?;
+            let folders = clips
+                .iter()
+                .map(|(name, folder, _)| (name.clone(), folder.clone()));
+            desk.set_clips(folders.collect());
+            let desks = clips.into_iter().map(|(name, _, desk)| (name, desk)).collect();
+            desk.add("clips", to.join(", "), Box::new(super::clips::Clips(desks)))?;
         }
     }
     Ok(())
@@ -107,21 +111,18 @@ pub(super) fn change(
     Ok(())
 }
 
-/// The folders of clips of those cameras that have one, the first of each, and their desks.
+/// The cameras that keep clips: name, folder, where clips are asked for.
 #[cfg(feature = "gstreamer")]
-fn clips(settings: &Settings, health: &Health) -> (BTreeMap<String, PathBuf>, Vec<(String, Arc<ClipDesk>)>) {
-    let (mut folders, mut desks) = (BTreeMap::new(), Vec::new());
-    for (camera, watched) in settings.cameras.iter().zip(health.cameras()) {
+fn clips(settings: &Settings, health: &Health) -> Vec<(String, PathBuf, Arc<ClipDesk>)> {
+    let cameras = settings.cameras.iter().zip(health.cameras());
+    let with_clips = cameras.filter_map(|(camera, watched)| {
         let folder = camera.outputs.iter().find_map(|output| match output {
             OutputSpec::Clips(folder) => Some(folder.clone()),
             _ => None,
-        });
-        if let Some(folder) = folder {
-            folders.insert(camera.name.clone(), folder);
-            desks.push((camera.name.clone(), watched.control.clips.clone()));
-        }
-    }
-    (folders, desks)
+        })?;
+        Some((camera.name.clone(), folder, watched.control.clips.clone()))
+    });
+    with_clips.collect()
 }
 
 fn start_mqtt(desk: &EventDesk, options: MqttOptions, health: &Health) -> Result<()> {

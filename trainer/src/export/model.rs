@@ -23,8 +23,6 @@ pub const CONTRACT: &str = "contract.toml";
 pub const FP32: &str = "fp32.onnx";
 /// The int8 file's name.
 pub const INT8: &str = "int8.onnx";
-/// The name of the int8 file for TensorRT.
-
 /// The share of pixels on which a backend must agree; an int8 file gives a few pixels at borders another label.
 const SELFTEST_AGREEMENT: f64 = 0.95;
 

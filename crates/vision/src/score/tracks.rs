@@ -117,7 +117,7 @@ impl TrackScores {
             association,
             localization,
         } = self.higher_order();
-        let (mota, switches) = self.from_picture_to_picture();
+        let (mota, switches) = self.between_pictures();
         TrackFigures {
             hota,
             detection,
@@ -234,7 +234,7 @@ impl TrackScores {
     }
 
     /// MOTA, and the number of switches.
-    fn from_picture_to_picture(&self) -> (f64, u64) {
+    fn between_pictures(&self) -> (f64, u64) {
         let (mut truths, mut wrong, mut switches) = (0_u64, 0_u64, 0_u64);
         // Which number found each object last, and in the last picture.
         let mut last: Vec<Option<usize>> = vec![None; self.truth.len()];
