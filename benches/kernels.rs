@@ -4,9 +4,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use rustix::time::{ClockId, clock_gettime};
 
 use tract_int8::depthwise::{Axis, Filter, Geometry, Scratch, convolve, convolve_reference};
 use tract_int8::int8::{conv, filter, lanes, planes};
@@ -23,44 +21,10 @@ use vision::propagate::{
     Keys, LogitSmoother, Luma, MotionField, Smoothing, Tiles, Vector, warp_labels, warp_labels_reference,
 };
 
-/// Time that the calling thread spent on a CPU.
-struct ThreadTime;
+#[path = "common/thread_time.rs"]
+mod thread_time;
 
-impl ThreadTime {
-    fn now() -> Duration {
-        let now = clock_gettime(ClockId::ThreadCPUTime);
-        Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
-    }
-}
-
-impl Measurement for ThreadTime {
-    type Intermediate = Duration;
-    type Value = Duration;
-
-    fn start(&self) -> Duration {
-        Self::now()
-    }
-
-    fn end(&self, start: Duration) -> Duration {
-        Self::now() - start
-    }
-
-    fn add(&self, a: &Duration, b: &Duration) -> Duration {
-        *a + *b
-    }
-
-    fn zero(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn to_f64(&self, value: &Duration) -> f64 {
-        WallTime.to_f64(value)
-    }
-
-    fn formatter(&self) -> &dyn ValueFormatter {
-        WallTime.formatter()
-    }
-}
+use thread_time::ThreadTime;
 
 /// Bytes of a smooth picture with some noise.
 fn picture(format: FrameFormat) -> Vec<u8> {

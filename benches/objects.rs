@@ -3,9 +3,7 @@
 
 use std::time::Duration;
 
-use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{Criterion, criterion_group, criterion_main};
-use rustix::time::{ClockId, clock_gettime};
 
 use vision::answer::Answer;
 use vision::decode::decoder;
@@ -15,45 +13,10 @@ use vision::track::{Before, Tracker};
 
 #[path = "../tests/common/crowd.rs"]
 mod crowd;
+#[path = "common/thread_time.rs"]
+mod thread_time;
 
-/// Time that the calling thread spent on a CPU.
-struct ThreadTime;
-
-impl ThreadTime {
-    fn now() -> Duration {
-        let now = clock_gettime(ClockId::ThreadCPUTime);
-        Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
-    }
-}
-
-impl Measurement for ThreadTime {
-    type Intermediate = Duration;
-    type Value = Duration;
-
-    fn start(&self) -> Duration {
-        Self::now()
-    }
-
-    fn end(&self, start: Duration) -> Duration {
-        Self::now() - start
-    }
-
-    fn add(&self, a: &Duration, b: &Duration) -> Duration {
-        *a + *b
-    }
-
-    fn zero(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn to_f64(&self, value: &Duration) -> f64 {
-        WallTime.to_f64(value)
-    }
-
-    fn formatter(&self) -> &dyn ValueFormatter {
-        WallTime.formatter()
-    }
-}
+use thread_time::ThreadTime;
 
 /// Pictures that follow each other before they begin again.
 const STEPS: usize = 8;

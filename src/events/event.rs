@@ -169,6 +169,13 @@ pub fn text(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time.clamp(SystemTime::UNIX_EPOCH, latest)).to_string()
 }
 
+/// The event whose id, with this ending, is a file's name; `None` for files of others.
+pub fn of_file(name: &str, ending: &str) -> Option<Ulid> {
+    let id = name.strip_suffix(ending)?;
+    // Another spelling of an id is no name of ours.
+    Ulid::from_string(id).ok().filter(|ulid| ulid.to_string() == id)
+}
+
 /// A new event's id.
 pub fn new_id(at: SystemTime) -> String {
     Ulid::from_datetime(at).to_string()

@@ -12,7 +12,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 use ulid::Ulid;
 
 use super::desk::{Queue, SinkState};
-use super::event::{Event, Kind, Rule, Told};
+use super::event::{self, Event, Kind, Rule, Told};
 use crate::clock::Stop;
 use crate::mailbox::Received;
 use crate::pipeline::control::Control;
@@ -47,10 +47,9 @@ pub fn name_of(event: &Event) -> Option<String> {
     is_worth.then(|| format!("{}/{}.jpg", event.camera, event.id))
 }
 
-/// The event that a file's name speaks of; `None` for files of others.
+/// The event that a picture's name speaks of; `None` for files of others.
 fn event_of(name: &str) -> Option<Ulid> {
-    let id = name.strip_suffix(".jpg")?;
-    Ulid::from_string(id).ok().filter(|ulid| ulid.to_string() == id)
+    event::of_file(name, ".jpg")
 }
 
 /// The file of a camera's picture, if the name is one that a picture can have.

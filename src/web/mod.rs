@@ -33,6 +33,7 @@ mod status;
 mod stream;
 mod tls;
 mod told;
+mod unsaved;
 #[cfg(feature = "gstreamer")]
 mod webrtc;
 mod websocket;

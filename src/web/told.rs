@@ -13,10 +13,9 @@ use serde::Deserialize;
 use serde_json::json;
 use tower::ServiceExt;
 use tower_http::services::ServeFile;
-use ulid::Ulid;
 
 use super::off_thread::off_thread;
-use crate::events::event::{Kind, Rule, text};
+use crate::events::event::{self, Kind, Rule, text};
 use crate::events::history::search::{Cursor, MOST, MOST_HOURS, Reader, Search};
 use crate::events::history::unix_ms;
 use crate::events::snapshots;
@@ -187,10 +186,7 @@ pub(super) async fn clip(
     request: Request,
 ) -> Response {
     let folder = health.events().and_then(|desk| desk.clips(&camera));
-    let is_clip = name
-        .strip_suffix(".mp4")
-        .is_some_and(|id| Ulid::from_string(id).is_ok_and(|ulid| ulid.to_string() == id));
-    let Some(folder) = folder.filter(|_| is_clip) else {
+    let Some(folder) = folder.filter(|_| event::of_file(&name, ".mp4").is_some()) else {
         return NO_CLIP.into_response();
     };
     let Ok(answer) = ServeFile::new(folder.join(name)).oneshot(request).await;

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 
 use super::app::App;
 use super::camera::{Asked, find};
-use super::controls::{Now, state_of, with_difference};
 use super::models::refusal;
 use super::off_thread::off_thread;
+use super::unsaved::{Now, state_of, with_difference};
 use crate::config::{LineLayer, ZoneLayer};
 use crate::health::{Health, Watched};
 

@@ -37,7 +37,7 @@ pub struct Kind {
 }
 
 /// All kinds, at the sizes that networks have.
-pub const KINDS: [Kind; 7] = [
+pub const KINDS: [Kind; 8] = [
     Kind {
         name: "prototypes, 6300 candidates",
         output: "kind = \"prototypes\"\nnms = 0.5\nscore = 0.25\ntensors = [{ role = \"detections\", name = \"a\" }, \
@@ -93,6 +93,13 @@ pub const KINDS: [Kind; 7] = [
         things: 8,
         stuff: 11,
         give: centers,
+    },
+    Kind {
+        name: "regions",
+        output: "kind = \"logits\"\nregions = true",
+        things: OBJECTS,
+        stuff: 0,
+        give: regions,
     },
 ];
 
@@ -326,4 +333,15 @@ fn centers(step: usize, outputs: &mut Outputs) {
     outputs.write(0, "a", &[1, CLASSES, ROWS, COLUMNS], Elements::F32(&logits));
     outputs.write(1, "b", &[1, 1, ROWS, COLUMNS], Elements::F32(&heat));
     outputs.write(2, "c", &[1, 2, ROWS, COLUMNS], Elements::F32(&offsets));
+}
+
+/// Each object is of a class of its own, so that those that touch stay apart.
+fn regions(step: usize, outputs: &mut Outputs) {
+    const CLASSES: usize = 1 + OBJECTS;
+    let mut logits = vec![0.0; CLASSES * CELLS];
+    for cell in 0..CELLS {
+        let owner = (0..OBJECTS).find(|&n| covers(n, step, cell));
+        logits[owner.map_or(0, |n| 1 + n) * CELLS + cell] = 5.0;
+    }
+    outputs.write(0, "a", &[1, CLASSES, ROWS, COLUMNS], Elements::F32(&logits));
 }

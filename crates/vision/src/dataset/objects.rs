@@ -380,13 +380,20 @@ pub fn usual_name(name: &str) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn coco_s_three_ways_to_write_a_mask() {
+    /// A folder in COCO's layout, of a picture of 4x3 and no annotations.
+    fn coco_folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         std::fs::create_dir_all(root.join("annotations")).unwrap();
         std::fs::create_dir_all(root.join("v")).unwrap();
         RgbImage::new(4, 3).save(root.join("v/a.png")).unwrap();
+        folder
+    }
+
+    #[test]
+    fn coco_s_three_ways_to_write_a_mask() {
+        let folder = coco_folder();
+        let root = folder.path();
         let file = |category: u64, last: &str| {
             format!(
                 r#"{{"images": [{{"id": 7, "file_name": "a.png", "width": 4, "height": 3}}],
@@ -427,11 +434,8 @@ mod tests {
 
     #[test]
     fn coco_s_area_and_box_are_those_of_the_file() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = coco_folder();
         let root = folder.path();
-        std::fs::create_dir_all(root.join("annotations")).unwrap();
-        std::fs::create_dir_all(root.join("v")).unwrap();
-        RgbImage::new(4, 3).save(root.join("v/a.png")).unwrap();
         let text = r#"{"images": [{"id": 7, "file_name": "a.png", "width": 4, "height": 3}],
             "categories": [{"id": 5, "name": "cup"}],
             "annotations": [{"image_id": 7, "category_id": 5, "segmentation": [[0, 0, 2, 0, 2, 3, 0, 3]],

@@ -269,14 +269,13 @@ impl Decoder for RegionsDecoder {
 
         self.numbers.clear();
         self.numbers.resize(self.regions.len(), None);
+        let mut instances = [0; 256];
         for &region in &self.order {
             let (number, found) = (segments.len(), &self.regions[region as usize]);
-            let before = segments[classes..]
-                .iter()
-                .filter(|s| s.class == u16::from(found.class));
-            let instance = before.count() as u32;
+            let instance = &mut instances[usize::from(found.class)];
+            *instance += 1;
             segments.push(Segment {
-                instance: Some(instance),
+                instance: Some(*instance - 1),
                 score: found.score(has_scores),
                 ..Segment::of_class(found.class.into())
             });

@@ -22,6 +22,26 @@ struct Answer {
     what: &'static str,
 }
 
+impl Answer {
+    /// An answer of objects, or of one channel; cells lie as they do almost everywhere.
+    fn of(
+        what: &'static str,
+        (kind, objects): (OutputKind, Objects),
+        tensors: Vec<TensorContract>,
+        classes: Vec<Class>,
+    ) -> Self {
+        Self {
+            output: OutputContract {
+                kind,
+                objects,
+                ..OutputContract::of_tensors(tensors, Grid::HalfPixel)
+            },
+            classes,
+            what,
+        }
+    }
+}
+
 /// What was found out so far.
 #[derive(Default)]
 struct Notes {
@@ -479,16 +499,11 @@ fn prototypes(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Resu
     };
     let names = with_nothing(names(signature, beside, count, notes)?);
     let layout = if by_field { Layout::Nchw } else { Layout::Nhwc };
-    Ok(Some(Answer {
-        output: OutputContract {
-            regions: false,
-            kind: OutputKind::Prototypes,
-            grid: Grid::HalfPixel,
-            tensors: vec![
-                tensor(Role::Detections, candidates, layout),
-                tensor(Role::Prototypes, planes, Layout::Nchw),
-            ],
-            objects: Objects {
+    Ok(Some(Answer::of(
+        "boxes and prototypes of masks, as YOLO gives them",
+        (
+            OutputKind::Prototypes,
+            Objects {
                 score: 0.25,
                 doubt: 0.125,
                 nms: (form != DetectionForm::BestClass).then_some(0.45),
@@ -499,10 +514,13 @@ fn prototypes(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Resu
                 },
                 ..Objects::default()
             },
-        },
-        classes: classes(&names, true, |_, _| true),
-        what: "boxes and prototypes of masks, as YOLO gives them",
-    }))
+        ),
+        vec![
+            tensor(Role::Detections, candidates, layout),
+            tensor(Role::Prototypes, planes, Layout::Nchw),
+        ],
+        classes(&names, true, |_, _| true),
+    )))
 }
 
 /// SOLOv2: scores and kernels of candidates, and the features that kernels are laid on.
@@ -537,26 +555,24 @@ fn kernels(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Result<
     notes
         .assumed
         .push("its scores are probabilities: otherwise set activation = \"sigmoid\" in [output]".into());
-    Ok(Some(Answer {
-        output: OutputContract {
-            regions: false,
-            kind: OutputKind::Prototypes,
-            grid: Grid::HalfPixel,
-            tensors: vec![
-                tensor(Role::Scores, scores, Layout::Nhwc),
-                tensor(Role::Coefficients, kernels, Layout::Nhwc),
-                tensor(Role::Prototypes, features, Layout::Nchw),
-            ],
-            objects: Objects {
+    Ok(Some(Answer::of(
+        "kernels on features, as SOLOv2 gives them",
+        (
+            OutputKind::Prototypes,
+            Objects {
                 score: 0.3,
                 doubt: 0.15,
                 matrix_nms: Some(2.0),
                 ..Objects::default()
             },
-        },
-        classes: classes(&names, true, |_, _| true),
-        what: "kernels on features, as SOLOv2 gives them",
-    }))
+        ),
+        vec![
+            tensor(Role::Scores, scores, Layout::Nhwc),
+            tensor(Role::Coefficients, kernels, Layout::Nhwc),
+            tensor(Role::Prototypes, features, Layout::Nchw),
+        ],
+        classes(&names, true, |_, _| true),
+    )))
 }
 
 /// Mask R-CNN: boxes, labels, scores, and a mask each.
@@ -601,26 +617,24 @@ fn boxes_masks(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Res
             ));
         }
     };
-    Ok(Some(Answer {
-        output: OutputContract {
-            regions: false,
-            kind: OutputKind::BoxesMasks,
-            grid: Grid::HalfPixel,
-            tensors: vec![
-                tensor(Role::Boxes, boxes, Layout::Nchw),
-                tensor(Role::Scores, scores, Layout::Nchw),
-                tensor(Role::Classes, labels, Layout::Nchw),
-                tensor(Role::Masks, masks, Layout::Nchw),
-            ],
-            objects: Objects {
+    Ok(Some(Answer::of(
+        "boxes with a mask each, as Mask R-CNN gives them",
+        (
+            OutputKind::BoxesMasks,
+            Objects {
                 first_class,
                 boxes: BoxForm::Corners,
                 ..Objects::default()
             },
-        },
-        classes: classes(&names, true, |_, _| true),
-        what: "boxes with a mask each, as Mask R-CNN gives them",
-    }))
+        ),
+        vec![
+            tensor(Role::Boxes, boxes, Layout::Nchw),
+            tensor(Role::Scores, scores, Layout::Nchw),
+            tensor(Role::Classes, labels, Layout::Nchw),
+            tensor(Role::Masks, masks, Layout::Nchw),
+        ],
+        classes(&names, true, |_, _| true),
+    )))
 }
 
 /// MaskFormer and its kin: scores and masks of queries.
@@ -692,25 +706,23 @@ fn queries(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Result<
             classes(&names, true, |_, name| is_thing(name))
         }
     };
-    Ok(Some(Answer {
-        output: OutputContract {
-            regions: false,
-            kind: OutputKind::Queries,
-            grid: Grid::HalfPixel,
-            tensors: vec![
-                tensor(Role::Scores, scores, Layout::Nhwc),
-                tensor(Role::Masks, masks, Layout::Nchw),
-            ],
-            objects: Objects {
+    Ok(Some(Answer::of(
+        "queries with a mask each, as MaskFormer gives them",
+        (
+            OutputKind::Queries,
+            Objects {
                 activation,
                 first_class,
                 reading,
                 ..Objects::default()
             },
-        },
-        classes: list,
-        what: "queries with a mask each, as MaskFormer gives them",
-    }))
+        ),
+        vec![
+            tensor(Role::Scores, scores, Layout::Nhwc),
+            tensor(Role::Masks, masks, Layout::Nchw),
+        ],
+        list,
+    )))
 }
 
 /// RF-DETR: boxes, a logit for each class, and a mask, of queries. The boxes are not read: masks say where objects are.
@@ -740,26 +752,24 @@ fn detr(
             }
         }
     };
-    Ok(Answer {
-        output: OutputContract {
-            regions: false,
-            kind: OutputKind::Queries,
-            grid: Grid::HalfPixel,
-            tensors: vec![
-                tensor(Role::Scores, scores, Layout::Nhwc),
-                tensor(Role::Masks, masks, Layout::Nchw),
-            ],
-            objects: Objects {
+    Ok(Answer::of(
+        "queries with boxes and masks, as RF-DETR gives them",
+        (
+            OutputKind::Queries,
+            Objects {
                 activation: Activation::Sigmoid,
                 first_class,
                 reading: Reading::Instance,
                 mask_quality: false,
                 ..Objects::default()
             },
-        },
-        classes: classes(&names, true, |_, _| true),
-        what: "queries with boxes and masks, as RF-DETR gives them",
-    })
+        ),
+        vec![
+            tensor(Role::Scores, scores, Layout::Nhwc),
+            tensor(Role::Masks, masks, Layout::Nchw),
+        ],
+        classes(&names, true, |_, _| true),
+    ))
 }
 
 /// Panoptic-DeepLab: logits, one plane of centres, two of offsets.
@@ -792,27 +802,25 @@ fn centers(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Result<
     notes
         .assumed
         .push("offsets are in input pixels, down before right".into());
-    Ok(Some(Answer {
-        output: OutputContract {
-            regions: false,
-            kind: OutputKind::Centers,
-            grid: Grid::HalfPixel,
-            tensors: vec![
-                tensor(Role::Logits, logits, Layout::Nchw),
-                tensor(Role::Heat, heat, Layout::Nchw),
-                tensor(Role::Offsets, offsets, Layout::Nchw),
-            ],
-            objects: Objects {
+    Ok(Some(Answer::of(
+        "classes, centres and offsets, as Panoptic-DeepLab gives them",
+        (
+            OutputKind::Centers,
+            Objects {
                 score: 0.1,
                 doubt: 0.05,
                 first_class: 0,
                 max_objects: 255_usize.saturating_sub(count).clamp(1, 100),
                 ..Objects::default()
             },
-        },
-        classes: list,
-        what: "classes, centres and offsets, as Panoptic-DeepLab gives them",
-    }))
+        ),
+        vec![
+            tensor(Role::Logits, logits, Layout::Nchw),
+            tensor(Role::Heat, heat, Layout::Nchw),
+            tensor(Role::Offsets, offsets, Layout::Nchw),
+        ],
+        list,
+    )))
 }
 
 /// Scores or labels of each cell.
@@ -883,21 +891,19 @@ fn semantic(signature: &Signature, beside: &Beside, notes: &mut Notes) -> Result
                 "its numbers are logits, as it does not end in a sigmoid: otherwise set activation = \"none\"".into(),
             ),
         }
-        return Ok(Some(Answer {
-            output: OutputContract {
-                regions: false,
-                kind: OutputKind::Binary,
-                grid: Grid::HalfPixel,
-                tensors: vec![role(Role::Logits)],
-                objects: Objects {
+        return Ok(Some(Answer::of(
+            "one channel, cut at a threshold",
+            (
+                OutputKind::Binary,
+                Objects {
                     activation,
                     first_class: 0,
                     ..Objects::default()
                 },
-            },
-            classes: classes(&list, true, |_, _| false),
-            what: "one channel, cut at a threshold",
-        }));
+            ),
+            vec![role(Role::Logits)],
+            classes(&list, true, |_, _| false),
+        )));
     }
     let names = names(signature, beside, count, notes)?;
     let background = names.first().is_some_and(|name| is_background(name));

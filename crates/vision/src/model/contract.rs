@@ -226,10 +226,15 @@ pub struct TensorContract {
 impl OutputContract {
     /// A semantic answer from one output.
     pub fn of(tensor: TensorContract, grid: Grid) -> Self {
+        Self::of_tensors(vec![tensor], grid)
+    }
+
+    /// A semantic answer, until another kind is said.
+    pub(crate) fn of_tensors(tensors: Vec<TensorContract>, grid: Grid) -> Self {
         Self {
             kind: OutputKind::Semantic,
             grid,
-            tensors: vec![tensor],
+            tensors,
             objects: Objects::default(),
             regions: false,
         }
