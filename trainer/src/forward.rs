@@ -13,6 +13,8 @@ pub enum Mode {
         /// How far the head's running statistics move to those of the batch.
         momentum: f64,
     },
+    /// Training that keeps every running statistic; the stem gets no gradient.
+    Tune,
     /// Inference: every batch normalisation uses its running statistics.
     Eval,
 }

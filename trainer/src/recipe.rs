@@ -99,8 +99,8 @@ pub struct Network {
     pub pyramid: Option<i64>,
     /// Channels of the decoder (light forms).
     pub decoder: Option<Decoder>,
-    /// Dilations of the pyramid's atrous branches (DeepLabv3's light form).
-    pub rates: Option<[i64; 3]>,
+    /// Dilations of the pyramid's atrous branches (DeepLabv3's light form): three, or none, as in MobileNetV2's paper.
+    pub rates: Option<Vec<i64>>,
     /// Classes.
     pub classes: i64,
 }
@@ -135,7 +135,7 @@ impl Network {
             trunk: self.trunk,
             pyramid: self.pyramid,
             decoder: self.decoder.as_ref().map(|decoder| decoder.steps().to_vec()),
-            rates: self.rates,
+            rates: self.rates.clone(),
         };
         let graph = self.architecture()?.sized(self.classes, &sizes)?;
         Ok(if self.frozen_classes {
@@ -186,6 +186,10 @@ pub struct Train {
     pub ema: f64,
     /// How often a hand-labelled picture is seen in an epoch, where a machine-labelled one is seen once.
     pub real_weight: u32,
+    /// The head's batch normalisation keeps the statistics that it starts with. A network that goes on from one which knows
+    /// its classes wants this: a batch without a class would move the logits of all others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_statistics: bool,
     /// Compute in bfloat16; weights, normalisation statistics and the loss stay in f32.
     pub bf16: bool,
     /// Seed of all randomness.

@@ -139,7 +139,11 @@ impl Run {
                 &input,
                 &labels,
                 targets.as_ref(),
-                Mode::Train { momentum },
+                if recipe.train.keep_statistics {
+                    Mode::Tune
+                } else {
+                    Mode::Train { momentum }
+                },
                 kind,
             );
             let value = value / parts as f64;

@@ -14,8 +14,9 @@ pub struct Head {
     pub pyramid: i64,
     /// Channels of the decoder at stride 8, then 4, then 2; one to three of them.
     pub decoder: Vec<i64>,
-    /// Dilations of the atrous branches.
-    pub rates: [i64; 3],
+    /// Dilations of the atrous branches. Without any the pyramid is that of MobileNetV2's paper (Sandler et al. 2018,
+    /// section 6.3), a 1x1 convolution and image pooling, which published weights go with: it trains like the trunk.
+    pub rates: Vec<i64>,
     /// Classes.
     pub classes: i64,
 }
@@ -36,6 +37,7 @@ pub fn deeplabv3_light(trunk: Trunk, head: &Head) -> Graph {
     } = trunk;
     let part = Part::Head;
     let eps = BATCH_NORM_EPS;
+    let pyramid_starts = graph.nodes.len();
 
     let mut branches = vec![conv_relu6(
         &mut graph,
@@ -43,7 +45,7 @@ pub fn deeplabv3_light(trunk: Trunk, head: &Head) -> Graph {
         Conv::pointwise(channels, head.pyramid, eps),
         deep,
     )];
-    for (index, rate) in head.rates.into_iter().enumerate() {
+    for (index, &rate) in head.rates.iter().enumerate() {
         let name = format!("aspp.{}", index + 1);
         let x = conv_relu6(
             &mut graph,
@@ -58,8 +60,11 @@ pub fn deeplabv3_light(trunk: Trunk, head: &Head) -> Graph {
             x,
         ));
     }
-    let spatial = graph.push(part, "aspp.concat", Op::Concat, &branches);
-    let project = Conv::pointwise(4 * head.pyramid, head.pyramid, eps);
+    let spatial = match branches.as_slice() {
+        &[one] => one,
+        several => graph.push(part, "aspp.concat", Op::Concat, several),
+    };
+    let project = Conv::pointwise(branches.len() as i64 * head.pyramid, head.pyramid, eps);
     let spatial = graph.push(part, "aspp.project", Op::Conv(project), &[spatial]);
     let pooled = graph.push(part, "aspp.pool", Op::GlobalAvgPool, &[deep]);
     let pooled = conv_relu6(
@@ -76,6 +81,11 @@ pub fn deeplabv3_light(trunk: Trunk, head: &Head) -> Graph {
     let pooled = graph.push(part, "aspp.pool.project", Op::Conv(project), &[pooled]);
     let x = graph.push(part, "aspp.add", Op::Add, &[spatial, pooled]);
     let x = graph.push(part, "aspp.relu6", Op::Relu6, &[x]);
+    if head.rates.is_empty() {
+        for node in &mut graph.nodes[pyramid_starts..] {
+            node.part = Part::Trunk;
+        }
+    }
 
     assert!(
         (1..=3).contains(&head.decoder.len()),
@@ -121,7 +131,7 @@ mod tests {
     use super::*;
     use crate::nets::{
         efficientnet_lite::{LITE0, lite},
-        mobilenet_v2::mobilenet_v2,
+        mobilenet_v2::{deeplab, mobilenet_v2},
     };
 
     #[test]
@@ -129,7 +139,7 @@ mod tests {
         let mut head = Head {
             pyramid: 32,
             decoder: vec![16],
-            rates: [2, 4, 6],
+            rates: vec![2, 4, 6],
             classes: 21,
         };
         for trunk in [lite(LITE0), mobilenet_v2(1.0), mobilenet_v2(0.5)] {
@@ -137,6 +147,16 @@ mod tests {
             assert_eq!(graph.shapes(288, 384)[graph.output], [21, 36, 48]);
             assert_eq!(graph.shapes(16, 48)[graph.output], [21, 2, 6]);
         }
+        head.rates.clear();
+        let graph = deeplabv3_light(deeplab(0.5), &head);
+        assert_eq!(graph.shapes(288, 384)[graph.output], [21, 36, 48]);
+        assert!(graph.nodes.iter().all(|node| node.name != "aspp.concat"));
+        assert!(
+            graph
+                .nodes
+                .iter()
+                .all(|node| !node.name.starts_with("aspp.") || node.part == Part::Trunk)
+        );
         for (decoder, stride) in [(vec![16, 8], 4), (vec![16, 8, 8], 2)] {
             head.decoder = decoder;
             let graph = deeplabv3_light(lite(LITE0), &head);

@@ -5,6 +5,7 @@ pub mod deeplabv3_light;
 pub mod efficientnet_lite;
 pub mod fcn;
 pub mod inverted_residual;
+pub mod mobilenet_edgetpu;
 pub mod mobilenet_v2;
 pub mod panoptic_deeplab_light;
 pub mod pspnet;

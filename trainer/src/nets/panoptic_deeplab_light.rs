@@ -49,7 +49,7 @@ pub fn panoptic_deeplab_light(trunk: Trunk, head: &Head) -> Graph {
         Conv::pointwise(deep.1, PYRAMID, BATCH_NORM_EPS),
         deep.0,
     )];
-    for (index, rate) in head.rates.into_iter().enumerate() {
+    for (index, &rate) in head.rates.iter().enumerate() {
         let x = conv_relu6(
             &mut graph,
             &name(&format!("aspp.{}.depthwise", index + 1)),
@@ -63,8 +63,11 @@ pub fn panoptic_deeplab_light(trunk: Trunk, head: &Head) -> Graph {
             x,
         ));
     }
-    let x = graph.push(Part::Head, name("aspp.concat"), Op::Concat, &branches);
-    let project = Conv::pointwise(4 * PYRAMID, PYRAMID, BATCH_NORM_EPS);
+    let x = match branches.as_slice() {
+        &[one] => one,
+        several => graph.push(Part::Head, name("aspp.concat"), Op::Concat, several),
+    };
+    let project = Conv::pointwise(branches.len() as i64 * PYRAMID, PYRAMID, BATCH_NORM_EPS);
     let x = conv_relu6(&mut graph, &name("aspp.project"), project, x);
     let mut x: Features = (x, PYRAMID);
     for ((skip, outputs), step) in [classes, stride4]
@@ -117,7 +120,7 @@ mod tests {
         Head {
             pyramid: 160,
             decoder: vec![96],
-            rates: [3, 6, 9],
+            rates: vec![3, 6, 9],
             classes: 21,
         }
     }

@@ -4,8 +4,8 @@ use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Trunk, deeplabv3, deeplabv3_light, efficientnet_lite, fcn, mobilenet_v2, panoptic_deeplab_light, pspnet,
-    resnet, segnet, segnet_separable, unet, unet_light,
+    Trunk, deeplabv3, deeplabv3_light, efficientnet_lite, fcn, mobilenet_edgetpu, mobilenet_v2,
+    panoptic_deeplab_light, pspnet, resnet, segnet, segnet_separable, unet, unet_light,
 };
 use crate::graph::Graph;
 
@@ -24,6 +24,14 @@ pub enum TrunkKind {
     /// MobileNetV2 with half of the channels.
     #[serde(rename = "mobilenet-v2-0.5")]
     MobilenetV2Half,
+    /// MobileNetV2 as DeepLab has it.
+    #[serde(rename = "mobilenet-v2-deeplab")]
+    MobilenetV2Deeplab,
+    /// The same with half of the channels.
+    #[serde(rename = "mobilenet-v2-deeplab-0.5")]
+    MobilenetV2DeeplabHalf,
+    /// MobileNetEdgeTPU as DeepLab has it for Cityscapes.
+    MobilenetEdgetpu,
     /// VGG16.
     Vgg16,
     /// VGG16 with batch normalisation.
@@ -43,6 +51,9 @@ impl TrunkKind {
             Self::EfficientnetLite2 => "efficientnet-lite2",
             Self::MobilenetV2 => "mobilenet-v2",
             Self::MobilenetV2Half => "mobilenet-v2-0.5",
+            Self::MobilenetV2Deeplab => "mobilenet-v2-deeplab",
+            Self::MobilenetV2DeeplabHalf => "mobilenet-v2-deeplab-0.5",
+            Self::MobilenetEdgetpu => "mobilenet-edgetpu",
             Self::Vgg16 => "vgg16",
             Self::Vgg16Bn => "vgg16-bn",
             Self::Resnet18 => "resnet-18",
@@ -56,6 +67,9 @@ impl TrunkKind {
             Self::EfficientnetLite0 | Self::EfficientnetLite1 | Self::EfficientnetLite2 => {
                 (efficientnet_lite::MEAN, efficientnet_lite::STD)
             }
+            Self::MobilenetV2Deeplab | Self::MobilenetV2DeeplabHalf | Self::MobilenetEdgetpu => {
+                (mobilenet_v2::DEEPLAB_MEAN, mobilenet_v2::DEEPLAB_STD)
+            }
             _ => (mobilenet_v2::MEAN, mobilenet_v2::STD),
         }
     }
@@ -68,6 +82,9 @@ impl TrunkKind {
             Self::EfficientnetLite2 => Some(efficientnet_lite::lite(efficientnet_lite::LITE2)),
             Self::MobilenetV2 => Some(mobilenet_v2::mobilenet_v2(1.0)),
             Self::MobilenetV2Half => Some(mobilenet_v2::mobilenet_v2(0.5)),
+            Self::MobilenetV2Deeplab => Some(mobilenet_v2::deeplab(1.0)),
+            Self::MobilenetV2DeeplabHalf => Some(mobilenet_v2::deeplab(0.5)),
+            Self::MobilenetEdgetpu => Some(mobilenet_edgetpu::mobilenet_edgetpu()),
             Self::Resnet18 => Some(resnet::resnet18(16, 1)),
             Self::Vgg16 | Self::Vgg16Bn => None,
         }
@@ -83,8 +100,8 @@ pub struct Sizes {
     pub pyramid: Option<i64>,
     /// Channels of the decoder at stride 8, 4, 2.
     pub decoder: Option<Vec<i64>>,
-    /// Dilations of DeepLabv3's pyramid.
-    pub rates: Option<[i64; 3]>,
+    /// Dilations of DeepLabv3's pyramid: three, or none.
+    pub rates: Option<Vec<i64>>,
 }
 
 /// A decoder in a light form, on a trunk of one's choice.
@@ -362,12 +379,12 @@ impl Architecture {
                 let head = deeplabv3_light::Head {
                     pyramid,
                     decoder: channels.to_vec(),
-                    rates: sizes.rates.unwrap_or(DEEPLAB_RATES),
+                    rates: sizes.rates.clone().unwrap_or_else(|| DEEPLAB_RATES.to_vec()),
                     classes,
                 };
                 ensure!(
-                    head.rates.iter().all(|&rate| rate > 0),
-                    "network.rates is {:?}, expected 1 or more",
+                    [0, 3].contains(&head.rates.len()) && head.rates.iter().all(|&rate| rate > 0),
+                    "network.rates is {:?}, expected three of 1 or more, or none: []",
                     head.rates
                 );
                 if decoder == Light::DeepLabV3 {
@@ -471,6 +488,9 @@ mod tests {
             TrunkKind::EfficientnetLite0,
             TrunkKind::MobilenetV2,
             TrunkKind::MobilenetV2Half,
+            TrunkKind::MobilenetV2Deeplab,
+            TrunkKind::MobilenetV2DeeplabHalf,
+            TrunkKind::MobilenetEdgetpu,
             TrunkKind::Vgg16,
             TrunkKind::Vgg16Bn,
             TrunkKind::Resnet18,

@@ -287,7 +287,7 @@ mod tests {
         let head = deeplabv3::Head {
             pyramid: 32,
             decoder: vec![16],
-            rates: [2, 4, 6],
+            rates: vec![2, 4, 6],
             classes: 5,
         };
         let graph = deeplabv3::deeplabv3_light(efficientnet_lite::lite(efficientnet_lite::LITE0), &head);
