@@ -252,16 +252,17 @@ pub fn named(name: &str) -> Result<Recipe> {
     Recipe::read(path)
 }
 
-/// The recipe for a network by name: a built-in one for it, best for data of that format, or the default.
+/// The recipe for a network by name: a built-in one for it on its own trunk, best for data of that format, or the default.
 ///
 /// # Errors
 /// There is no network of that name.
 pub fn for_arch(arch: &str, format: Format) -> Result<Recipe> {
-    nets::by_name(arch)?;
+    let own_trunk = nets::by_name(arch)?.trunk;
     let mut candidates = Vec::new();
     for (name, text) in BUILT_IN {
         let recipe = Recipe::parse(text).with_context(|| format!("built-in recipe {name}"))?;
-        if recipe.network.arch == arch {
+        let trunk = recipe.network.trunk;
+        if recipe.network.arch == arch && (trunk.is_none() || trunk == own_trunk) {
             candidates.push(recipe);
         }
     }
