@@ -5,14 +5,12 @@ use vision::model::contract::{
     TensorContract, Training,
 };
 
-use crate::graph::Graph;
+use crate::graph::{Graph, LOGITS};
 use crate::nets::panoptic_deeplab_light::{HEAT, OFFSETS};
 use crate::recipe::Recipe;
 
 /// Where the cells of the networks' outputs lie on the input.
 pub const GRID: Grid = Grid::HalfPixel;
-/// The logits' name in a file of several outputs.
-pub const LOGITS: &str = "logits";
 
 /// The contract of a network trained by `recipe`, without files, self-test and scores.
 #[must_use]

@@ -21,7 +21,7 @@ use crate::recipe::{self, Recipe};
 use crate::run::{Folder, Origin};
 use crate::train::{End, Run, Validation, train};
 use crate::weights::Weights;
-use crate::{data, import};
+use crate::{data, huggingface, import};
 
 /// Batches that the head's statistics are measured on where an exported file is gone on from.
 const MEASURED_BATCHES: u64 = 12;
@@ -50,7 +50,8 @@ pub struct Arguments {
     /// The trunk's published weights (.pth, .safetensors, .onnx); without them every layer starts from random weights
     #[arg(long, value_name = "FILE")]
     trunk: Option<PathBuf>,
-    /// Start from the averaged weights of this checkpoint, or from a model's f32 ONNX file
+    /// Start from the averaged weights of this checkpoint, from a model's f32 ONNX file, or for segformer-b0 from a file of
+    /// Hugging Face's transformers
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
     /// Continue from the run's last checkpoint; needs no other option than --out
@@ -309,7 +310,10 @@ fn plan(arguments: &Arguments, folder: &Folder) -> Result<(Recipe, Origin, Datas
         recipe.network.classes
     );
     if arguments.arch.is_some() {
-        recipe.network.pretrained = arguments.trunk.is_some();
+        recipe.network.pretrained = match &arguments.init {
+            Some(path) if !is_onnx(path) => huggingface::is_segformer(path)?,
+            _ => arguments.trunk.is_some(),
+        };
         recipe.thaw();
     }
     if let Some(size) = arguments.size {
@@ -341,6 +345,13 @@ fn start(recipe: &Recipe, origin: &Origin, device: Device, resume: bool) -> Resu
         // All is in the checkpoint.
         _ if resume => {}
         (_, Some(path)) if is_onnx(path) => new = import::whole::load(path, &graph, &mut weights)?,
+        (_, Some(path)) if huggingface::is_segformer(path)? => {
+            let read = huggingface::load_segformer(path, &graph, &mut weights)?;
+            eprintln!("{}: {} tensors", path.display(), read.tensors);
+            if let Some(kept) = read.kept {
+                eprintln!("{}: {kept}", path.display());
+            }
+        }
         (_, Some(path)) => weights.load_but(path, "ema/", PREFIX)?,
         (_, None) if recipe.network.frozen_classes => bail!(
             "network.frozen_classes is set: name the network whose trunk and classes stay as they are by --init, such as \

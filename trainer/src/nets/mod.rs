@@ -10,6 +10,7 @@ pub mod panoptic_deeplab_light;
 pub mod pspnet;
 pub mod registry;
 pub mod resnet;
+pub mod segformer;
 pub mod segnet;
 pub mod segnet_separable;
 pub mod unet;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Trunk, deeplabv3, deeplabv3_light, efficientnet_lite, fcn, mobilenet_v2, panoptic_deeplab_light, pspnet,
-    resnet, segnet, segnet_separable, unet, unet_light,
+    resnet, segformer, segnet, segnet_separable, unet, unet_light,
 };
 use crate::graph::Graph;
 
@@ -166,9 +166,10 @@ const BADRINARAYANAN: &str = "Badrinarayanan et al. 2017, arXiv:1511.00561";
 const CHEN: &str = "Chen et al. 2017, arXiv:1706.05587";
 const CHENG: &str = "Cheng et al. 2020, arXiv:1911.10194";
 const ZHAO: &str = "Zhao et al. 2017, arXiv:1612.01105";
+const XIE: &str = "Xie et al. 2021, arXiv:2105.15203";
 
 /// Every network there is.
-pub static ARCHITECTURES: [Architecture; 15] = [
+pub static ARCHITECTURES: [Architecture; 16] = [
     paper(
         "fcn-32s",
         LONG,
@@ -264,6 +265,7 @@ pub static ARCHITECTURES: [Architecture; 15] = [
         &[96],
     ),
     paper("pspnet", ZHAO, Some(TrunkKind::Resnet18), 8, 48, pspnet::pspnet),
+    paper("segformer-b0", XIE, None, 4, 32, segformer::segformer_b0),
 ];
 
 /// The network called `name`.
