@@ -305,4 +305,5 @@ networks! {
     panoptic_deeplab_light: "panoptic-deeplab-light",
     pspnet: "pspnet",
     segformer_b0: "segformer-b0",
+    solo_light: "solo-light",
 }

@@ -202,6 +202,7 @@ mod tests {
             class: 1,
             bounds,
             difficult,
+            has_mask: true,
         };
         let objects = Objects {
             numbers,

@@ -211,6 +211,7 @@ fn sources(recipe: &Recipe, origin: &Origin) -> Result<(Option<Source>, Option<S
         origin.location()
     );
     let (by_hand, boxes) = Source::of_voc(&origin.data)?;
+    let boxes = boxes.map(|boxes| boxes.with_machine_masks(recipe.train.machine_masks));
     Ok((Some(by_hand), boxes))
 }
 

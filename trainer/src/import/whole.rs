@@ -180,6 +180,7 @@ mod tests {
             rgb: (0..2 * 64 * 64 * 3).map(|i: u32| (i * i % 251) as u8).collect(),
             labels: vec![0; 2 * 32 * 32],
             targets: vec![],
+            objects: vec![],
         };
         let rgb = batch.parts(&recipe, Device::Cpu).next().unwrap().rgb;
         let input = validate::normalise(&rgb, recipe.normalisation());

@@ -13,11 +13,12 @@ pub mod resnet;
 pub mod segformer;
 pub mod segnet;
 pub mod segnet_separable;
+pub mod solo_light;
 pub mod unet;
 pub mod unet_light;
 pub mod vgg;
 
-pub use registry::{ARCHITECTURES, Architecture, Sizes, TrunkKind, by_name};
+pub use registry::{ARCHITECTURES, Architecture, ObjectForm, Sizes, TrunkKind, by_name};
 
 use crate::graph::{Conv, Graph, NodeId, Op, Part};
 

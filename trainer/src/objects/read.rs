@@ -22,6 +22,8 @@ pub enum Source {
         numbers: PathBuf,
         /// The folder of VOC's XML.
         annotations: PathBuf,
+        /// Whether the machine's pixels count as known.
+        masks: bool,
     },
 }
 
@@ -39,8 +41,21 @@ impl Source {
         );
         let (numbers, annotations) = (root.join("instances"), root.join("Annotations"));
         let boxes = numbers.is_dir() && annotations.is_dir();
-        let boxes = boxes.then_some(Self::Boxes { numbers, annotations });
+        let boxes = boxes.then_some(Self::Boxes {
+            numbers,
+            annotations,
+            masks: true,
+        });
         Ok((Self::ByHand { objects }, boxes))
+    }
+
+    /// The same, with the pixels of a machine taken as known or not.
+    #[must_use]
+    pub fn with_machine_masks(mut self, known: bool) -> Self {
+        if let Self::Boxes { masks, .. } = &mut self {
+            *masks = known;
+        }
+        self
     }
 
     /// The objects of the picture called `name`, whose `labels` have its size.
@@ -50,7 +65,11 @@ impl Source {
     pub fn read(&self, name: &str, labels: &Labels) -> Result<Objects> {
         match self {
             Self::ByHand { objects } => by_hand(&objects.join(format!("{name}.png")), labels),
-            Self::Boxes { numbers, annotations } => {
+            Self::Boxes {
+                numbers,
+                annotations,
+                masks,
+            } => {
                 let size = [labels.width, labels.height];
                 let annotation = annotations.join(format!("{name}.xml"));
                 let boxes = read_boxes(&annotation, size)?;
@@ -78,6 +97,7 @@ impl Source {
                     class: boxed.class,
                     bounds: boxed.bounds,
                     difficult: boxed.difficult,
+                    has_mask: *masks,
                 });
                 Ok(Objects {
                     numbers,
@@ -136,6 +156,7 @@ fn by_hand(path: &Path, labels: &Labels) -> Result<Objects> {
                 as u8,
             bounds: [left, top, right + 1, bottom + 1].map(|side| side as f32),
             difficult: false,
+            has_mask: true,
         });
     }
     Ok(Objects { numbers, list })
@@ -181,6 +202,7 @@ mod tests {
             class: 7,
             bounds,
             difficult: false,
+            has_mask: true,
         };
         assert_eq!(
             read.list,
@@ -225,6 +247,7 @@ mod tests {
         let with = |number: u8| Source::Boxes {
             numbers: write(folder.path(), |x, _| if x == 7 { number } else { 0 }, (8, 4)),
             annotations: folder.path().to_owned(),
+            masks: false,
         };
         let read = with(2).read("a", &labels()).unwrap();
         let facts: Vec<(u8, f32, bool)> = read
@@ -233,6 +256,7 @@ mod tests {
             .map(|object| (object.number, object.bounds[0], object.difficult))
             .collect();
         assert_eq!(facts, [(1, 4.0, false), (2, 6.0, true)]);
+        assert!(read.list.iter().all(|object| !object.has_mask));
         assert_eq!((read.numbers[6], read.numbers[7]), (0, 2));
         assert!(with(IGNORE).read("a", &labels()).is_ok());
         let message = with(3).read("a", &labels()).unwrap_err().to_string();
