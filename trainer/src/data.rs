@@ -53,9 +53,7 @@ pub fn load_with(
             scope.spawn(|| {
                 while let Some(sample) = samples.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let picture = read(sample, classes).and_then(|(image, labels)| {
-                        let objects = source
-                            .map(|source| source.read(&sample.name, &labels))
-                            .transpose()?;
+                        let objects = source.map(|source| source.read(sample, &labels)).transpose()?;
                         Ok(shrink(image, labels, objects, longest))
                     });
                     match picture {

@@ -35,7 +35,8 @@ pub struct Arguments {
     /// A recipe: a file, or the name of a built-in one
     #[arg(long, value_name = "FILE", conflicts_with = "arch")]
     recipe: Option<String>,
-    /// The data as FORMAT:DIR, such as camvid:data/CamVid; formats: voc, camvid, masks, csv, pet, cityscapes, folder
+    /// The data as FORMAT:DIR, such as camvid:data/CamVid; formats: voc, camvid, masks, csv, pet, cityscapes, folder,
+    /// coco, cityscapes-things, labelme, yolo-seg
     #[arg(long, value_name = "FORMAT:DIR", required_unless_present_any = ["data", "resume"])]
     dataset: Option<Location>,
     /// The data's folder, in the recipe's format
@@ -101,7 +102,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let real = dataset.split("train")?;
     let (objects, pseudo_objects) = sources(&recipe, &origin)?;
     let validation = if objects.is_some() {
-        Validation::Objects(ObjectDataset::open(ObjectFormat::Voc, &origin.data, "val")?)
+        let format = origin.format.objects().unwrap_or(ObjectFormat::Voc);
+        Validation::Objects(ObjectDataset::open(format, &origin.data, "val")?)
     } else {
         Validation::Classes(dataset.split("val")?)
     };
@@ -204,13 +206,8 @@ fn sources(recipe: &Recipe, origin: &Origin) -> Result<(Option<Source>, Option<S
     if !recipe.tells_objects()? {
         return Ok((None, None));
     }
-    ensure!(
-        origin.format == Format::Voc,
-        "{} tells objects apart: expected data of the format voc, which numbers them in SegmentationObject, found {}",
-        recipe.network.arch,
-        origin.location()
-    );
-    let (by_hand, boxes) = Source::of_voc(&origin.data)?;
+    let (by_hand, boxes) =
+        Source::of(&origin.location()).with_context(|| format!("{} learns objects", recipe.network.arch))?;
     let boxes = boxes.map(|boxes| boxes.with_machine_masks(recipe.train.machine_masks));
     Ok((Some(by_hand), boxes))
 }

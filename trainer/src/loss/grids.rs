@@ -118,8 +118,10 @@ impl<'a> Prepared<'a> {
     pub(super) fn term(&self, term: &Term) -> Tensor {
         match *term {
             Term::CellFocal { alpha, gamma, .. } => self.focal(alpha, gamma),
-            Term::MaskDice { .. } => self.mean(true, |masks, which| self.dice(masks, which)),
-            Term::BoxProjection { .. } => self.mean(false, |masks, which| self.projection(masks, which)),
+            Term::MaskDice { .. } => {
+                self.mean(|object| object.has_mask, |masks, which| self.dice(masks, which))
+            }
+            Term::BoxProjection { .. } => self.mean(|_| true, |masks, which| self.projection(masks, which)),
             Term::BoxAffinity { threshold, .. } => self.affinity(threshold),
             _ => panic!("{term:?} is no term of grids"),
         }
@@ -140,14 +142,17 @@ impl<'a> Prepared<'a> {
         sum / self.positives.max(1) as f64
     }
 
-    /// The mean over all masks of what `each` gives, `[P]`, for those whose pixels are known, or for the others; 0 if there are
-    /// none.
-    fn mean(&self, has_mask: bool, each: impl Fn(&Masks, &[usize]) -> Tensor) -> Tensor {
+    /// The mean over the masks of objects that `counts` takes of what `each` gives, `[P]`; 0 if there are none.
+    fn mean(
+        &self,
+        counts: impl Fn(&ShownObject) -> bool,
+        each: impl Fn(&Masks, &[usize]) -> Tensor,
+    ) -> Tensor {
         let values: Vec<Tensor> = self
             .masks
             .iter()
             .filter_map(|masks| {
-                let which = masks.which(has_mask);
+                let which = masks.which(&counts);
                 (!which.is_empty()).then(|| each(masks, &which))
             })
             .collect();
@@ -215,7 +220,7 @@ impl<'a> Prepared<'a> {
         let mut count = 0.0;
         let cells = size(self.grids.augment);
         for masks in &self.masks {
-            let which = masks.which(false);
+            let which = masks.which(|object| !object.has_mask);
             if which.is_empty() {
                 continue;
             }
@@ -254,9 +259,10 @@ impl<'a> Prepared<'a> {
 }
 
 impl Masks {
-    fn which(&self, has_mask: bool) -> Vec<usize> {
+    /// The masks of objects that `counts` takes.
+    fn which(&self, counts: impl Fn(&ShownObject) -> bool) -> Vec<usize> {
         let list = self.objects.iter().enumerate();
-        list.filter(|(_, object)| object.has_mask == has_mask)
+        list.filter(|(_, object)| counts(object))
             .map(|(index, _)| index)
             .collect()
     }
@@ -467,7 +473,8 @@ mod tests {
         // Half of the width: 1 - 2 * 4 / (4 + 8) on one axis.
         let half = of(&left);
         assert!((half - 1.0 / 3.0).abs() < 1e-3, "{half}");
-        assert_eq!(value(&term, &shown(true), &mask(left, 20.0), &grey(), 1.0), 0.0);
+        // Boxes count where pixels are known as well.
+        assert_eq!(value(&term, &shown(true), &mask(left, 20.0), &grey(), 1.0), half);
     }
 
     #[test]

@@ -117,14 +117,15 @@ pub enum Term {
         #[serde(default = "one")]
         weight: f64,
     },
-    /// Of objects of which the box alone is known: the mask, seen from above and from the side, fills the box (Tian et al.
-    /// 2021).
+    /// The mask, seen from above and from the side, fills the box (Tian et al. 2021): of every object, since boxes are by hand
+    /// also where pixels are by a machine or not known.
     BoxProjection {
         /// Factor of the term.
         #[serde(default = "one")]
         weight: f64,
     },
-    /// Of the same objects: within the box, neighbours that look alike are both of the mask, or both not (Tian et al. 2021).
+    /// Of objects of which the box alone is known: within it, neighbours that look alike are both of the mask, or both not (Tian
+    /// et al. 2021).
     BoxAffinity {
         /// Factor of the term.
         #[serde(default = "one")]
