@@ -522,6 +522,7 @@ mod tests {
             class: 1,
             bounds,
             difficult: false,
+            has_mask: true,
         };
         let list = vec![
             object(1, [2.0, 3.0, 20.0, 15.0]),

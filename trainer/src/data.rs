@@ -13,6 +13,8 @@ use vision::dataset::{IGNORE, Labels, Sample};
 
 use crate::augment::{Augment, Size, crop, paste};
 use crate::loss::{ClassStatistics, Loss};
+use crate::nets::ObjectForm;
+use crate::objects::shown::Shown;
 use crate::objects::{Source, targets};
 use crate::picture::{Objects, Picture};
 use crate::recipe::{Recipe, Train};
@@ -51,9 +53,7 @@ pub fn load_with(
             scope.spawn(|| {
                 while let Some(sample) = samples.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let picture = read(sample, classes).and_then(|(image, labels)| {
-                        let objects = source
-                            .map(|source| source.read(&sample.name, &labels))
-                            .transpose()?;
+                        let objects = source.map(|source| source.read(sample, &labels)).transpose()?;
                         Ok(shrink(image, labels, objects, longest))
                     });
                     match picture {
@@ -133,23 +133,27 @@ pub struct Batch {
     pub rgb: Vec<u8>,
     /// `[count, height / label_stride, width / label_stride]`
     pub labels: Vec<u8>,
-    /// `[count, 5, height / 4, width / 4]` as [`targets`] has them; empty where the network tells no objects apart.
+    /// `[count, 5, height / 4, width / 4]` as [`targets`] has them; empty where the network looks for no centres.
     pub targets: Vec<f32>,
+    /// The objects of each crop; empty where the network tells none apart.
+    pub objects: Vec<Shown>,
 }
 
 /// One of the batches of a step.
-pub struct Part {
+pub struct Part<'a> {
     /// `[batch, height, width, 3]`, u8.
     pub rgb: Tensor,
     /// `[batch, rows, columns]`, u8.
     pub labels: Tensor,
-    /// `[batch, 5, height / 4, width / 4]`, f32, where the network tells objects apart.
+    /// `[batch, 5, height / 4, width / 4]`, f32, where the network looks for centres.
     pub targets: Option<Tensor>,
+    /// The objects of each crop, where the network tells them apart.
+    pub objects: &'a [Shown],
 }
 
 impl Batch {
     /// The batches of a step.
-    pub fn parts<'a>(&'a self, recipe: &Recipe, device: Device) -> impl Iterator<Item = Part> + 'a {
+    pub fn parts<'a>(&'a self, recipe: &Recipe, device: Device) -> impl Iterator<Item = Part<'a>> + 'a {
         let size = recipe.train.batch;
         let (crop, grid) = (recipe.augment.crop, recipe.augment.labels_size());
         let sides = move |size: Size| [size.height as i64, size.width as i64];
@@ -169,10 +173,12 @@ impl Batch {
                     let shape = [size as i64, targets::PLANES as i64, rows, columns];
                     Tensor::from_slice(values).reshape(shape).to_device(device)
                 });
+            let objects = self.objects.get(index * size..(index + 1) * size);
             Part {
                 rgb: rgb.to_device(device),
                 labels: labels.to_device(device),
                 targets,
+                objects: objects.unwrap_or_default(),
             }
         })
     }
@@ -267,9 +273,11 @@ pub fn batch(pictures: &[Picture], order: &[u32], donors: &Donors, recipe: &Reci
         rgb: vec![0; size * bytes],
         labels: vec![IGNORE; size * cells],
         targets: Vec::new(),
+        objects: Vec::new(),
     };
     let target = targets::PLANES * targets::size(augment).area();
-    if pictures.iter().any(|picture| picture.objects.is_some()) {
+    let form = recipe.object_form().unwrap_or_default();
+    if form == Some(ObjectForm::Centers) {
         out.targets.resize(size * target, 0.0);
     }
     let mut shuffled: Option<(u64, Vec<u32>)> = None;
@@ -292,9 +300,15 @@ pub fn batch(pictures: &[Picture], order: &[u32], donors: &Donors, recipe: &Reci
         let mut rng = Pcg64Mcg::seed_from_u64(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ position);
         let picture = &pictures[picture];
         let map = crop(picture, augment, &mut rng, rgb, labels);
-        if let Some(objects) = &picture.objects {
-            let target = &mut out.targets[index * target..(index + 1) * target];
-            targets::write(objects, &map, augment, picture.width, picture.height, target);
+        if form.is_some() {
+            let shown = match &picture.objects {
+                Some(objects) => Shown::new(objects, &map, augment, picture.width, picture.height),
+                None => Shown::nothing(augment),
+            };
+            if let Some(target) = out.targets.get_mut(index * target..(index + 1) * target) {
+                targets::write(&shown, augment, target);
+            }
+            out.objects.push(shown);
         }
         donors.paste(pictures, augment, &mut rng, (rgb, labels));
     }

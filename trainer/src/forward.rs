@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::graph::{Conv, Graph, Node, NodeId, Op, Part};
+use crate::graph::{Conv, Graph, LAYER_NORM_EPS, NOTHING, Node, NodeId, Op, Part};
 use crate::weights::{Weights, batch_norm_affine};
 
 /// What a forward pass is for.
@@ -163,7 +163,68 @@ fn run_node(
             let (_, _, h, w) = x(1).size4().expect("values are [N, C, H, W]");
             x(0).upsample_bilinear2d([h, w], false, None, None)
         }
+        Op::ResizeTo { side } => x(0).upsample_bilinear2d([*side; 2], false, None, None),
+        Op::LayerNorm { channels } => {
+            let of = |suffix: &str| Some(weights.get(&format!("{}.{suffix}", node.name)).to_kind(kind));
+            x(0).permute([0, 2, 3, 1])
+                .layer_norm([*channels], of("weight"), of("bias"), LAYER_NORM_EPS, false)
+                .permute([0, 3, 1, 2])
+        }
+        Op::Gelu => x(0).gelu("none"),
+        Op::Attention { heads } => attention(x(0), x(1), x(2), *heads),
+        Op::Coordinates { side } => coordinates(*side)
+            .to_device(x(0).device())
+            .to_kind(kind)
+            .expand([x(0).size()[0], 2, *side, *side], false),
+        Op::PointsNms => {
+            let (_, _, h, w) = x(0).size4().expect("values are [N, C, H, W]");
+            let largest = x(0).max_pool2d([2, 2], [1, 1], [1, 1], [1, 1], false);
+            let is_largest = largest.narrow(2, 0, h).narrow(3, 0, w).eq_tensor(x(0));
+            x(0).where_scalarother(&is_largest, NOTHING)
+        }
+        Op::Rows => {
+            let rows: Vec<Tensor> = (0..node.inputs.len())
+                .map(|i| x(i).flatten(2, 3).transpose(1, 2).unsqueeze(1))
+                .collect();
+            Tensor::cat(&rows, 2)
+        }
     }
+}
+
+/// [`Op::Attention`] of `query`, `[N, C, H, W]`, to `key` and `value`, both `[N, C, h, w]`.
+fn attention(query: &Tensor, key: &Tensor, value: &Tensor, heads: i64) -> Tensor {
+    let (n, c, h, w) = query.size4().expect("values are [N, C, H, W]");
+    let part = c / heads;
+    // `[N, heads, cells, part]`
+    let parts = |x: &Tensor| {
+        x.permute([0, 2, 3, 1])
+            .reshape([n, -1, heads, part])
+            .permute([0, 2, 1, 3])
+    };
+    let products = parts(query).matmul(&parts(key).transpose(2, 3)) / (part as f64).sqrt();
+    let kind = products.kind();
+    products
+        .softmax(-1, kind)
+        .matmul(&parts(value))
+        .permute([0, 2, 1, 3])
+        .reshape([n, h, w, c])
+        .permute([0, 3, 1, 2])
+}
+
+/// [`Op::Coordinates`] of one picture: `[1, 2, side, side]`.
+fn coordinates(side: i64) -> Tensor {
+    let along = Tensor::from_slice(&places(side));
+    let (right, down) = (along.reshape([1, -1]), along.reshape([-1, 1]));
+    let shape = [side, side];
+    Tensor::stack(&[right.expand(shape, false), down.expand(shape, false)], 0).unsqueeze(0)
+}
+
+/// The middles of `side` cells that reach from -1 to 1.
+#[must_use]
+pub fn places(side: i64) -> Vec<f32> {
+    (0..side)
+        .map(|cell| (2 * cell + 1) as f32 / side as f32 - 1.0)
+        .collect()
 }
 
 /// Puts each value of `z` where `pooled` has it from in `x`: [`Op::Unpool`].

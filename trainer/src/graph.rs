@@ -196,7 +196,43 @@ pub enum Op {
     },
     /// The first input at the height and width of the second, bilinear between cell centres.
     ResizeLike,
+    /// The input at `side` by `side` cells, whatever its own sides are, bilinear between cell centres.
+    ResizeTo {
+        /// Cells along each axis.
+        side: i64,
+    },
+    /// Each cell by itself, over its channels: less their mean, over the root of their variance and [`LAYER_NORM_EPS`],
+    /// times a weight and plus a bias of the channel.
+    LayerNorm {
+        /// Channels.
+        channels: i64,
+    },
+    /// `x / 2 * (1 + erf(x / sqrt(2)))`
+    Gelu,
+    /// Attention of every cell of the first input to all cells of the second, whose values are the third: channels lie in
+    /// `heads` equal parts, each of which weighs the values by the softmax of its scaled products (Vaswani et al. 2017).
+    Attention {
+        /// Parts.
+        heads: i64,
+    },
+    /// Where the cells of a picture of `side` by `side` cells lie: to the right and down, -1 to 1 from edge to edge; `[N, 2,
+    /// side, side]`. The input says how many pictures there are.
+    Coordinates {
+        /// Cells along each axis.
+        side: i64,
+    },
+    /// A logit where it is the largest of its cell and of those before it, to the left, above and above to the left; elsewhere
+    /// [`NOTHING`] (the points NMS of Wang et al. 2020).
+    PointsNms,
+    /// The cells of all inputs as rows, one behind the other, each row by row: `[N, 1, cells, C]`. An output, which files have
+    /// as `[1, cells, C]`.
+    Rows,
 }
+
+/// What is added to a variance in [`Op::LayerNorm`].
+pub const LAYER_NORM_EPS: f64 = 1e-5;
+/// The logit that [`Op::PointsNms`] leaves where another cell has more: a probability of nothing.
+pub const NOTHING: f64 = -100.0;
 
 /// One operation of a network.
 #[derive(Clone, Debug, PartialEq)]
@@ -210,6 +246,9 @@ pub struct Node {
     /// How it is trained.
     pub part: Part,
 }
+
+/// The name of the first output of a network that gives classes.
+pub const LOGITS: &str = "logits";
 
 /// An output beside the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,8 +264,10 @@ pub struct Output {
 pub struct Graph {
     /// The nodes; the first is the input.
     pub nodes: Vec<Node>,
-    /// The node whose value is the network's output: the logits of the classes.
+    /// The node whose value is the network's first output: the logits of the classes, where the network gives some.
     pub output: NodeId,
+    /// The name of the first output in files.
+    pub first: &'static str,
     /// What a network that tells objects apart gives beside them.
     pub others: Vec<Output>,
 }
@@ -244,6 +285,7 @@ impl Graph {
         Self {
             nodes: vec![input],
             output: 0,
+            first: LOGITS,
             others: vec![],
         }
     }
@@ -272,7 +314,7 @@ impl Graph {
         self.output
     }
 
-    /// Every output's node, the logits first.
+    /// Every output's node, the first one first.
     pub fn outputs(&self) -> impl Iterator<Item = NodeId> {
         std::iter::once(self.output).chain(self.others.iter().map(|output| output.node))
     }
@@ -283,7 +325,33 @@ impl Graph {
         self.outputs().any(|output| output == id)
     }
 
-    /// The node of the output called `name`, of those beside the logits.
+    /// The names of the outputs in files, in the order of [`outputs`](Self::outputs).
+    pub fn output_names(&self) -> impl Iterator<Item = &'static str> {
+        std::iter::once(self.first).chain(self.others.iter().map(|output| output.name))
+    }
+
+    /// The node called `name`.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<NodeId> {
+        self.nodes.iter().position(|node| node.name == name)
+    }
+
+    /// For every node, whether it is an output or is made into one by nothing but [`Op::PointsNms`] and [`Op::Rows`]: its value is
+    /// that of an output, as fine as it.
+    #[must_use]
+    pub fn ends(&self) -> Vec<bool> {
+        let mut ends: Vec<bool> = (0..self.nodes.len()).map(|id| self.is_output(id)).collect();
+        for node in self.nodes.iter().rev() {
+            if matches!(node.op, Op::PointsNms | Op::Rows) {
+                for &input in &node.inputs {
+                    ends[input] = true;
+                }
+            }
+        }
+        ends
+    }
+
+    /// The node of the output called `name`, of those beside the first.
     #[must_use]
     pub fn other(&self, name: &str) -> Option<NodeId> {
         self.others
@@ -342,6 +410,14 @@ impl Graph {
     pub fn transposed(&self) -> impl Iterator<Item = (&Node, &ConvTranspose)> {
         self.nodes.iter().filter_map(|node| match &node.op {
             Op::ConvTranspose(conv) => Some((node, conv)),
+            _ => None,
+        })
+    }
+
+    /// Every normalisation over channels, with how many there are.
+    pub fn layer_norms(&self) -> impl Iterator<Item = (&Node, i64)> {
+        self.nodes.iter().filter_map(|node| match node.op {
+            Op::LayerNorm { channels } => Some((node, channels)),
             _ => None,
         })
     }
@@ -425,13 +501,38 @@ impl Graph {
                     [channels, *bins, *bins]
                 }
                 Op::ResizeLike => [input(0)[0], input(1)[1], input(1)[2]],
+                Op::ResizeTo { side } => [input(0)[0], *side, *side],
+                Op::LayerNorm { channels } => {
+                    assert_eq!(input(0)[0], *channels, "{}: channels", node.name);
+                    input(0)
+                }
+                Op::Gelu | Op::PointsNms => input(0),
+                Op::Attention { heads } => {
+                    let (query, key) = (input(0), input(1));
+                    assert!(
+                        query[0] == key[0] && query[0] % heads == 0 && key == input(2),
+                        "{}: {query:?} to {key:?} in {heads} parts, values {:?}",
+                        node.name,
+                        input(2)
+                    );
+                    query
+                }
+                Op::Coordinates { side } => [2, *side, *side],
+                Op::Rows => {
+                    let channels = input(0)[0];
+                    let cells = (0..node.inputs.len()).map(|i| {
+                        assert_eq!(input(i)[0], channels, "{}: channels", node.name);
+                        input(i)[1] * input(i)[2]
+                    });
+                    [1, cells.sum(), channels]
+                }
             };
             shapes.push(shape);
         }
         shapes
     }
 
-    /// Multiply-accumulates of one forward pass at `height` by `width`, of convolutions alone.
+    /// Multiply-accumulates of one forward pass at `height` by `width`, of convolutions and attention alone.
     #[must_use]
     pub fn macs(&self, height: i64, width: i64) -> i64 {
         let shapes = self.shapes(height, width);
@@ -446,6 +547,12 @@ impl Graph {
                 Op::ConvTranspose(conv) => {
                     let [_, h, w] = shapes[node.inputs[0]];
                     conv.weight_shape().iter().product::<i64>() * h * w
+                }
+                Op::Attention { .. } => {
+                    let ([channels, h, w], [_, rows, columns]) =
+                        (shapes[node.inputs[0]], shapes[node.inputs[1]]);
+                    // Of queries and keys, and of weights and values.
+                    2 * channels * h * w * rows * columns
                 }
                 _ => 0,
             })
@@ -465,6 +572,7 @@ impl Graph {
                 Op::ConvTranspose(conv) => {
                     conv.weight_shape().iter().product::<i64>() + i64::from(conv.bias) * conv.outputs
                 }
+                Op::LayerNorm { channels } => 2 * channels,
                 _ => 0,
             })
             .sum()

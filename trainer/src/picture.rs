@@ -36,6 +36,8 @@ pub struct Object {
     pub bounds: [f32; 4],
     /// Who drew the box was in doubt: neither is it taught, nor is a network taught that nothing is there.
     pub difficult: bool,
+    /// Whether its pixels are known; of others the box alone is.
+    pub has_mask: bool,
 }
 
 impl Objects {
@@ -72,6 +74,7 @@ mod tests {
             class: 3,
             bounds: [4.0, 2.0, 8.0, 4.0],
             difficult: false,
+            has_mask: true,
         };
         let objects = Objects {
             numbers,

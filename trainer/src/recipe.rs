@@ -10,8 +10,8 @@ use vision::model::contract::{ColorOrder, Input, InputType, Layout, Resize};
 
 use crate::augment::{Augment, Size};
 use crate::graph::Graph;
-use crate::loss::{self, Term};
-use crate::nets::{self, Architecture, Sizes, TrunkKind};
+use crate::loss::{self, Subject, Term};
+use crate::nets::{self, Architecture, ObjectForm, Sizes, TrunkKind};
 use crate::optimizer::{Method, Schedule};
 
 /// A recipe, as its TOML file has it.
@@ -190,6 +190,9 @@ pub struct Train {
     /// its classes wants this: a batch without a class would move the logits of all others.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_statistics: bool,
+    /// Pixels that a machine gave to objects whose boxes are by hand are taught; otherwise the boxes alone are.
+    #[serde(default = "yes", skip_serializing_if = "is_set")]
+    pub machine_masks: bool,
     /// Compute in bfloat16; weights, normalisation statistics and the loss stay in f32.
     pub bf16: bool,
     /// Seed of all randomness.
@@ -214,19 +217,20 @@ pub struct Validate {
     pub longest: usize,
     /// Sides are multiples of this.
     pub multiple: usize,
-    /// Heat from which on there is an object, 0 to 1.
+    /// Heat, or score, from which on there is an object, 0 to 1.
     #[serde(default = "three_tenths")]
     pub score: f32,
 }
 
 /// The recipes that the program holds, by name.
-const BUILT_IN: [(&str, &str); 6] = [
+const BUILT_IN: [(&str, &str); 7] = [
     ("voc21", include_str!("../recipes/voc21.toml")),
     ("voc21-fast", include_str!("../recipes/voc21-fast.toml")),
     ("camvid-deeplab", include_str!("../recipes/camvid-deeplab.toml")),
     ("camvid-segnet", include_str!("../recipes/camvid-segnet.toml")),
     ("human-unet", include_str!("../recipes/human-unet.toml")),
     ("things", include_str!("../recipes/things.toml")),
+    ("solo-light", include_str!("../recipes/solo-light.toml")),
 ];
 /// What a network is trained by that no built-in recipe is for.
 const DEFAULT: &str = include_str!("../recipes/default.toml");
@@ -280,6 +284,14 @@ pub fn for_arch(arch: &str, format: Format) -> Result<Recipe> {
     };
     recipe.validate.multiple = whole(recipe.validate.multiple);
     Ok(recipe)
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_set(value: &bool) -> bool {
+    *value
 }
 
 fn one() -> usize {
@@ -426,31 +438,56 @@ impl Recipe {
 
     fn check_objects(&self) -> Result<()> {
         let arch = &self.network.arch;
-        let tells_objects = self.tells_objects()?;
+        let form = self.object_form()?;
         let has = |wanted: fn(&Term) -> bool| self.train.loss.iter().any(wanted);
         let has_heat = has(|term| matches!(term, Term::CenterHeat { .. } | Term::CenterHeatMse { .. }));
         let has_offsets = has(|term| matches!(term, Term::CenterOffsets { .. }));
-        let has_classes = has(|term| !term.is_of_centers());
+        let has_classes = has(|term| term.subject() == Subject::Classes);
+        let has_centers = has(|term| term.subject() == Subject::Centers);
+        let has_grids = has(|term| term.subject() == Subject::Grids);
         let score = self.validate.score;
         ensure!(
             score > 0.0 && score < 1.0,
             "validate.score is {score}, expected more than 0, less than 1"
         );
-        if !tells_objects {
+        let Some(form) = form else {
             ensure!(
-                !has_heat && !has_offsets && !self.augment.whole && !self.network.frozen_classes,
-                "{arch} tells no objects apart: expected no term of centres in train.loss, no augment.whole and no \
+                !has_centers && !has_grids && !self.augment.whole && !self.network.frozen_classes,
+                "{arch} tells no objects apart: expected no term of objects in train.loss, no augment.whole and no \
                  network.frozen_classes"
+            );
+            return Ok(());
+        };
+        ensure!(
+            self.augment.paste.is_none(),
+            "augment.paste lays pixels over objects: expected none for {arch}"
+        );
+        if form == ObjectForm::Grids {
+            let has_cells = has(|term| matches!(term, Term::CellFocal { .. }));
+            let has_masks = has(|term| matches!(term, Term::MaskDice { .. }));
+            let has_boxes = has(|term| matches!(term, Term::BoxProjection { .. }));
+            ensure!(
+                has_cells && has_masks,
+                "train.loss lacks a term for {arch}: expected cell-focal and mask-dice"
+            );
+            ensure!(
+                !has_classes && !has_centers && !self.network.frozen_classes,
+                "{arch} has neither logits of classes nor centres: expected none of their terms in train.loss, and no \
+                 network.frozen_classes"
+            );
+            ensure!(
+                has_boxes || self.train.machine_masks,
+                "train.machine_masks = false leaves objects with a box alone: expected box-projection in train.loss"
             );
             return Ok(());
         }
         ensure!(
-            has_heat && has_offsets,
-            "train.loss lacks a term for {arch}: expected center-heat or center-heat-mse, and center-offsets"
+            !has_grids && self.train.machine_masks,
+            "{arch} has no grids: expected none of their terms in train.loss, and train.machine_masks left out"
         );
         ensure!(
-            self.augment.paste.is_none(),
-            "augment.paste lays pixels over objects: expected none for {arch}"
+            has_heat && has_offsets,
+            "train.loss lacks a term for {arch}: expected center-heat or center-heat-mse, and center-offsets"
         );
         if self.network.frozen_classes {
             ensure!(
@@ -472,13 +509,26 @@ impl Recipe {
     /// # Errors
     /// There is no network of the recipe's name.
     pub fn tells_objects(&self) -> Result<bool> {
-        Ok(self.network.architecture()?.tells_objects())
+        Ok(self.object_form()?.is_some())
+    }
+
+    /// How the network tells objects apart, if it does.
+    ///
+    /// # Errors
+    /// There is no network of the recipe's name.
+    pub fn object_form(&self) -> Result<Option<ObjectForm>> {
+        Ok(self.network.architecture()?.object_form())
     }
 
     /// Trains trunk and classes as well.
     pub fn thaw(&mut self) {
         self.network.frozen_classes = false;
-        if self.train.loss.iter().all(Term::is_of_centers) {
+        if self
+            .train
+            .loss
+            .iter()
+            .all(|term| term.subject() == Subject::Centers)
+        {
             self.train.loss.extend(loss::cross_entropy());
         }
     }

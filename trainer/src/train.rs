@@ -15,8 +15,9 @@ use vision::dataset::objects::ObjectDataset;
 use crate::data::{self, Batch, Donors, Part};
 use crate::forward::{Mode, forward_wanted};
 use crate::graph::Graph;
-use crate::loss::{Centers, Loss};
+use crate::loss::{Centers, Grids, Loss, Subject};
 use crate::nets::panoptic_deeplab_light::{HEAT, OFFSETS};
+use crate::nets::solo_light::{self, LEVELS};
 use crate::optimizer::Optimizer;
 use crate::picture::Picture;
 use crate::recipe::Recipe;
@@ -129,23 +130,16 @@ impl Run {
         // A run that continues from a checkpoint draws the same random numbers.
         tch::manual_seed((recipe.train.seed ^ self.step.wrapping_mul(0x9e37_79b9_7f4a_7c15)) as i64);
         let mut sum = 0.0;
-        for (part, Part { rgb, labels, targets }) in batch.parts(recipe, device).enumerate() {
-            let input = validate::normalise(&rgb, recipe.normalisation());
+        for (index, part) in batch.parts(recipe, device).enumerate() {
             // Early on, the mean over all batches so far.
-            let batches = self.step * parts as u64 + part as u64 + 1;
+            let batches = self.step * parts as u64 + index as u64 + 1;
             let momentum = BATCH_NORM_MOMENTUM.max(1.0 / batches as f64);
-            let value = self.loss_of(
-                loss,
-                &input,
-                &labels,
-                targets.as_ref(),
-                if recipe.train.keep_statistics {
-                    Mode::Tune
-                } else {
-                    Mode::Train { momentum }
-                },
-                kind,
-            );
+            let mode = if recipe.train.keep_statistics {
+                Mode::Tune
+            } else {
+                Mode::Train { momentum }
+            };
+            let value = self.loss_of(loss, recipe, &part, mode, kind);
             let value = value / parts as f64;
             value.backward();
             sum += value.double_value(&[]);
@@ -159,40 +153,57 @@ impl Run {
         sum
     }
 
-    /// The loss of a batch; only outputs that it has terms for are computed.
-    fn loss_of(
-        &self,
-        loss: &Loss,
-        input: &Tensor,
-        labels: &Tensor,
-        targets: Option<&Tensor>,
-        mode: Mode,
-        kind: Kind,
-    ) -> Tensor {
+    /// The loss of a batch; only what it has terms for is computed.
+    fn loss_of(&self, loss: &Loss, recipe: &Recipe, part: &Part, mode: Mode, kind: Kind) -> Tensor {
         let graph = &self.graph;
-        let classes = loss.is_of_classes().then_some(graph.output);
-        let centers = loss.is_of_centers().then(|| {
-            let node = |name| graph.other(name).expect("a recipe's loss fits its network");
-            [node(HEAT), node(OFFSETS)]
-        });
-        let wanted: Vec<_> = classes.into_iter().chain(centers.into_iter().flatten()).collect();
-        let mut outputs = forward_wanted(graph, &self.weights, input, mode, kind, &wanted).into_iter();
-        let classes = classes.and_then(|_| outputs.next()).map(|logits| {
-            let grid = [labels.size()[1], labels.size()[2]];
-            loss.value(&logits.upsample_bilinear2d(grid, false, None, None), labels)
-        });
-        let centers = outputs.next().zip(outputs.next()).map(|(heat, offsets)| {
-            loss.centers_value(&Centers {
+        let input = validate::normalise(&part.rgb, recipe.normalisation());
+        let node = |name: &str| {
+            let found = graph.other(name).or_else(|| graph.node(name));
+            found.expect("a recipe's loss fits its network")
+        };
+        let grid = |level| {
+            [solo_light::category_name(level), solo_light::kernel_name(level)].map(|name| node(&name))
+        };
+        let mut wanted = Vec::new();
+        if loss.is_of(Subject::Classes) || loss.is_of(Subject::Grids) {
+            wanted.push(graph.output);
+        }
+        if loss.is_of(Subject::Centers) {
+            wanted.extend([node(HEAT), node(OFFSETS)]);
+        }
+        if loss.is_of(Subject::Grids) {
+            wanted.extend((0..LEVELS.len()).flat_map(grid));
+        }
+        let mut outputs = forward_wanted(graph, &self.weights, &input, mode, kind, &wanted).into_iter();
+        let mut next = || outputs.next().expect("as many outputs as are wanted");
+        let mut terms = Vec::new();
+        if loss.is_of(Subject::Classes) {
+            let [_, rows, columns] = part.labels.size()[..] else {
+                unreachable!("labels are [N, H, W]")
+            };
+            let logits = next().upsample_bilinear2d([rows, columns], false, None, None);
+            terms.push(loss.value(&logits, &part.labels));
+        }
+        if loss.is_of(Subject::Centers) {
+            let (heat, offsets) = (next(), next());
+            terms.push(loss.centers_value(&Centers {
                 heat: &heat,
                 offsets: &offsets,
-                targets: targets.expect("pictures to learn centres from have objects"),
-            })
-        });
-        match (classes, centers) {
-            (Some(classes), Some(centers)) => classes + centers,
-            (Some(one), None) | (None, Some(one)) => one,
-            (None, None) => unreachable!("a loss has a term"),
+                targets: part.targets.as_ref().expect("a network with centres has targets"),
+            }));
         }
+        if loss.is_of(Subject::Grids) {
+            let features = next();
+            let levels: Vec<[Tensor; 2]> = LEVELS.iter().map(|_| [next(), next()]).collect();
+            terms.push(loss.grids_value(&Grids {
+                features: &features,
+                levels: &levels,
+                shown: part.objects,
+                rgb: &part.rgb,
+                augment: &recipe.augment,
+            }));
+        }
+        terms.into_iter().reduce(|a, b| a + b).expect("a loss has a term")
     }
 
     /// Moves the running mean towards the weights; early on it follows faster.

@@ -20,10 +20,10 @@ use vision::score::ConfusionMatrix;
 use vision::score::objects::{FoundObject, ObjectScores};
 use vision::tensor::{Elements, Outputs};
 
-use crate::contract::{LOGITS, contract};
+use crate::contract::contract;
 use crate::data;
 use crate::forward::{Mode, forward_wanted};
-use crate::graph::{Graph, NodeId};
+use crate::graph::{Graph, NodeId, Op};
 use crate::recipe::Recipe;
 use crate::weights::Weights;
 
@@ -108,10 +108,12 @@ pub fn see(graph: &Graph, weights: &Weights, recipe: &Recipe, image: &RgbImage) 
     let nodes: Vec<NodeId> = graph.outputs().collect();
     let input = input(image, recipe, weights.device())?;
     let values = forward_wanted(graph, weights, &input, Mode::Eval, Kind::Float, &nodes);
-    let names = std::iter::once(LOGITS).chain(graph.others.iter().map(|output| output.name));
     let mut outputs = Outputs::default();
-    for (index, (name, value)) in names.zip(values).enumerate() {
-        let shape: Vec<usize> = value.size().iter().map(|&side| side as usize).collect();
+    for (index, (name, value)) in graph.output_names().zip(values).enumerate() {
+        let mut shape: Vec<usize> = value.size().iter().map(|&side| side as usize).collect();
+        if graph.nodes[nodes[index]].op == Op::Rows {
+            shape.remove(1);
+        }
         let value: Vec<f32> = Vec::try_from(value.to_device(Device::Cpu).contiguous().view([-1]))?;
         outputs.write(index, name, &shape, Elements::F32(&value));
     }

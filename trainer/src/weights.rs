@@ -21,10 +21,11 @@ impl Weights {
         tch::manual_seed(seed);
         let options = (Kind::Float, Device::Cpu);
         let mut map = BTreeMap::new();
+        let ends = graph.ends();
         for (node, conv) in graph.convs() {
             let shape = conv.weight_shape();
             let fan_in = (conv.inputs / conv.groups * conv.kernel * conv.kernel) as f64;
-            let is_output = graph.outputs().any(|id| graph.nodes[id].name == node.name);
+            let is_output = graph.node(&node.name).is_some_and(|id| ends[id]);
             let deviation = if is_output {
                 0.01
             } else {
@@ -58,6 +59,12 @@ impl Weights {
             if conv.bias {
                 let bias = Tensor::zeros([conv.outputs], options);
                 map.insert(format!("{}.bias", node.name), bias.to_device(device));
+            }
+        }
+        for (node, channels) in graph.layer_norms() {
+            for (suffix, value) in [("weight", 1.0), ("bias", 0.0)] {
+                let tensor = Tensor::full([channels], value, options).to_device(device);
+                map.insert(format!("{}.{suffix}", node.name), tensor);
             }
         }
         Self { map }
@@ -161,6 +168,11 @@ impl Weights {
                 names.push((format!("{}.bias", node.name), node.part));
             }
         }
+        for (node, _) in graph.layer_norms().filter(|(node, _)| node.part != Part::Stem) {
+            for suffix in ["weight", "bias"] {
+                names.push((format!("{}.{suffix}", node.name), node.part));
+            }
+        }
         names
     }
 
@@ -225,10 +237,12 @@ fn bilinear_weight(conv: &ConvTranspose) -> Tensor {
     Tensor::from_slice(&values).reshape(conv.weight_shape())
 }
 
-/// A convolution's weights with its batch normalisation folded in, as the exporters and the quantizer want them.
+/// A convolution's weights with its batch normalisation folded in, as the exporters and the quantizer want them; or those of a
+/// normalisation over channels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FoldedConv {
-    /// `[outputs, inputs / groups, kernel, kernel]`, row-major; of a transposed one `[inputs, outputs, kernel, kernel]`.
+    /// `[outputs, inputs / groups, kernel, kernel]`, row-major; of a transposed one `[inputs, outputs, kernel, kernel]`; of a
+    /// normalisation `[channels]`.
     pub weight: Vec<f32>,
     /// `[outputs]`
     pub bias: Vec<f32>,
@@ -242,7 +256,7 @@ pub fn batch_norm_affine(weights: &Weights, node: &str, eps: f64) -> (Tensor, Te
     (scale, bias)
 }
 
-/// Every convolution of `graph` with its batch normalisation folded in, by node name.
+/// Every convolution of `graph` with its batch normalisation folded in, and every normalisation over channels, by node name.
 ///
 /// # Errors
 /// A tensor can't be read out.
@@ -262,6 +276,11 @@ pub fn fold(graph: &Graph, weights: &Weights) -> Result<BTreeMap<String, FoldedC
         };
         let weight = values(weights.get(&format!("{name}.weight")))?;
         Ok((name.clone(), FoldedConv { weight, bias }))
+    });
+    let norms = graph.layer_norms().map(|(node, _)| {
+        let [weight, bias] = ["weight", "bias"].map(|suffix| format!("{}.{suffix}", node.name));
+        let (weight, bias) = (values(weights.get(&weight))?, values(weights.get(&bias))?);
+        Ok((node.name.clone(), FoldedConv { weight, bias }))
     });
     graph
         .convs()
@@ -288,5 +307,6 @@ pub fn fold(graph: &Graph, weights: &Weights) -> Result<BTreeMap<String, FoldedC
             Ok((name.clone(), folded))
         })
         .chain(transposed)
+        .chain(norms)
         .collect()
 }

@@ -304,4 +304,6 @@ networks! {
     deeplabv3_light_mobilenetv2_half: "deeplabv3-light-mobilenetv2-0.5",
     panoptic_deeplab_light: "panoptic-deeplab-light",
     pspnet: "pspnet",
+    segformer_b0: "segformer-b0",
+    solo_light: "solo-light",
 }

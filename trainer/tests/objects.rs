@@ -13,6 +13,7 @@ use indicatif::ProgressBar;
 use segd_train::augment::Size;
 use segd_train::export::model::{self, NetworkFile};
 use segd_train::export::{float, qlinear, score};
+use segd_train::loss::Term;
 use segd_train::objects::Source;
 use segd_train::picture::Picture;
 use segd_train::quantize::calibrate;
@@ -93,9 +94,9 @@ fn recipe(steps: u64) -> Recipe {
     recipe.network.arch = "panoptic-deeplab-light".to_owned();
     recipe.network.pretrained = false;
     recipe.network.trunk = Some(segd_train::nets::TrunkKind::MobilenetV2Half);
-    let terms = r#"loss = [{ kind = "cross-entropy" }, { kind = "center-heat" }, { kind = "center-offsets", weight = 0.1 }]"#;
-    let table: toml::Table = terms.parse().unwrap();
-    recipe.train.loss = table["loss"].clone().try_into().unwrap();
+    recipe.train.loss = terms(
+        r#"[{ kind = "cross-entropy" }, { kind = "center-heat" }, { kind = "center-offsets", weight = 0.1 }]"#,
+    );
     recipe.augment.crop = Size {
         width: WIDTH as usize,
         height: HEIGHT as usize,
@@ -137,26 +138,45 @@ fn made(count: u32) -> Made {
     }
 }
 
+/// SOLO on the same set.
+fn solo(steps: u64) -> Recipe {
+    let mut recipe = recipe(steps);
+    recipe.network.arch = "solo-light".to_owned();
+    recipe.network.decoder = None;
+    recipe.network.pyramid = None;
+    recipe.network.rates = None;
+    recipe.train.loss = terms(r#"[{ kind = "cell-focal" }, { kind = "mask-dice", weight = 3.0 }]"#);
+    recipe.train.head_rate = 4e-3;
+    recipe.train.trunk_rate = 4e-3;
+    recipe.check().unwrap();
+    recipe
+}
+
+fn terms(text: &str) -> Vec<Term> {
+    let table: toml::Table = format!("loss = {text}").parse().unwrap();
+    table["loss"].clone().try_into().unwrap()
+}
+
 #[test]
 fn objects_that_touch_are_learnt_and_found_in_every_backend() {
+    check(&recipe(400), OutputKind::Centers, 3);
+}
+
+#[test]
+fn solo_finds_objects_that_touch_in_every_backend() {
+    check(&solo(120), OutputKind::Prototypes, 1);
+}
+
+/// Learns the made set; its exported files find the same objects, whose numbers begin with `first`.
+fn check(recipe: &Recipe, kind: OutputKind, first: u8) {
     let made = made(4);
-    let recipe = recipe(400);
     let graph = recipe.graph();
-    let mut run = Run::new(&recipe, graph.clone(), Weights::random(&graph, 3, Device::Cpu));
+    let mut run = Run::new(recipe, graph.clone(), Weights::random(&graph, 3, Device::Cpu));
     let out = Folder::create(&made.folder.path().join("run")).unwrap();
     let order: Vec<u32> = (0..made.pictures.len() as u32).collect();
     let validation = Validation::Objects(made.truth.clone());
     let stop = AtomicBool::new(false);
-    train(
-        &mut run,
-        &recipe,
-        &made.pictures,
-        &order,
-        &validation,
-        &out,
-        &stop,
-    )
-    .unwrap();
+    train(&mut run, recipe, &made.pictures, &order, &validation, &out, &stop).unwrap();
     let log = fs::read_to_string(out.log()).unwrap();
     assert!(log.starts_with("step,seconds,loss,mask_ap50\n"), "{log}");
     assert!(run.best > 0.9, "mask AP50 {}: {log}", run.best);
@@ -166,18 +186,18 @@ fn objects_that_touch_are_learnt_and_found_in_every_backend() {
     let images: Vec<RgbImage> = samples.iter().map(|sample| sample.load().unwrap().0).collect();
     let inputs: Vec<Tensor> = images
         .iter()
-        .map(|image| validate::input(image, &recipe, Device::Cpu).unwrap())
+        .map(|image| validate::input(image, recipe, Device::Cpu).unwrap())
         .collect();
     let fp32 = float::write_exact("made", &graph, &convs);
     let int8 = qlinear::write("made", &graph, &convs, &calibrate(&graph, &run.ema, &inputs));
     let files = [NetworkFile::int8(&int8), NetworkFile::fp32(&fp32)];
     let folder = made.folder.path().join("model");
-    let mut contract = model::write_folder(&folder, &recipe, &graph, &run.ema, &files, None).unwrap();
+    let mut contract = model::write_folder(&folder, recipe, &graph, &run.ema, &files, None).unwrap();
     contract.classes.truncate(3);
     model::write(&folder, model::CONTRACT, contract.to_toml().unwrap().as_bytes()).unwrap();
     let contract =
         Contract::parse(&fs::read_to_string(folder.join(model::CONTRACT)).unwrap(), "made").unwrap();
-    assert_eq!((contract.format, contract.output.kind), (2, OutputKind::Centers));
+    assert_eq!((contract.format, contract.output.kind), (2, kind));
     assert!(!contract.classes[0].thing && contract.classes[1].thing);
 
     let mut cases = vec![("tract", Precision::Fp32), ("tract", Precision::Int8)];
@@ -199,13 +219,13 @@ fn objects_that_touch_are_learnt_and_found_in_every_backend() {
         );
         let (mut same, mut pixels) = (0, 0);
         for image in &images {
-            let expected = validate::see(&graph, &run.ema, &recipe, image).unwrap();
+            let expected = validate::see(&graph, &run.ema, recipe, image).unwrap();
             let (mut map, mut segments) = (LabelMap::zeros(0, 0), Vec::new());
             engine
                 .segment_objects(&image_ref(image).unwrap(), &mut map, &mut segments)
                 .unwrap();
             let boxes = |map: &LabelMap, count: usize| -> Vec<[u64; 4]> {
-                (3..count as u8)
+                (first..count as u8)
                     .map(|number| Rle::of(map, number).bbox())
                     .collect()
             };
@@ -288,4 +308,21 @@ fn recipes_that_can_t_tell_objects_apart_are_refused_by_key() {
     assert!(message.contains("tells no objects apart"), "{message}");
     let message = refused(&|recipe| recipe.validate.score = 1.5);
     assert!(message.contains("validate.score is 1.5"), "{message}");
+
+    let refused = |change: &dyn Fn(&mut Recipe)| {
+        let mut recipe = solo(1);
+        change(&mut recipe);
+        recipe.check().unwrap_err().to_string()
+    };
+    let message = refused(&|recipe| recipe.train.loss.truncate(1));
+    assert!(message.contains("mask-dice"), "{message}");
+    let message = refused(&|recipe| recipe.train.loss.extend(segd_train::loss::cross_entropy()));
+    assert!(
+        message.contains("neither logits of classes nor centres"),
+        "{message}"
+    );
+    let message = refused(&|recipe| recipe.train.machine_masks = false);
+    assert!(message.contains("box-projection"), "{message}");
+    let message = refused(&|recipe| recipe.train.loss = terms(r#"[{ kind = "cell-focal", alpha = 1.0 }]"#));
+    assert!(message.contains("alpha is 1"), "{message}");
 }

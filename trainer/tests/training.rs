@@ -338,6 +338,7 @@ fn batches_that_are_accumulated_count_alike() {
             rgb: both.rgb[half * pixels..][..pixels].to_vec(),
             labels: both.labels[half * cells..][..cells].to_vec(),
             targets: vec![],
+            objects: vec![],
         };
         run(&recipe).train_step(&recipe, &loss, &batch, Device::Cpu)
     });

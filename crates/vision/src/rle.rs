@@ -100,7 +100,7 @@ impl Rle {
     }
 
     /// First and one past the last pixel of each run inside, counted down the columns.
-    fn runs(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let mut at = 0;
         self.counts
             .as_chunks::<2>()
@@ -147,6 +147,20 @@ impl Rle {
         Self::new(self.width, self.height, |x, y| {
             let at = x * self.height + y;
             own[at] && !theirs[at]
+        })
+    }
+
+    /// The pixels that one of both has.
+    ///
+    /// # Panics
+    /// If the sizes differ.
+    #[must_use]
+    pub fn with(&self, other: &Self) -> Self {
+        let (own, theirs) = (self.pixels(), other.pixels());
+        assert_eq!(own.len(), theirs.len(), "masks of one size");
+        Self::new(self.width, self.height, |x, y| {
+            let at = x * self.height + y;
+            own[at] || theirs[at]
         })
     }
 
@@ -361,6 +375,7 @@ mod tests {
             let both = all().filter(|&(x, y)| pixel(x, y, 1) && pixel(x, y, 77)).count() as u64;
             prop_assert_eq!(a.shared(&b), both);
             prop_assert_eq!(a.without(&b).area(), a.area() - both);
+            prop_assert_eq!(a.with(&b).area(), a.area() + b.area() - both);
             let own: Vec<(usize, usize)> = all().filter(|&(x, y)| pixel(x, y, 1)).collect();
             let want = own.first().map(|_| {
                 let (l, r) = (own.iter().map(|p| p.0).min().unwrap(), own.iter().map(|p| p.0).max().unwrap());

@@ -52,7 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let (image, labels) = data::read(sample, dataset.classes.len())?;
         let of = source
             .as_ref()
-            .map(|source| source.read(&sample.name, &labels))
+            .map(|source| source.read(sample, &labels))
             .transpose()?;
         for &label in &labels.data {
             pixels[usize::from(label)] += 1;
@@ -83,9 +83,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// The pictures of a split, and where their objects are if they have some.
 fn samples(dataset: &Dataset, split: &str) -> Result<(Vec<Sample>, Option<Source>)> {
     let Location { format, root } = &dataset.location;
-    let has_objects = *format == Format::Voc && root.join("SegmentationObject").is_dir();
+    let has_objects =
+        format.is_painted() || *format == Format::Voc && root.join("SegmentationObject").is_dir();
     let (by_hand, boxes) = if has_objects {
-        let (by_hand, boxes) = Source::of_voc(root)?;
+        let (by_hand, boxes) = Source::of(&dataset.location)?;
         (Some(by_hand), boxes)
     } else {
         (None, None)
@@ -202,6 +203,7 @@ mod tests {
             class: 1,
             bounds,
             difficult,
+            has_mask: true,
         };
         let objects = Objects {
             numbers,

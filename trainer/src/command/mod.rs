@@ -135,11 +135,8 @@ impl Checkpoint {
             return Ok(None);
         }
         let location = self.location(recipe)?;
-        Ok(Some(ObjectDataset::open(
-            ObjectFormat::Voc,
-            &location.root,
-            split,
-        )?))
+        let format = location.format.objects().unwrap_or(ObjectFormat::Voc);
+        Ok(Some(ObjectDataset::open(format, &location.root, split)?))
     }
 
     fn location(&self, recipe: &Recipe) -> Result<Location> {

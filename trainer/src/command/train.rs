@@ -21,7 +21,7 @@ use crate::recipe::{self, Recipe};
 use crate::run::{Folder, Origin};
 use crate::train::{End, Run, Validation, train};
 use crate::weights::Weights;
-use crate::{data, import};
+use crate::{data, huggingface, import};
 
 /// Batches that the head's statistics are measured on where an exported file is gone on from.
 const MEASURED_BATCHES: u64 = 12;
@@ -35,7 +35,8 @@ pub struct Arguments {
     /// A recipe: a file, or the name of a built-in one
     #[arg(long, value_name = "FILE", conflicts_with = "arch")]
     recipe: Option<String>,
-    /// The data as FORMAT:DIR, such as camvid:data/CamVid; formats: voc, camvid, masks, csv, pet, cityscapes, folder
+    /// The data as FORMAT:DIR, such as camvid:data/CamVid; formats: voc, camvid, masks, csv, pet, cityscapes, folder,
+    /// coco, cityscapes-things, labelme, yolo-seg
     #[arg(long, value_name = "FORMAT:DIR", required_unless_present_any = ["data", "resume"])]
     dataset: Option<Location>,
     /// The data's folder, in the recipe's format
@@ -50,7 +51,8 @@ pub struct Arguments {
     /// The trunk's published weights (.pth, .safetensors, .onnx); without them every layer starts from random weights
     #[arg(long, value_name = "FILE")]
     trunk: Option<PathBuf>,
-    /// Start from the averaged weights of this checkpoint, or from a model's f32 ONNX file
+    /// Start from the averaged weights of this checkpoint, from a model's f32 ONNX file, or for segformer-b0 from a file of
+    /// Hugging Face's transformers
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
     /// Continue from the run's last checkpoint; needs no other option than --out
@@ -100,7 +102,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let real = dataset.split("train")?;
     let (objects, pseudo_objects) = sources(&recipe, &origin)?;
     let validation = if objects.is_some() {
-        Validation::Objects(ObjectDataset::open(ObjectFormat::Voc, &origin.data, "val")?)
+        let format = origin.format.objects().unwrap_or(ObjectFormat::Voc);
+        Validation::Objects(ObjectDataset::open(format, &origin.data, "val")?)
     } else {
         Validation::Classes(dataset.split("val")?)
     };
@@ -203,13 +206,9 @@ fn sources(recipe: &Recipe, origin: &Origin) -> Result<(Option<Source>, Option<S
     if !recipe.tells_objects()? {
         return Ok((None, None));
     }
-    ensure!(
-        origin.format == Format::Voc,
-        "{} tells objects apart: expected data of the format voc, which numbers them in SegmentationObject, found {}",
-        recipe.network.arch,
-        origin.location()
-    );
-    let (by_hand, boxes) = Source::of_voc(&origin.data)?;
+    let (by_hand, boxes) =
+        Source::of(&origin.location()).with_context(|| format!("{} learns objects", recipe.network.arch))?;
+    let boxes = boxes.map(|boxes| boxes.with_machine_masks(recipe.train.machine_masks));
     Ok((Some(by_hand), boxes))
 }
 
@@ -309,7 +308,10 @@ fn plan(arguments: &Arguments, folder: &Folder) -> Result<(Recipe, Origin, Datas
         recipe.network.classes
     );
     if arguments.arch.is_some() {
-        recipe.network.pretrained = arguments.trunk.is_some();
+        recipe.network.pretrained = match &arguments.init {
+            Some(path) if !is_onnx(path) => huggingface::is_segformer(path)?,
+            _ => arguments.trunk.is_some(),
+        };
         recipe.thaw();
     }
     if let Some(size) = arguments.size {
@@ -341,6 +343,13 @@ fn start(recipe: &Recipe, origin: &Origin, device: Device, resume: bool) -> Resu
         // All is in the checkpoint.
         _ if resume => {}
         (_, Some(path)) if is_onnx(path) => new = import::whole::load(path, &graph, &mut weights)?,
+        (_, Some(path)) if huggingface::is_segformer(path)? => {
+            let read = huggingface::load_segformer(path, &graph, &mut weights)?;
+            eprintln!("{}: {} tensors", path.display(), read.tensors);
+            if let Some(kept) = read.kept {
+                eprintln!("{}: {kept}", path.display());
+            }
+        }
         (_, Some(path)) => weights.load_but(path, "ema/", PREFIX)?,
         (_, None) if recipe.network.frozen_classes => bail!(
             "network.frozen_classes is set: name the network whose trunk and classes stay as they are by --init, such as \

@@ -3,12 +3,16 @@
 use prost::Message;
 use tract_onnx::pb::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
-    TypeProto, ValueInfoProto, attribute_proto::AttributeType, tensor_proto::DataType, tensor_shape_proto,
+    TypeProto, ValueInfoProto,
+    attribute_proto::AttributeType,
+    tensor_proto::DataType,
+    tensor_shape_proto::{Dimension, dimension::Value},
     type_proto,
 };
 
 use super::f16;
-use crate::graph::{Conv, ConvTranspose, Graph, NodeId, Op, Output, Pool};
+use crate::forward::places;
+use crate::graph::{Conv, ConvTranspose, Graph, LAYER_NORM_EPS, NOTHING, NodeId, Op, Output, Pool};
 use crate::weights::FoldedConv;
 
 /// The version of ONNX's operators that the files use.
@@ -23,15 +27,13 @@ pub const SIDE: i64 = 96;
 
 /// The network's input in every file: `[1, C, height, width]`, f32, normalised.
 pub const INPUT: &str = "input";
-/// The network's first output in every file: `[1, classes, grid_height, grid_width]`, f32.
-pub const OUTPUT: &str = "logits";
 
 /// The name of a node's value if it is an output.
 #[must_use]
 pub fn output_name(network: &Graph, id: NodeId) -> Option<&'static str> {
     let other = network.others.iter().find(|output| output.node == id);
     match other {
-        _ if id == network.output => Some(OUTPUT),
+        _ if id == network.output => Some(network.first),
         other => other.map(|output| output.name),
     }
 }
@@ -185,8 +187,8 @@ impl Builder {
         self.node("DepthToSpace", &[&all], output, depth_to_space_attributes());
     }
 
-    /// Adds a node that only f32 values go through: [`Op::ConvTranspose`], [`Op::BinPool`], [`Op::ResizeLike`],
-    /// and a sum. `channels` are those of the first input.
+    /// Adds a node that only f32 values go through: all but convolutions, pooling, what moves values, and activations without
+    /// an exponent. `channels` are those of the first input.
     ///
     /// # Panics
     /// The operation is another one.
@@ -214,6 +216,30 @@ impl Builder {
             Op::BinPool { bins } => self.bin_pool(*bins, channels, inputs[0], output),
             Op::Add => self.node("Add", inputs, output, vec![]),
             Op::ResizeLike => self.resize_like(channels, inputs[0], inputs[1], output),
+            Op::ResizeTo { side } => {
+                let size = format!("{output}.size");
+                self.longs(&size, &[1, channels, *side, *side]);
+                self.node("Resize", &[inputs[0], "", "", &size], output, resize_attributes());
+            }
+            Op::LayerNorm { channels } => {
+                let folded = folded.expect("weights of a normalisation");
+                self.layer_norm(*channels, inputs[0], output, folded);
+            }
+            Op::Gelu => self.gelu(inputs[0], output),
+            Op::Attention { heads } => {
+                self.attention(*heads, channels, [inputs[0], inputs[1], inputs[2]], output)
+            }
+            Op::Coordinates { side } => {
+                let along = places(*side);
+                let right = along.iter().cycle().take(along.len() * along.len());
+                let down = along
+                    .iter()
+                    .flat_map(|&place| std::iter::repeat_n(place, along.len()));
+                let values: Vec<f32> = right.copied().chain(down).collect();
+                self.floats(output, &[1, 2, *side, *side], &values);
+            }
+            Op::PointsNms => self.points_nms(inputs[0], output),
+            Op::Rows => self.rows(channels, inputs, output),
             _ => panic!("{output}: not an operation of f32 values alone"),
         }
     }
@@ -254,10 +280,140 @@ impl Builder {
             "Resize",
             &[input, "", "", &name("size")],
             output,
-            vec![
-                string("coordinate_transformation_mode", "half_pixel"),
-                string("mode", "linear"),
-            ],
+            resize_attributes(),
+        );
+    }
+
+    /// Written out in operators that have no axis of their own: a `LayerNormalization` takes the last one, and would need the
+    /// channels moved there and back.
+    fn layer_norm(&mut self, channels: i64, input: &str, output: &str, folded: &FoldedConv) {
+        if !self.has_constant("layer_norm.eps") {
+            self.floats("layer_norm.eps", &[], &[LAYER_NORM_EPS as f32]);
+        }
+        let name = |part: &str| format!("{output}.{part}");
+        let mean = || vec![ints("axes", &[1]), int("keepdims", 1)];
+        let shape = [channels, 1, 1];
+        self.weights(&name("weight"), &shape, &folded.weight);
+        self.floats(&name("bias"), &shape, &folded.bias);
+        self.node("ReduceMean", &[input], &name("mean"), mean());
+        self.node("Sub", &[input, &name("mean")], &name("away"), vec![]);
+        self.node("Mul", &[&name("away"), &name("away")], &name("squares"), vec![]);
+        self.node("ReduceMean", &[&name("squares")], &name("variance"), mean());
+        self.node(
+            "Add",
+            &[&name("variance"), "layer_norm.eps"],
+            &name("sum"),
+            vec![],
+        );
+        self.node("Sqrt", &[&name("sum")], &name("deviation"), vec![]);
+        self.node(
+            "Div",
+            &[&name("away"), &name("deviation")],
+            &name("normal"),
+            vec![],
+        );
+        self.node(
+            "Mul",
+            &[&name("normal"), &name("weight")],
+            &name("scaled"),
+            vec![],
+        );
+        self.node("Add", &[&name("scaled"), &name("bias")], output, vec![]);
+    }
+
+    /// As exporters write it, which ONNX Runtime and tract know.
+    fn gelu(&mut self, input: &str, output: &str) {
+        if !self.has_constant("gelu.root") {
+            self.floats("gelu.root", &[], &[std::f32::consts::SQRT_2]);
+            self.floats("gelu.one", &[], &[1.0]);
+            self.floats("gelu.half", &[], &[0.5]);
+        }
+        let name = |part: &str| format!("{output}.{part}");
+        self.node("Div", &[input, "gelu.root"], &name("part"), vec![]);
+        self.node("Erf", &[&name("part")], &name("erf"), vec![]);
+        self.node("Add", &[&name("erf"), "gelu.one"], &name("more"), vec![]);
+        self.node("Mul", &[input, &name("more")], &name("double"), vec![]);
+        self.node("Mul", &[&name("double"), "gelu.half"], output, vec![]);
+    }
+
+    /// `[1, C, H, W]` become `[1, heads, C / heads, cells]`; the cells of queries come first for the product with those of keys,
+    /// so that the softmax goes along the last axis.
+    fn attention(&mut self, heads: i64, channels: i64, [query, key, value]: [&str; 3], output: &str) {
+        let part = channels / heads;
+        let name = |part: &str| format!("{output}.{part}");
+        let turned = || vec![ints("perm", &[0, 1, 3, 2])];
+        self.longs(&name("parts"), &[1, heads, part, -1]);
+        self.floats(&name("scale"), &[], &[(part as f32).sqrt().recip()]);
+        for (input, parts) in [(query, "query"), (key, "key"), (value, "value")] {
+            self.node("Reshape", &[input, &name("parts")], &name(parts), vec![]);
+        }
+        self.node("Transpose", &[&name("query")], &name("queries"), turned());
+        self.node(
+            "Mul",
+            &[&name("queries"), &name("scale")],
+            &name("scaled"),
+            vec![],
+        );
+        self.node(
+            "MatMul",
+            &[&name("scaled"), &name("key")],
+            &name("products"),
+            vec![],
+        );
+        self.node(
+            "Softmax",
+            &[&name("products")],
+            &name("shares"),
+            vec![int("axis", -1)],
+        );
+        self.node("Transpose", &[&name("value")], &name("values"), turned());
+        self.node(
+            "MatMul",
+            &[&name("shares"), &name("values")],
+            &name("sums"),
+            vec![],
+        );
+        self.node("Transpose", &[&name("sums")], &name("by_channel"), turned());
+        self.node("Shape", &[query], &name("shape"), vec![]);
+        self.node("Reshape", &[&name("by_channel"), &name("shape")], output, vec![]);
+    }
+
+    fn points_nms(&mut self, input: &str, output: &str) {
+        if !self.has_constant("points_nms.nothing") {
+            self.floats("points_nms.nothing", &[], &[NOTHING as f32]);
+        }
+        let name = |part: &str| format!("{output}.{part}");
+        let attributes = vec![
+            ints("kernel_shape", &[2; 2]),
+            ints("pads", &[1, 1, 0, 0]),
+            ints("strides", &[1; 2]),
+        ];
+        self.node("MaxPool", &[input], &name("largest"), attributes);
+        self.node("Equal", &[&name("largest"), input], &name("is_largest"), vec![]);
+        self.node(
+            "Where",
+            &[&name("is_largest"), input, "points_nms.nothing"],
+            output,
+            vec![],
+        );
+    }
+
+    fn rows(&mut self, channels: i64, inputs: &[&str], output: &str) {
+        let name = |part: &str| format!("{output}.{part}");
+        self.longs(&name("cells"), &[1, channels, -1]);
+        let mut flat = Vec::new();
+        for (index, input) in inputs.iter().enumerate() {
+            let part = name(&format!("flat{index}"));
+            self.node("Reshape", &[input, &name("cells")], &part, vec![]);
+            flat.push(part);
+        }
+        let flat: Vec<&str> = flat.iter().map(String::as_str).collect();
+        self.node("Concat", &flat, &name("joined"), vec![int("axis", 2)]);
+        self.node(
+            "Transpose",
+            &[&name("joined")],
+            output,
+            vec![ints("perm", &[0, 2, 1])],
         );
     }
 
@@ -284,13 +440,18 @@ impl Builder {
         self.graph.name = name.to_owned();
         self.graph.input = vec![value_info(INPUT, channels, ["height", "width"])];
         self.graph.output = vec![value_info(
-            OUTPUT,
+            network.first,
             shapes[network.output][0],
             ["grid_height", "grid_width"],
         )];
         for Output { name, node } in &network.others {
-            let sides = ["height", "width"].map(|side| format!("{name}_{side}"));
-            let info = value_info(name, shapes[*node][0], [&sides[0], &sides[1]]);
+            let [channels, cells, fields] = shapes[*node];
+            let info = if network.nodes[*node].op == Op::Rows {
+                float_info(name, vec![fixed(1), fixed(cells), fixed(fields)])
+            } else {
+                let sides = ["height", "width"].map(|side| format!("{name}_{side}"));
+                value_info(name, channels, [&sides[0], &sides[1]])
+            };
             self.graph.output.push(info);
         }
         let mut opset_import = vec![OperatorSetIdProto {
@@ -354,6 +515,14 @@ pub fn conv_transpose_attributes(conv: &ConvTranspose) -> Vec<AttributeProto> {
     ]
 }
 
+/// The attributes of a Resize node: bilinear between cell centres.
+fn resize_attributes() -> Vec<AttributeProto> {
+    vec![
+        string("coordinate_transformation_mode", "half_pixel"),
+        string("mode", "linear"),
+    ]
+}
+
 /// An integer attribute.
 #[must_use]
 pub fn int(name: &str, value: i64) -> AttributeProto {
@@ -383,19 +552,24 @@ fn string(name: &str, value: &str) -> AttributeProto {
     }
 }
 
-fn value_info(name: &str, channels: i64, sides: [&str; 2]) -> ValueInfoProto {
-    use tensor_shape_proto::{Dimension, dimension::Value};
-    let fixed = |value| Dimension {
+fn fixed(value: i64) -> Dimension {
+    Dimension {
         value: Some(Value::DimValue(value)),
         ..Default::default()
-    };
+    }
+}
+
+fn value_info(name: &str, channels: i64, sides: [&str; 2]) -> ValueInfoProto {
     let symbolic = |name: &str| Dimension {
         value: Some(Value::DimParam(name.to_owned())),
         ..Default::default()
     };
-    let shape = TensorShapeProto {
-        dim: vec![fixed(1), fixed(channels), symbolic(sides[0]), symbolic(sides[1])],
-    };
+    let dims = vec![fixed(1), fixed(channels), symbolic(sides[0]), symbolic(sides[1])];
+    float_info(name, dims)
+}
+
+fn float_info(name: &str, dim: Vec<Dimension>) -> ValueInfoProto {
+    let shape = TensorShapeProto { dim };
     let tensor = type_proto::Tensor {
         elem_type: DataType::Float as i32,
         shape: Some(shape),

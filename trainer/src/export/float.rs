@@ -70,7 +70,16 @@ fn write_with(
             Op::DepthToSpace => builder.node("DepthToSpace", &inputs, &output, depth_to_space_attributes()),
             Op::MaxPool(pool) => builder.node("MaxPool", &inputs, &output, max_pool_attributes(*pool)),
             Op::Unpool => builder.unpool([inputs[0], inputs[1], inputs[2]], "zero", &output),
-            Op::ConvTranspose(_) | Op::BinPool { .. } | Op::ResizeLike => {
+            Op::ConvTranspose(_)
+            | Op::BinPool { .. }
+            | Op::ResizeLike
+            | Op::ResizeTo { .. }
+            | Op::LayerNorm { .. }
+            | Op::Gelu
+            | Op::Attention { .. }
+            | Op::Coordinates { .. }
+            | Op::PointsNms
+            | Op::Rows => {
                 let channels = shapes[node.inputs[0]][0];
                 builder.float_only(&node.op, channels, &inputs, &output, convs.get(&node.name));
             }

@@ -1,6 +1,7 @@
 //! The int8 file in the form that ONNX Runtime's CPU runs fastest: QLinearConv and its relatives, u8 activations.
 //!
-//! The last convolution, the classifier, stays f32 so that logits are fine-grained; so do those of other outputs.
+//! The last convolution, the classifier, stays f32 so that logits are fine-grained; so do those of other outputs, and what joins
+//! them.
 
 use std::collections::BTreeMap;
 
@@ -31,9 +32,10 @@ pub fn write(
         params: plan.params(calibration),
     };
     let shapes = graph.shapes(SIDE, SIDE);
+    let ends = graph.ends();
     for (id, node) in graph.nodes.iter().enumerate() {
         let output = node.name.clone();
-        let result = output_name(graph, id).unwrap_or_default();
+        let result = output_name(graph, id).unwrap_or(&node.name);
         let inputs: Vec<String> = node.inputs.iter().map(|&input| writer.value(input)).collect();
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
         match &node.op {
@@ -46,7 +48,13 @@ pub fn write(
                     vec![],
                 );
             }
-            Op::Conv(conv) if graph.is_output(id) => {
+            Op::PointsNms | Op::Rows => {
+                let channels = shapes[node.inputs[0]][0];
+                writer
+                    .builder
+                    .float_only(&node.op, channels, &inputs, result, None);
+            }
+            Op::Conv(conv) if ends[id] => {
                 let [scale, zero] = writer.storage(node.inputs[0]);
                 let float = format!("{}.input", node.name);
                 writer
@@ -108,7 +116,13 @@ pub fn write(
             op if is_float(op) || graph.is_output(id) && *op == Op::Add => {
                 let channels = shapes[node.inputs[0]][0];
                 let mut floats = Vec::new();
-                for (place, input) in inputs.iter().enumerate() {
+                // Where cells lie depends on no value.
+                let read = if matches!(op, Op::Coordinates { .. }) {
+                    &[]
+                } else {
+                    inputs.as_slice()
+                };
+                for (place, input) in read.iter().enumerate() {
                     let [scale, zero] = writer.storage(node.inputs[place]);
                     let float = format!("{output}.input{place}");
                     writer
@@ -182,7 +196,14 @@ pub fn write(
             Op::MaxPool(pool) => writer
                 .builder
                 .node("MaxPool", &inputs, &output, max_pool_attributes(*pool)),
-            Op::ConvTranspose(_) | Op::BinPool { .. } | Op::ResizeLike => unreachable!("f32 alone"),
+            Op::ConvTranspose(_)
+            | Op::BinPool { .. }
+            | Op::ResizeLike
+            | Op::ResizeTo { .. }
+            | Op::LayerNorm { .. }
+            | Op::Gelu
+            | Op::Attention { .. }
+            | Op::Coordinates { .. } => unreachable!("f32 alone"),
             Op::Unpool => {
                 // A value and its zero are stored alike, and so are what was pooled and the maxima.
                 let [_, zero] = writer.storage(id);
@@ -197,7 +218,17 @@ pub fn write(
 
 /// Whether an operation has no 8-bit form.
 fn is_float(op: &Op) -> bool {
-    matches!(op, Op::ConvTranspose(_) | Op::BinPool { .. } | Op::ResizeLike)
+    matches!(
+        op,
+        Op::ConvTranspose(_)
+            | Op::BinPool { .. }
+            | Op::ResizeLike
+            | Op::ResizeTo { .. }
+            | Op::LayerNorm { .. }
+            | Op::Gelu
+            | Op::Attention { .. }
+            | Op::Coordinates { .. }
+    )
 }
 
 struct Writer<'a> {

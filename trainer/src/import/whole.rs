@@ -65,6 +65,22 @@ pub fn load(path: &Path, graph: &Graph, weights: &mut Weights) -> Result<Vec<Str
             weights.set(&format!("{name}.bias"), need(format!("{name}.bias"))?)?;
         }
     }
+    for (node, channels) in graph.layer_norms() {
+        for suffix in ["weight", "bias"] {
+            let name = format!("{}.{suffix}", node.name);
+            // The file has them as `[channels, 1, 1]`.
+            let found = need(name.clone())?;
+            let fits = found.numel() as i64 == channels;
+            weights.set(
+                &name,
+                &if fits {
+                    found.view([-1])
+                } else {
+                    found.shallow_clone()
+                },
+            )?;
+        }
+    }
     let new = graph.nodes.iter().filter(|node| is_new(node));
     Ok(new.map(|node| node.name.clone()).collect())
 }
@@ -164,6 +180,7 @@ mod tests {
             rgb: (0..2 * 64 * 64 * 3).map(|i: u32| (i * i % 251) as u8).collect(),
             labels: vec![0; 2 * 32 * 32],
             targets: vec![],
+            objects: vec![],
         };
         let rgb = batch.parts(&recipe, Device::Cpu).next().unwrap().rgb;
         let input = validate::normalise(&rgb, recipe.normalisation());

@@ -18,7 +18,7 @@ impl Centers<'_> {
     /// A term's value, without its weight.
     ///
     /// # Panics
-    /// The term is one of classes.
+    /// The term is none of centres.
     pub(super) fn term(&self, term: &Term) -> Tensor {
         let plane = |first: i64, count: i64| self.targets.narrow(1, first, count);
         let (heat, heat_weights, weights) = (plane(0, 1), plane(3, 1), plane(4, 1));
@@ -43,7 +43,7 @@ impl Centers<'_> {
                 let away = (self.offsets - plane(1, 2)).abs();
                 weighted_mean(&away.sum_dim_intlist([1i64].as_slice(), true, None), &weights)
             }
-            _ => panic!("{term:?} is a term of classes"),
+            _ => panic!("{term:?} is no term of centres"),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod balance;
 mod centers;
+mod grids;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use vision::dataset::IGNORE;
 
 pub use balance::{Balance, ClassStatistics};
 pub use centers::Centers;
+pub use grids::Grids;
 
 /// One term of a loss, as `[train] loss` lists them: `{ kind = "dice", weight = 0.5 }`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,6 +97,54 @@ pub enum Term {
         #[serde(default = "one")]
         weight: f64,
     },
+    /// Of the classes of a grid's cells: each against all others, times `(1 - p)^gamma`, the true ones weighed by `alpha`, the
+    /// others by `1 - alpha`; over the number of cells that have an object (Lin et al. 2017).
+    CellFocal {
+        /// Factor of the term.
+        #[serde(default = "one")]
+        weight: f64,
+        /// Weight of cells that have the class.
+        #[serde(default = "quarter")]
+        alpha: f64,
+        /// How much less what is right already counts.
+        #[serde(default = "two")]
+        gamma: f64,
+    },
+    /// `1 - 2 sum(p y) / (sum(p^2) + sum(y^2))` of the masks of objects whose pixels are known, a mean over masks (Wang et al.
+    /// 2020, SOLO).
+    MaskDice {
+        /// Factor of the term.
+        #[serde(default = "one")]
+        weight: f64,
+    },
+    /// The mask, seen from above and from the side, fills the box (Tian et al. 2021): of every object, since boxes are by hand
+    /// also where pixels are by a machine or not known.
+    BoxProjection {
+        /// Factor of the term.
+        #[serde(default = "one")]
+        weight: f64,
+    },
+    /// Of objects of which the box alone is known: within it, neighbours that look alike are both of the mask, or both not (Tian
+    /// et al. 2021).
+    BoxAffinity {
+        /// Factor of the term.
+        #[serde(default = "one")]
+        weight: f64,
+        /// How alike two must look, 0 to 1: `e^(-d / 2)` of their distance `d` in CIE's Lab.
+        #[serde(default = "three_tenths")]
+        threshold: f64,
+    },
+}
+
+/// What a term is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The class of every pixel.
+    Classes,
+    /// Centres of objects.
+    Centers,
+    /// Cells of grids that find objects, and the masks they give.
+    Grids,
 }
 
 fn one() -> f64 {
@@ -103,6 +153,14 @@ fn one() -> f64 {
 
 fn two() -> f64 {
     2.0
+}
+
+fn quarter() -> f64 {
+    0.25
+}
+
+fn three_tenths() -> f64 {
+    0.3
 }
 
 fn seven_tenths() -> f64 {
@@ -135,17 +193,32 @@ impl Term {
             | Self::CenterHeat { weight }
             | Self::CenterHeatMse { weight }
             | Self::CenterOffsets { weight }
+            | Self::CellFocal { weight, .. }
+            | Self::MaskDice { weight }
+            | Self::BoxProjection { weight }
+            | Self::BoxAffinity { weight, .. }
             | Self::Ohem { weight, .. } => weight,
         }
     }
 
-    /// Whether it is about centres of objects; others are about classes.
+    /// What it is about.
     #[must_use]
-    pub fn is_of_centers(&self) -> bool {
-        matches!(
-            self,
-            Self::CenterHeat { .. } | Self::CenterHeatMse { .. } | Self::CenterOffsets { .. }
-        )
+    pub fn subject(&self) -> Subject {
+        match self {
+            Self::CrossEntropy { .. }
+            | Self::BinaryCrossEntropy { .. }
+            | Self::Dice { .. }
+            | Self::Focal { .. }
+            | Self::LovaszSoftmax { .. }
+            | Self::Ohem { .. } => Subject::Classes,
+            Self::CenterHeat { .. } | Self::CenterHeatMse { .. } | Self::CenterOffsets { .. } => {
+                Subject::Centers
+            }
+            Self::CellFocal { .. }
+            | Self::MaskDice { .. }
+            | Self::BoxProjection { .. }
+            | Self::BoxAffinity { .. } => Subject::Grids,
+        }
     }
 
     fn balance(&self) -> Balance {
@@ -170,6 +243,19 @@ impl Term {
         match *self {
             Self::Focal { gamma, .. } => {
                 ensure!(gamma >= 0.0, "train.loss: gamma is {gamma}, expected 0 or more");
+            }
+            Self::CellFocal { alpha, gamma, .. } => {
+                ensure!(gamma >= 0.0, "train.loss: gamma is {gamma}, expected 0 or more");
+                ensure!(
+                    alpha > 0.0 && alpha < 1.0,
+                    "train.loss: alpha is {alpha}, expected more than 0, less than 1"
+                );
+            }
+            Self::BoxAffinity { threshold, .. } => {
+                ensure!(
+                    (0.0..1.0).contains(&threshold),
+                    "train.loss: threshold is {threshold}, expected 0 or more, less than 1"
+                );
             }
             Self::Ohem { threshold, keep, .. } => {
                 for (key, value) in [("threshold", threshold), ("keep", keep)] {
@@ -205,44 +291,53 @@ impl Loss {
         Self { terms }
     }
 
-    /// Whether a term is about classes.
+    /// Whether a term is about `subject`.
     #[must_use]
-    pub fn is_of_classes(&self) -> bool {
-        self.terms.iter().any(|(term, _)| !term.is_of_centers())
+    pub fn is_of(&self, subject: Subject) -> bool {
+        self.terms.iter().any(|(term, _)| term.subject() == subject)
     }
 
-    /// Whether a term is about centres of objects.
-    #[must_use]
-    pub fn is_of_centers(&self) -> bool {
-        self.terms.iter().any(|(term, _)| term.is_of_centers())
+    /// The terms about `subject`, with the weights of the classes.
+    fn of(&self, subject: Subject) -> impl Iterator<Item = &(Term, Tensor)> {
+        self.terms
+            .iter()
+            .filter(move |(term, _)| term.subject() == subject)
     }
 
-    /// The loss of `logits`, `[N, C, H, W]`, against `labels`, `[N, H, W]` class numbers; a scalar. Terms about centres are
+    /// The loss of `logits`, `[N, C, H, W]`, against `labels`, `[N, H, W]` class numbers; a scalar. Terms about objects are
     /// left out.
     ///
     /// # Panics
     /// The shapes don't fit, a label is neither a class nor [`IGNORE`], or no term is about classes.
     pub fn value(&self, logits: &Tensor, labels: &Tensor) -> Tensor {
         let pixels = Pixels::new(logits, labels);
-        self.terms
-            .iter()
-            .filter(|(term, _)| !term.is_of_centers())
+        self.of(Subject::Classes)
             .map(|(term, weights)| pixels.term(term, weights) * term.weight())
             .reduce(|a, b| a + b)
             .expect("a loss has a term")
     }
 
-    /// The loss of centres; a scalar. Terms about classes are left out.
+    /// The loss of centres; a scalar. Terms about others are left out.
     ///
     /// # Panics
     /// The shapes don't fit, or no term is about centres.
     pub fn centers_value(&self, centers: &Centers) -> Tensor {
-        self.terms
-            .iter()
-            .filter(|(term, _)| term.is_of_centers())
+        self.of(Subject::Centers)
             .map(|(term, _)| centers.term(term) * term.weight())
             .reduce(|a, b| a + b)
             .expect("a loss has a term of centres")
+    }
+
+    /// The loss of grids and their masks; a scalar. Terms about others are left out.
+    ///
+    /// # Panics
+    /// The shapes don't fit, or no term is about grids.
+    pub fn grids_value(&self, grids: &Grids) -> Tensor {
+        let prepared = grids::Prepared::new(grids);
+        self.of(Subject::Grids)
+            .map(|(term, _)| prepared.term(term) * term.weight())
+            .reduce(|a, b| a + b)
+            .expect("a loss has a term of grids")
     }
 }
 
@@ -303,9 +398,7 @@ impl<'a> Pixels<'a> {
                 weighted_mean(&(1.0 - dice), &sizes.greater(0.0).to_kind(truth.kind()))
             }
             Term::LovaszSoftmax { .. } => self.lovasz_softmax(),
-            Term::CenterHeat { .. } | Term::CenterHeatMse { .. } | Term::CenterOffsets { .. } => {
-                panic!("{term:?} is a term of centres")
-            }
+            _ => panic!("{term:?} is a term of objects"),
         }
     }
 

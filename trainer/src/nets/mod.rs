@@ -11,13 +11,15 @@ pub mod panoptic_deeplab_light;
 pub mod pspnet;
 pub mod registry;
 pub mod resnet;
+pub mod segformer;
 pub mod segnet;
 pub mod segnet_separable;
+pub mod solo_light;
 pub mod unet;
 pub mod unet_light;
 pub mod vgg;
 
-pub use registry::{ARCHITECTURES, Architecture, Sizes, TrunkKind, by_name};
+pub use registry::{ARCHITECTURES, Architecture, ObjectForm, Sizes, TrunkKind, by_name};
 
 use crate::graph::{Conv, Graph, NodeId, Op, Part};
 

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Trunk, deeplabv3, deeplabv3_light, efficientnet_lite, fcn, mobilenet_edgetpu, mobilenet_v2,
-    panoptic_deeplab_light, pspnet, resnet, segnet, segnet_separable, unet, unet_light,
+    panoptic_deeplab_light, pspnet, resnet, segformer, segnet, segnet_separable, solo_light, unet,
+    unet_light,
 };
 use crate::graph::Graph;
 
@@ -111,6 +112,16 @@ enum Light {
     PanopticDeepLab,
     SegNet,
     UNet,
+    Solo,
+}
+
+/// How a network tells objects apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectForm {
+    /// Classes, centres, and the way from each cell to its centre.
+    Centers,
+    /// Cells of grids that name a class and give a mask.
+    Grids,
 }
 
 #[derive(Clone, Copy)]
@@ -183,9 +194,11 @@ const BADRINARAYANAN: &str = "Badrinarayanan et al. 2017, arXiv:1511.00561";
 const CHEN: &str = "Chen et al. 2017, arXiv:1706.05587";
 const CHENG: &str = "Cheng et al. 2020, arXiv:1911.10194";
 const ZHAO: &str = "Zhao et al. 2017, arXiv:1612.01105";
+const XIE: &str = "Xie et al. 2021, arXiv:2105.15203";
+const WANG: &str = "Wang et al. 2020, arXiv:2003.10152";
 
 /// Every network there is.
-pub static ARCHITECTURES: [Architecture; 15] = [
+pub static ARCHITECTURES: [Architecture; 17] = [
     paper(
         "fcn-32s",
         LONG,
@@ -281,6 +294,14 @@ pub static ARCHITECTURES: [Architecture; 15] = [
         &[96],
     ),
     paper("pspnet", ZHAO, Some(TrunkKind::Resnet18), 8, 48, pspnet::pspnet),
+    paper("segformer-b0", XIE, None, 4, 32, segformer::segformer_b0),
+    light(
+        "solo-light",
+        WANG,
+        TrunkKind::EfficientnetLite0,
+        Light::Solo,
+        &[96, 64],
+    ),
 ];
 
 /// The network called `name`.
@@ -404,6 +425,19 @@ impl Architecture {
                     classes,
                 })
             }
+            Light::Solo => {
+                let decoder = <[i64; 2]>::try_from(channels).map_err(|_| {
+                    anyhow::anyhow!(
+                        "network.decoder has {} steps, {name} has two: strides 8, 4",
+                        channels.len()
+                    )
+                })?;
+                ensure!(
+                    classes >= 2,
+                    "network.classes is {classes}, {name} needs the background and one more"
+                );
+                solo_light::solo_light(trunk, decoder, classes)
+            }
             Light::UNet => unet_light::unet_light(
                 trunk,
                 unet_light::Sizes {
@@ -417,10 +451,22 @@ impl Architecture {
     /// Whether it tells objects apart.
     #[must_use]
     pub fn tells_objects(&self) -> bool {
-        let Form::Light { decoder, .. } = self.form else {
-            return false;
-        };
-        decoder == Light::PanopticDeepLab
+        self.object_form().is_some()
+    }
+
+    /// How it tells objects apart, if it does.
+    #[must_use]
+    pub fn object_form(&self) -> Option<ObjectForm> {
+        match self.form {
+            Form::Light {
+                decoder: Light::PanopticDeepLab,
+                ..
+            } => Some(ObjectForm::Centers),
+            Form::Light {
+                decoder: Light::Solo, ..
+            } => Some(ObjectForm::Grids),
+            _ => None,
+        }
     }
 
     /// Mean and divisor of the input, on 0..255 RGB; those of ImageNet where no trunk has its own.
@@ -439,7 +485,16 @@ mod tests {
         for architecture in &ARCHITECTURES {
             let graph = architecture.graph(7);
             let (height, width) = (2 * architecture.multiple, 3 * architecture.multiple);
-            let expected = [7, height / architecture.stride, width / architecture.stride];
+            // A network of grids has no logits of classes: masks are made of its first output.
+            let channels = match architecture.object_form() {
+                Some(ObjectForm::Grids) => solo_light::FEATURES,
+                _ => 7,
+            };
+            let expected = [
+                channels,
+                height / architecture.stride,
+                width / architecture.stride,
+            ];
             assert_eq!(
                 graph.shapes(height, width)[graph.output],
                 expected,
@@ -468,6 +523,7 @@ mod tests {
         assert!(refused("unet", decoder(&[1, 2, 3])).contains("network.decoder"));
         assert!(refused("unet-light", decoder(&[16])).contains("network.decoder has 1 steps"));
         assert!(refused("deeplabv3-light", decoder(&[8, 8, 8, 8])).contains("network.decoder has 4"));
+        assert!(refused("solo-light", decoder(&[16])).contains("network.decoder has 1 steps"));
         assert!(refused("deeplabv3-light", decoder(&[0])).contains("network.decoder [0]"));
         let pyramid = Sizes {
             pyramid: Some(8),

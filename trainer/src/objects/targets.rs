@@ -3,11 +3,9 @@
 //! An object's centre is that of its box, as far as the crop shows it: boxes are by hand also where pixels are by a machine.
 //! Around a centre heat falls as a Gaussian whose deviation grows with the object, as centres of large ones are less sure.
 
-use vision::dataset::IGNORE;
-
-use crate::augment::{Augment, Map, Size};
-use crate::nets::panoptic_deeplab_light::STRIDE;
-use crate::picture::Objects;
+pub use super::shown::size;
+use super::shown::{STRIDE, Shown};
+use crate::augment::Augment;
 
 /// Planes of the targets: heat, offset down, offset right, weight of the heat, weight of the offsets.
 pub const PLANES: usize = 5;
@@ -16,25 +14,13 @@ pub const PLANES: usize = 5;
 const DEVIATION: f32 = 0.08;
 /// Least and most of a deviation, in cells.
 const DEVIATIONS: [f32; 2] = [1.0, 4.0];
-/// Objects of which a crop shows less, by share of their box or by side in pixels, are not taught.
-const LEAST_SHARE: f32 = 0.25;
-const LEAST_SIDE: f32 = 6.0;
 /// Around a centre that is not taught, heat is not taught where it would be more than this.
 const UNTAUGHT: f32 = 0.1;
 
-/// Cells of a crop's targets.
-#[must_use]
-pub fn size(augment: &Augment) -> Size {
-    Size {
-        width: augment.crop.width / STRIDE,
-        height: augment.crop.height / STRIDE,
-    }
-}
-
-/// Writes the targets of a crop that `map` leads to the picture: [`PLANES`] planes of [`size`].
+/// Writes the targets of a crop: [`PLANES`] planes of [`size`].
 ///
 /// Offsets are in pixels of the crop. The offsets of an object weigh together as the square root of its cells.
-pub fn write(objects: &Objects, map: &Map, augment: &Augment, width: usize, height: usize, out: &mut [f32]) {
+pub fn write(shown: &Shown, augment: &Augment, out: &mut [f32]) {
     let cells = size(augment);
     let area = cells.area();
     out.fill(0.0);
@@ -44,21 +30,8 @@ pub fn write(objects: &Objects, map: &Map, augment: &Augment, width: usize, heig
     heat_weights.fill(1.0);
 
     let mut centers = [None; 256];
-    for object in &objects.list {
-        let whole = map.to_crop(object.bounds);
-        let seen = [
-            whole[0].max(0.0),
-            whole[1].max(0.0),
-            whole[2].min(augment.crop.width as f32),
-            whole[3].min(augment.crop.height as f32),
-        ];
-        let sides = [seen[2] - seen[0], seen[3] - seen[1]];
-        if sides[0] <= 0.0 || sides[1] <= 0.0 {
-            continue;
-        }
-        let share = sides[0] * sides[1] / ((whole[2] - whole[0]) * (whole[3] - whole[1]));
-        let is_taught = !object.difficult && share >= LEAST_SHARE && sides[0].min(sides[1]) >= LEAST_SIDE;
-        let center = [0.5 * (seen[0] + seen[2]), 0.5 * (seen[1] + seen[3])];
+    for object in &shown.list {
+        let (center, sides) = (object.center(), object.sides());
         let cell = [
             ((center[0] / STRIDE as f32) as usize).min(cells.width - 1),
             ((center[1] / STRIDE as f32) as usize).min(cells.height - 1),
@@ -73,14 +46,14 @@ pub fn write(objects: &Objects, map: &Map, augment: &Augment, width: usize, heig
                 let (dx, dy) = (x as f32 - cell[0] as f32, y as f32 - cell[1] as f32);
                 let value = (-(dx * dx + dy * dy) / (2.0 * deviation * deviation)).exp();
                 let index = y * cells.width + x;
-                if is_taught {
+                if object.is_taught {
                     heat[index] = heat[index].max(value);
                 } else if value > UNTAUGHT {
                     heat_weights[index] = 0.0;
                 }
             }
         }
-        if is_taught {
+        if object.is_taught {
             centers[usize::from(object.number)] = Some(center);
         }
     }
@@ -93,20 +66,10 @@ pub fn write(objects: &Objects, map: &Map, augment: &Augment, width: usize, heig
 
     let middle = |at: usize| (at as f32 + 0.5) * STRIDE as f32;
     let mut counts = [0_u32; 256];
-    let number = |index: usize| {
-        let [x, y] = map.source(middle(index % cells.width), middle(index / cells.width));
-        let inside = x >= 0.0 && y >= 0.0 && x < width as f32 && y < height as f32;
-        if inside {
-            objects.numbers[y as usize * width + x as usize]
-        } else {
-            IGNORE
-        }
-    };
-    let numbers: Vec<u8> = (0..area).map(number).collect();
-    for &number in &numbers {
+    for &number in &shown.numbers {
         counts[usize::from(number)] += 1;
     }
-    for (index, &number) in numbers.iter().enumerate() {
+    for (index, &number) in shown.numbers.iter().enumerate() {
         if let Some([x, y]) = centers[usize::from(number)] {
             offsets[index] = y - middle(index / cells.width);
             offsets[area + index] = x - middle(index % cells.width);
@@ -118,8 +81,8 @@ pub fn write(objects: &Objects, map: &Map, augment: &Augment, width: usize, heig
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::augment::crop;
-    use crate::picture::{Object, Picture};
+    use crate::augment::{Size, crop};
+    use crate::picture::{Object, Objects, Picture};
     use proptest::prelude::*;
     use rand::SeedableRng;
     use rand_pcg::Pcg64Mcg;
@@ -144,6 +107,7 @@ mod tests {
                 class: 1,
                 bounds: [left, top, right, bottom].map(|side| side as f32),
                 difficult,
+                has_mask: true,
             });
         }
         Picture {
@@ -167,7 +131,8 @@ mod tests {
         );
         let mut out = vec![0.0; PLANES * size(augment).area()];
         let objects = picture.objects.as_ref().unwrap();
-        write(objects, &map, augment, picture.width, picture.height, &mut out);
+        let shown = Shown::new(objects, &map, augment, picture.width, picture.height);
+        write(&shown, augment, &mut out);
         (labels, out)
     }
 
@@ -210,7 +175,12 @@ mod tests {
     #[test]
     fn void_teaches_no_offsets() {
         let mut picture = picture(&[([8, 8, 24, 40], false)]);
-        picture.objects.as_mut().unwrap().numbers.fill(IGNORE);
+        picture
+            .objects
+            .as_mut()
+            .unwrap()
+            .numbers
+            .fill(vision::dataset::IGNORE);
         let (_, out) = made(&picture, &augment(), 1);
         assert!(out[4 * 16 * 12..].iter().all(|&weight| weight == 0.0));
     }

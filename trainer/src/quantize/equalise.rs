@@ -35,8 +35,9 @@ pub fn pairs(graph: &Graph) -> Vec<(NodeId, NodeId)> {
         };
         (conv.groups == 1 || conv.groups == conv.inputs).then_some(next)
     };
+    let ends = graph.ends();
     (0..graph.nodes.len())
-        .filter(|&id| matches!(graph.nodes[id].op, Op::Conv(_)) && !graph.is_output(id))
+        .filter(|&id| matches!(graph.nodes[id].op, Op::Conv(_)) && !ends[id])
         .filter_map(|id| Some((id, second(id)?)))
         .collect()
 }

@@ -85,10 +85,10 @@ pub fn quantized_forward(
     input: &Tensor,
 ) -> Tensor {
     let params = plan.params(calibration);
+    let ends = graph.ends();
     let rounded = weights.mapped(|name, weight| {
         let is_conv = graph.convs().any(|(node, _)| {
-            name == format!("{}.weight", node.name)
-                && !graph.outputs().any(|id| graph.nodes[id].name == node.name)
+            name == format!("{}.weight", node.name) && !graph.node(&node.name).is_some_and(|id| ends[id])
         });
         if is_conv {
             round_weight(weight, calibration.weight_bits.largest())
@@ -98,7 +98,7 @@ pub fn quantized_forward(
     });
     let round = |id: NodeId, value: Tensor| {
         // What an activation absorbs is stored once, after it; the output stays as it is.
-        if graph.is_output(id) || plan.absorbs(graph, id) {
+        if ends[id] || plan.absorbs(graph, id) {
             return value;
         }
         let params = params[id];

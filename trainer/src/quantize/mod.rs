@@ -202,8 +202,17 @@ fn is_non_negative(graph: &Graph, id: NodeId) -> bool {
         | Op::Unpool
         | Op::GlobalAvgPool
         | Op::BinPool { .. }
-        | Op::ResizeLike => is_non_negative(graph, node.inputs[0]),
-        Op::Input { .. } | Op::Conv(_) | Op::ConvTranspose(_) => false,
+        | Op::ResizeLike
+        | Op::ResizeTo { .. } => is_non_negative(graph, node.inputs[0]),
+        Op::Input { .. }
+        | Op::Conv(_)
+        | Op::ConvTranspose(_)
+        | Op::LayerNorm { .. }
+        | Op::Gelu
+        | Op::Attention { .. }
+        | Op::Coordinates { .. }
+        | Op::PointsNms
+        | Op::Rows => false,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{Sample, failed};
+use super::failed;
 use crate::error::{Error, Result};
 use std::path::Path;
 
@@ -14,7 +14,12 @@ const SHARE: f64 = 0.15;
 ///
 /// # Errors
 /// There is no such split, or there are fewer than two pictures to split.
-pub(super) fn hold_out(root: &Path, samples: Vec<Sample>, split: &str) -> Result<Vec<Sample>> {
+pub(super) fn hold_out<T>(
+    root: &Path,
+    samples: Vec<T>,
+    name: impl Fn(&T) -> String,
+    split: &str,
+) -> Result<Vec<T>> {
     if !["train", "val", "all"].contains(&split) {
         return Err(Error::usage(format!(
             "split {split:?}: {} has no list of it; train, val (15 % held out by name) and all are made from its pictures",
@@ -34,7 +39,7 @@ pub(super) fn hold_out(root: &Path, samples: Vec<Sample>, split: &str) -> Result
     let mut by_hash: Vec<_> = samples
         .iter()
         .enumerate()
-        .map(|(index, sample)| (Sha256::digest(sample.name.as_bytes()), index))
+        .map(|(index, sample)| (Sha256::digest(name(sample).as_bytes()), index))
         .collect();
     by_hash.sort_unstable();
     let mut is_held = vec![false; samples.len()];
@@ -52,7 +57,7 @@ pub(super) fn hold_out(root: &Path, samples: Vec<Sample>, split: &str) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::{LabelEncoding, SizeMismatch};
+    use crate::dataset::{LabelEncoding, Sample, SizeMismatch};
 
     fn samples(names: impl IntoIterator<Item = String>) -> Vec<Sample> {
         names
@@ -67,6 +72,10 @@ mod tests {
             .collect()
     }
 
+    fn split(samples: Vec<Sample>, split: &str) -> Result<Vec<Sample>> {
+        hold_out(Path::new("data"), samples, |sample| sample.name.clone(), split)
+    }
+
     fn names(samples: &[Sample]) -> Vec<&str> {
         let mut names: Vec<&str> = samples.iter().map(|sample| sample.name.as_str()).collect();
         names.sort_unstable();
@@ -75,35 +84,29 @@ mod tests {
 
     #[test]
     fn the_split_is_a_partition_that_depends_on_names_alone() {
-        let root = Path::new("data");
         let all = || (0..40).map(|i| format!("{i}"));
-        let val = hold_out(root, samples(all()), "val").unwrap();
-        let train = hold_out(root, samples(all()), "train").unwrap();
+        let val = split(samples(all()), "val").unwrap();
+        let train = split(samples(all()), "train").unwrap();
         assert_eq!((val.len(), train.len()), (6, 34));
         assert!(val.iter().all(|sample| !train.contains(sample)));
-        let turned = hold_out(root, samples(all().rev()), "val").unwrap();
+        let turned = split(samples(all().rev()), "val").unwrap();
         assert_eq!(names(&turned), names(&val));
-        assert_eq!(hold_out(root, samples(all()), "all").unwrap().len(), 40);
+        assert_eq!(split(samples(all()), "all").unwrap().len(), 40);
         // The same on every machine.
         assert_eq!(
-            names(&hold_out(root, samples(["a", "b", "c"].map(String::from)), "val").unwrap()),
+            names(&split(samples(["a", "b", "c"].map(String::from)), "val").unwrap()),
             ["c"]
         );
     }
 
     #[test]
     fn what_cannot_be_split_is_refused() {
-        let root = Path::new("data");
-        let message = hold_out(root, samples(["a".to_owned()]), "val")
-            .unwrap_err()
-            .to_string();
+        let message = split(samples(["a".to_owned()]), "val").unwrap_err().to_string();
         assert!(
             message.contains("data") && message.contains("one picture"),
             "{message}"
         );
-        let message = hold_out(root, samples(["a".to_owned()]), "test")
-            .unwrap_err()
-            .to_string();
+        let message = split(samples(["a".to_owned()]), "test").unwrap_err().to_string();
         assert!(message.contains("\"test\""), "{message}");
     }
 }

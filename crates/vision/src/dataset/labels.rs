@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use image::{DynamicImage, GrayImage};
 
+use super::objects::ObjectSample;
 use super::{IGNORE, failed};
 use crate::error::Result;
 use crate::picture::MAX_SIDE;
@@ -41,12 +42,14 @@ impl Labels {
 }
 
 /// How a label file stores classes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum LabelEncoding {
     /// A number or a colour for each class.
     Classes(Arc<Codebook>),
     /// A picture of two tones; the bright one is class 1. If the brightest level is 1, the levels are the classes.
     Binary,
+    /// No picture: objects, which are painted.
+    Objects(Arc<ObjectSample>),
 }
 
 /// What each stored number, and each colour, means.
@@ -109,6 +112,7 @@ pub(super) fn read(path: &Path, encoding: &LabelEncoding) -> Result<Labels> {
     match encoding {
         LabelEncoding::Classes(codebook) => classes(&bytes, path, codebook),
         LabelEncoding::Binary => binary(&bytes, path),
+        LabelEncoding::Objects(_) => Err(failed(path, "holds objects, which are no picture of labels")),
     }
 }
 

@@ -26,6 +26,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::picture;
 
+use objects::{ObjectDataset, ObjectFormat, ObjectSample};
+
 pub use camvid::CAMVID_CLASSES;
 pub use cityscapes::CITYSCAPES_CLASSES;
 pub use labels::{Codebook, LabelEncoding, Labels, decode_index_png, read_index_png};
@@ -48,7 +50,7 @@ pub struct DatasetClass {
 
 /// How a dataset lies in its folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Format {
     /// PASCAL VOC: JPEGImages, SegmentationClass, ImageSets/Segmentation/SPLIT.txt; 21 classes, 255 void
     Voc,
@@ -64,6 +66,14 @@ pub enum Format {
     Cityscapes,
     /// images/ and labels/, with or without folders for splits, and a classes.toml
     Folder,
+    /// COCO: annotations/instances_SPLIT.json, pictures in SPLIT/; things alone
+    Coco,
+    /// The things of Cityscapes: gtFine/SPLIT/CITY/*_instanceIds.png; 8 classes and the background
+    CityscapesThings,
+    /// LabelMe: a JSON beside each picture, in one folder or in SPLIT/
+    Labelme,
+    /// YOLO's text: images/SPLIT, labels/SPLIT/*.txt (or SPLIT/images, SPLIT/labels), data.yaml or classes.txt
+    YoloSeg,
 }
 
 impl Format {
@@ -84,14 +94,36 @@ impl Format {
             Self::Masks | Self::Csv => Some(&MASK_CLASSES),
             Self::Pet => Some(&PET_CLASSES),
             Self::Cityscapes => Some(&CITYSCAPES_CLASSES),
-            Self::Folder => None,
+            Self::Folder | Self::Coco | Self::CityscapesThings | Self::Labelme | Self::YoloSeg => None,
         }
+    }
+
+    /// How its objects are written, where it has some.
+    #[must_use]
+    pub fn objects(self) -> Option<ObjectFormat> {
+        match self {
+            Self::Voc => Some(ObjectFormat::Voc),
+            Self::Coco => Some(ObjectFormat::Coco),
+            Self::CityscapesThings => Some(ObjectFormat::Cityscapes),
+            Self::Labelme => Some(ObjectFormat::Labelme),
+            Self::YoloSeg => Some(ObjectFormat::YoloSeg),
+            Self::Camvid | Self::Masks | Self::Csv | Self::Pet | Self::Cityscapes | Self::Folder => None,
+        }
+    }
+
+    /// Whether its classes are those of its objects, and its labels are painted from them.
+    #[must_use]
+    pub fn is_painted(self) -> bool {
+        self != Self::Voc && self.objects().is_some()
     }
 
     /// Whether the data itself says which pictures are for validation.
     #[must_use]
     pub fn has_splits(self) -> bool {
-        matches!(self, Self::Voc | Self::Camvid | Self::Cityscapes)
+        matches!(
+            self,
+            Self::Voc | Self::Camvid | Self::Cityscapes | Self::Coco | Self::CityscapesThings
+        )
     }
 }
 
@@ -179,6 +211,11 @@ impl Dataset {
                 (classes, codebook) = folder::classes(root)?;
                 numbers(codebook)
             }
+            Format::Coco | Format::CityscapesThings | Format::Labelme | Format::YoloSeg => {
+                classes = painted_classes(format, root)?;
+                // Each sample has its own.
+                LabelEncoding::Binary
+            }
         };
         Ok(Self {
             location: Location {
@@ -197,6 +234,19 @@ impl Dataset {
     /// There is no such split, it is empty, or a picture has no labels.
     pub fn split(&self, split: &str) -> Result<Vec<Sample>> {
         let root = &self.location.root;
+        if let Some(format) = self
+            .location
+            .format
+            .objects()
+            .filter(|_| self.location.format.is_painted())
+        {
+            let data = ObjectDataset::open(format, root, split)?;
+            let samples: Vec<Sample> = data.samples.into_iter().map(Sample::painted).collect();
+            return match samples.is_empty() {
+                true => Err(failed(root, "the split has no picture")),
+                false => Ok(samples),
+            };
+        }
         let pairs = match self.location.format {
             Format::Voc => voc::pairs(root, split)?,
             Format::Camvid => camvid::pairs(root, split)?,
@@ -214,12 +264,13 @@ impl Dataset {
                 (pairs, true) => return self.samples(pairs),
                 (pairs, false) => pairs,
             },
+            Format::Coco | Format::CityscapesThings | Format::Labelme | Format::YoloSeg => vec![],
         };
         let samples = self.samples(pairs)?;
         if self.location.format.has_splits() {
             return Ok(samples);
         }
-        hold_out::hold_out(root, samples, split)
+        hold_out::hold_out(root, samples, |sample| sample.name.clone(), split)
     }
 
     fn samples(&self, pairs: Vec<Pair>) -> Result<Vec<Sample>> {
@@ -282,7 +333,7 @@ pub enum SizeMismatch {
 }
 
 /// One labelled picture.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     /// The picture's file name without its extension.
     pub name: String,
@@ -297,12 +348,27 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// A picture whose labels are painted from its objects.
+    fn painted(objects: ObjectSample) -> Self {
+        Self {
+            name: stem(&objects.image),
+            image: objects.image.clone(),
+            labels: objects.labels.clone(),
+            encoding: LabelEncoding::Objects(Arc::new(objects)),
+            size_mismatch: SizeMismatch::Refuse,
+        }
+    }
+
     /// Reads the picture, as RGB, turned as its EXIF orientation says.
     ///
     /// # Errors
     /// The file can't be read or is no picture.
     pub fn load_image(&self) -> Result<RgbImage> {
-        picture::read_rgb(&self.image)
+        match self.encoding {
+            // Objects are drawn on the picture as it is stored.
+            LabelEncoding::Objects(_) => picture::read_rgb_as_stored(&self.image),
+            _ => picture::read_rgb(&self.image),
+        }
     }
 
     /// Reads the picture and its labels, which are of the same size.
@@ -314,7 +380,10 @@ impl Sample {
     /// [`SizeMismatch::Refuse`].
     pub fn load(&self) -> Result<(RgbImage, Labels)> {
         let mut image = self.load_image()?;
-        let labels = self.load_labels()?;
+        let labels = match &self.encoding {
+            LabelEncoding::Objects(objects) => paint(objects, &image)?,
+            _ => self.load_labels()?,
+        };
         let size = (labels.width as u32, labels.height as u32);
         if image.dimensions() != size && image.dimensions() == (size.1, size.0) {
             image = picture::read_rgb_as_stored(&self.image)?;
@@ -342,8 +411,42 @@ impl Sample {
     /// # Errors
     /// The file can't be read, or does not store classes as [`Sample::encoding`] says.
     pub fn load_labels(&self) -> Result<Labels> {
-        labels::read(&self.labels, &self.encoding)
+        match &self.encoding {
+            LabelEncoding::Objects(objects) => paint(objects, &self.load_image()?),
+            encoding => labels::read(&self.labels, encoding),
+        }
     }
+}
+
+/// The class of each pixel of a picture.
+fn paint(objects: &ObjectSample, image: &RgbImage) -> Result<Labels> {
+    let size = (image.width() as usize, image.height() as usize);
+    Ok(objects.map(size)?.1.classes)
+}
+
+/// The background and the classes of objects, in the colours of PASCAL VOC's palette.
+fn painted_classes(format: Format, root: &Path) -> Result<Vec<DatasetClass>> {
+    let Some(objects) = format.objects() else {
+        return Ok(vec![]);
+    };
+    // Every split names all classes; data may lack one of the two.
+    let found = ObjectDataset::open(objects, root, "train")
+        .or_else(|error| ObjectDataset::open(objects, root, "val").map_err(|_| error));
+    let names = found?.classes;
+    if names.len() >= usize::from(IGNORE) {
+        return Err(failed(
+            root,
+            format!("{} classes, expected at most 254", names.len()),
+        ));
+    }
+    let names = std::iter::once("background".to_owned()).chain(names);
+    Ok((0..=u8::MAX)
+        .zip(names)
+        .map(|(index, name)| DatasetClass {
+            name: name.into(),
+            color: voc::color(index),
+        })
+        .collect())
 }
 
 /// An error about a dataset's file, which the message names.

@@ -1,4 +1,8 @@
-//! Data whose objects are labelled one by one: PASCAL VOC's `SegmentationObject`, COCO's JSON, and Cityscapes' `instanceIds`.
+//! Data whose objects are labelled one by one: PASCAL VOC's `SegmentationObject`, COCO's JSON, Cityscapes' `instanceIds`,
+//! LabelMe's JSON, and YOLO's text.
+
+mod labelme;
+mod yolo;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -8,7 +12,7 @@ use image::RgbImage;
 use serde::Deserialize;
 
 use super::cityscapes::{self, Kind};
-use super::{VOC_CLASSES, failed, labels, read_names};
+use super::{IGNORE, Labels, VOC_CLASSES, failed, hold_out, labels, read_names, stem};
 use crate::error::Result;
 use crate::picture;
 use crate::rle::Rle;
@@ -22,13 +26,17 @@ pub enum ObjectFormat {
     Coco,
     /// Cityscapes: leftImg8bit/SPLIT/CITY, gtFine/SPLIT/CITY/*_gtFine_instanceIds.png
     Cityscapes,
+    /// LabelMe: a JSON beside each picture, in one folder or in SPLIT/
+    Labelme,
+    /// YOLO's text: images/SPLIT, labels/SPLIT/*.txt (or SPLIT/images, SPLIT/labels), data.yaml or classes.txt
+    YoloSeg,
 }
 
 impl ObjectFormat {
     /// The split that is scored if none is asked for.
     pub fn usual_split(self) -> &'static str {
         match self {
-            Self::Voc | Self::Cityscapes => "val",
+            Self::Voc | Self::Cityscapes | Self::Labelme | Self::YoloSeg => "val",
             Self::Coco => "val2017",
         }
     }
@@ -47,6 +55,8 @@ pub struct TrueObject {
     pub area: f64,
     /// Left, top, width, height of its box in pixels.
     pub bbox: [f64; 4],
+    /// Its box alone is known: the mask is that of the box.
+    pub boxed: bool,
 }
 
 impl TrueObject {
@@ -57,6 +67,7 @@ impl TrueObject {
             crowd,
             area: mask.area() as f64,
             bbox: mask.bbox().map(|n| n as f64),
+            boxed: false,
             mask,
         }
     }
@@ -66,24 +77,38 @@ impl TrueObject {
 const VOID: u8 = 255;
 
 /// Objects of a picture, as they are written.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 enum Written {
     Voc {
         objects: PathBuf,
         classes: PathBuf,
     },
-    Coco {
+    Cityscapes(PathBuf),
+    /// In pixels of a picture of that size.
+    Listed {
         size: (usize, usize),
         list: Vec<Annotation>,
     },
-    Cityscapes(PathBuf),
+    Shares(Vec<Share>),
+}
+
+/// An object in shares of the picture's sides.
+#[derive(Debug, Clone, PartialEq)]
+struct Share {
+    class: usize,
+    /// `x, y, x, y, ...`
+    outline: Vec<f64>,
+    /// The outline is that of its box.
+    boxed: bool,
 }
 
 /// A picture whose objects are labelled.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ObjectSample {
     /// The picture.
     pub image: PathBuf,
+    /// The file that has its objects.
+    pub labels: PathBuf,
     written: Written,
 }
 
@@ -130,6 +155,7 @@ struct CocoCategory {
 struct CocoAnnotation {
     image_id: u64,
     category_id: u64,
+    #[serde(default)]
     segmentation: Segmentation,
     #[serde(default)]
     iscrowd: u8,
@@ -139,23 +165,31 @@ struct CocoAnnotation {
     bbox: Option<[f64; 4]>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(untagged)]
 enum Segmentation {
     Polygons(Vec<Vec<f64>>),
     Rle { counts: Counts },
 }
 
-#[derive(Debug, Clone, Deserialize)]
+impl Default for Segmentation {
+    /// That of an object of which the box alone is known.
+    fn default() -> Self {
+        Self::Polygons(Vec::new())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(untagged)]
 enum Counts {
     Text(String),
     List(Vec<u32>),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct Annotation {
-    class: usize,
+    /// Nothing if the pixels are those of no label.
+    class: Option<usize>,
     crowd: bool,
     segmentation: Segmentation,
     area: Option<f64>,
@@ -172,8 +206,22 @@ impl ObjectDataset {
             ObjectFormat::Voc => voc(root, split),
             ObjectFormat::Coco => coco(root, split),
             ObjectFormat::Cityscapes => streets(root, split),
+            ObjectFormat::Labelme => held_out(root, split, labelme::open(root, split)?),
+            ObjectFormat::YoloSeg => held_out(root, split, yolo::open(root, split)?),
         }
     }
+}
+
+/// The pictures of `split`, of data that has splits or not.
+fn held_out(
+    root: &Path,
+    split: &str,
+    (mut data, has_splits): (ObjectDataset, bool),
+) -> Result<ObjectDataset> {
+    if !has_splits {
+        data.samples = hold_out::hold_out(root, data.samples, |sample| stem(&sample.image), split)?;
+    }
+    Ok(data)
 }
 
 fn voc(root: &Path, split: &str) -> Result<ObjectDataset> {
@@ -184,6 +232,7 @@ fn voc(root: &Path, split: &str) -> Result<ObjectDataset> {
             objects: root.join("SegmentationObject").join(format!("{name}.png")),
             classes: root.join("SegmentationClass").join(format!("{name}.png")),
         },
+        labels: root.join("SegmentationObject").join(format!("{name}.png")),
     });
     Ok(ObjectDataset {
         samples: samples.collect(),
@@ -196,7 +245,14 @@ fn voc(root: &Path, split: &str) -> Result<ObjectDataset> {
 }
 
 fn coco(root: &Path, split: &str) -> Result<ObjectDataset> {
-    let path = root.join("annotations").join(format!("instances_{split}.json"));
+    // COCO's own splits have their year.
+    let splits = ["", "2017", "2014"].map(|year| format!("{split}{year}"));
+    let file = |split: &str| root.join("annotations").join(format!("instances_{split}.json"));
+    let split = splits
+        .iter()
+        .find(|split| file(split).is_file())
+        .unwrap_or(&splits[0]);
+    let path = file(split);
     let text = std::fs::read_to_string(&path).map_err(|error| failed(&path, error))?;
     let file: CocoFile = serde_json::from_str(&text).map_err(|error| failed(&path, error))?;
     let classes: HashMap<u64, usize> = file.categories.iter().zip(0..).map(|(c, n)| (c.id, n)).collect();
@@ -212,7 +268,7 @@ fn coco(root: &Path, split: &str) -> Result<ObjectDataset> {
             )
         })?;
         lists.entry(annotation.image_id).or_default().push(Annotation {
-            class,
+            class: Some(class),
             crowd: annotation.iscrowd != 0,
             segmentation: annotation.segmentation,
             area: annotation.area,
@@ -221,10 +277,11 @@ fn coco(root: &Path, split: &str) -> Result<ObjectDataset> {
     }
     let samples = file.images.into_iter().map(|image| ObjectSample {
         image: root.join(split).join(&image.file_name),
-        written: Written::Coco {
+        written: Written::Listed {
             size: (image.width, image.height),
             list: lists.remove(&image.id).unwrap_or_default(),
         },
+        labels: path.clone(),
     });
     Ok(ObjectDataset {
         samples: samples.collect(),
@@ -240,10 +297,23 @@ impl ObjectSample {
     pub fn load(&self) -> Result<(RgbImage, TrueObjects)> {
         let picture = picture::read_rgb_as_stored(&self.image)?;
         let size = (picture.width() as usize, picture.height() as usize);
+        let truth = self.truth(size)?;
+        Ok((picture, truth))
+    }
+
+    /// Reads the objects of a picture of `size`, width and height in pixels.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn truth(&self, size: (usize, usize)) -> Result<TrueObjects> {
         let truth = match &self.written {
             Written::Voc { objects, classes } => read_voc(objects, classes, size)?,
             Written::Cityscapes(path) => read_streets(path, size)?,
-            Written::Coco { size: said, list } => {
+            Written::Shares(list) => TrueObjects {
+                objects: list.iter().map(|share| share.object(size)).collect(),
+                void: None,
+            },
+            Written::Listed { size: said, list } => {
                 if *said != size {
                     return Err(failed(
                         &self.image,
@@ -253,8 +323,11 @@ impl ObjectSample {
                         ),
                     ));
                 }
-                let objects = list.iter().map(|annotation| {
+                let masks = list.iter().map(|annotation| {
                     let mask = match &annotation.segmentation {
+                        Segmentation::Polygons(polygons) if polygons.is_empty() => {
+                            annotation.bbox.map(|bbox| boxed(size, bbox))
+                        }
                         Segmentation::Polygons(polygons) => Some(Rle::of_polygons(size.0, size.1, polygons)),
                         Segmentation::Rle {
                             counts: Counts::Text(text),
@@ -263,22 +336,143 @@ impl ObjectSample {
                             counts: Counts::List(list),
                         } => Rle::from_counts(size.0, size.1, list.clone()),
                     };
-                    let mask =
-                        mask.ok_or_else(|| failed(&self.image, "has an annotation whose mask is none"))?;
-                    let object = TrueObject::new(annotation.class, mask, annotation.crowd);
-                    Ok(TrueObject {
+                    mask.ok_or_else(|| failed(&self.image, "has an annotation whose mask is none"))
+                });
+                let mut truth = TrueObjects {
+                    objects: Vec::new(),
+                    void: None,
+                };
+                for (annotation, mask) in list.iter().zip(masks) {
+                    let mask = mask?;
+                    let Some(class) = annotation.class else {
+                        let void = truth.void.take();
+                        truth.void = Some(void.map_or_else(|| mask.clone(), |void| void.with(&mask)));
+                        continue;
+                    };
+                    let object = TrueObject::new(class, mask, annotation.crowd);
+                    truth.objects.push(TrueObject {
                         area: annotation.area.unwrap_or(object.area),
                         bbox: annotation.bbox.unwrap_or(object.bbox),
+                        boxed: annotation.segmentation == Segmentation::default(),
                         ..object
-                    })
-                });
-                TrueObjects {
-                    objects: objects.collect::<Result<_>>()?,
-                    void: None,
+                    });
+                }
+                truth
+            }
+        };
+        Ok(truth)
+    }
+}
+
+impl ObjectSample {
+    /// The objects of a picture of `size`, and what each of its pixels is.
+    ///
+    /// # Errors
+    /// As [`truth`](Self::truth), and for more than 254 objects.
+    pub fn map(&self, size: (usize, usize)) -> Result<(TrueObjects, ObjectMap)> {
+        let truth = self.truth(size)?;
+        let map = truth.map(size).map_err(|count| {
+            failed(
+                &self.labels,
+                format!(
+                    "{} has {count} objects, expected at most 254",
+                    self.image.display()
+                ),
+            )
+        })?;
+        Ok((truth, map))
+    }
+}
+
+impl Share {
+    fn object(&self, (width, height): (usize, usize)) -> TrueObject {
+        let sides = [width as f64, height as f64];
+        let outline: Vec<f64> = self
+            .outline
+            .iter()
+            .zip(sides.iter().cycle())
+            .map(|(at, side)| at * side)
+            .collect();
+        let mask = Rle::of_polygons(width, height, std::slice::from_ref(&outline));
+        let object = TrueObject::new(self.class, mask, false);
+        if !self.boxed {
+            return object;
+        }
+        let [left, top, _, _, right, bottom, ..] = outline[..] else {
+            return object;
+        };
+        TrueObject {
+            bbox: [left, top, right - left, bottom - top],
+            boxed: true,
+            ..object
+        }
+    }
+}
+
+/// The pixels of a box: left, top, width, height.
+fn boxed((width, height): (usize, usize), [left, top, w, h]: [f64; 4]) -> Rle {
+    let (right, bottom) = (left + w, top + h);
+    Rle::of_polygons(
+        width,
+        height,
+        &[vec![left, top, right, top, right, bottom, left, bottom]],
+    )
+}
+
+/// Objects in one map: each pixel is that of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectMap {
+    /// Of each pixel the place of its object in [`TrueObjects::objects`], counted from 1; 0 for none, [`IGNORE`] for a crowd's
+    /// and where nobody knows.
+    pub numbers: Vec<u8>,
+    /// Of each pixel its class, counted from 1; 0 for none, [`IGNORE`] where nobody knows.
+    pub classes: Labels,
+}
+
+impl TrueObjects {
+    /// The objects in one map of `width` by `height`: small ones lie in front of large ones, crowds behind. The pixels of an
+    /// object whose box alone is known are no object's and have no known class, but where another one lies.
+    ///
+    /// # Errors
+    /// The number of objects, if it is more than 254.
+    pub fn map(&self, (width, height): (usize, usize)) -> Result<ObjectMap, usize> {
+        if self.objects.len() >= usize::from(IGNORE) {
+            return Err(self.objects.len());
+        }
+        let (mut numbers, mut classes) = (vec![0; width * height], vec![0; width * height]);
+        let mut paint = |mask: &Rle, number: u8, class: u8| {
+            for (start, end) in mask.runs() {
+                for at in start as usize..end as usize {
+                    let pixel = at % height * width + at / height;
+                    (numbers[pixel], classes[pixel]) = (number, class);
                 }
             }
         };
-        Ok((picture, truth))
+        let mut order: Vec<(usize, &TrueObject)> = self.objects.iter().enumerate().collect();
+        order.sort_by_key(|(_, object)| {
+            (
+                !object.crowd,
+                !object.boxed,
+                std::cmp::Reverse(object.mask.area()),
+            )
+        });
+        if let Some(void) = &self.void {
+            paint(void, IGNORE, IGNORE);
+        }
+        for (index, object) in order {
+            let class = object.class as u8 + 1;
+            match (object.crowd, object.boxed) {
+                (true, _) => paint(&object.mask, IGNORE, class),
+                (false, true) => paint(&object.mask, 0, IGNORE),
+                (false, false) => paint(&object.mask, index as u8 + 1, class),
+            }
+        }
+        let classes = Labels {
+            width,
+            height,
+            data: classes,
+        };
+        Ok(ObjectMap { numbers, classes })
     }
 }
 
@@ -324,6 +518,7 @@ fn streets(root: &Path, split: &str) -> Result<ObjectDataset> {
     let pairs = cityscapes::pairs(root, split, Kind::InstanceIds)?;
     let samples = pairs.into_iter().map(|pair| ObjectSample {
         image: pair.image,
+        labels: pair.labels.clone(),
         written: Written::Cityscapes(pair.labels),
     });
     Ok(ObjectDataset {
@@ -443,8 +638,18 @@ mod tests {
         std::fs::write(root.join("annotations/instances_v.json"), text).unwrap();
         let data = ObjectDataset::open(ObjectFormat::Coco, root, "v").unwrap();
         let object = data.samples[0].load().unwrap().1.objects.remove(0);
+        assert!(!object.boxed);
         assert_eq!((object.area, object.bbox), (5.5, [0.0, 0.5, 2.0, 2.5]));
         assert_eq!((object.mask.area(), object.mask.bbox()), (6, [0, 0, 2, 3]));
+
+        // Without an outline the box is all that is known.
+        let text = text.replace("[[0, 0, 2, 0, 2, 3, 0, 3]]", "[]");
+        std::fs::write(root.join("annotations/instances_v2017.json"), text).unwrap();
+        std::fs::remove_file(root.join("annotations/instances_v.json")).unwrap();
+        std::fs::rename(root.join("v"), root.join("v2017")).unwrap();
+        let data = ObjectDataset::open(ObjectFormat::Coco, root, "v").unwrap();
+        let object = data.samples[0].load().unwrap().1.objects.remove(0);
+        assert!(object.boxed && object.mask.area() > 0);
     }
 
     #[test]
@@ -494,6 +699,181 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    /// A folder in LabelMe's layout: a picture of 8x6, and what `shapes` says of it.
+    fn labelme_folder(shapes: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        RgbImage::new(8, 6).save(folder.path().join("a.png")).unwrap();
+        let file = format!(
+            r#"{{"version": "5.0", "flags": {{}}, "shapes": [{shapes}], "imagePath": "..\\x\\a.png", "imageData": null,
+            "imageHeight": 6, "imageWidth": 8}}"#
+        );
+        std::fs::write(folder.path().join("a.json"), file).unwrap();
+        folder
+    }
+
+    fn shape(label: &str, kind: &str, points: &str, group: &str) -> String {
+        format!(
+            r#"{{"label": "{label}", "points": [{points}], "group_id": {group}, "shape_type": "{kind}", "flags": {{}}}}"#
+        )
+    }
+
+    #[test]
+    fn labelme_has_shapes_groups_and_what_is_left_out() {
+        let shapes = [
+            shape("pen", "polygon", "[0, 0], [2, 0], [2, 3], [0, 3]", "null"),
+            shape("cup", "rectangle", "[4, 4], [6, 6]", "1"),
+            shape("cup", "rectangle", "[6, 0], [8, 1]", "1"),
+            shape("pen", "circle", "[5, 2], [6, 2]", "1"),
+            shape("__ignore__", "rectangle", "[7, 5], [8, 6]", "null"),
+            shape("_background_", "rectangle", "[0, 0], [8, 6]", "null"),
+        ];
+        let folder = labelme_folder(&shapes.join(","));
+        let data = ObjectDataset::open(ObjectFormat::Labelme, folder.path(), "all").unwrap();
+        assert_eq!(data.classes, ["cup", "pen"]);
+        let (_, truth) = data.samples[0].load().unwrap();
+        let found: Vec<(usize, u64, bool)> = truth
+            .objects
+            .iter()
+            .map(|o| (o.class, o.mask.area(), o.boxed))
+            .collect();
+        assert_eq!(found[..2], [(1, 6, false), (0, 4 + 2, false)]);
+        assert!(
+            found.len() == 3 && found[2].0 == 1 && (2..=4).contains(&found[2].1),
+            "{found:?}"
+        );
+        assert_eq!(truth.void.unwrap(), Rle::new(8, 6, |x, y| (x, y) == (7, 5)));
+
+        // The list decides which classes there are, and their order.
+        std::fs::write(
+            folder.path().join("labels.txt"),
+            "__ignore__\n_background_\npen\ncup\n",
+        )
+        .unwrap();
+        let data = ObjectDataset::open(ObjectFormat::Labelme, folder.path(), "all").unwrap();
+        assert_eq!(data.classes, ["pen", "cup"]);
+        std::fs::write(folder.path().join("labels.txt"), "pen\n").unwrap();
+        let error = ObjectDataset::open(ObjectFormat::Labelme, folder.path(), "all").unwrap_err();
+        assert!(
+            error.to_string().contains("a.json: shape 2 is called \"cup\""),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn labelme_s_bad_files_are_refused_by_name() {
+        for (shapes, part) in [
+            (shape("a", "line", "[0, 0], [1, 1]", "null"), "shape 1 is a line"),
+            (
+                shape("a", "polygon", "[0, 0], [1, 1]", "null"),
+                "shape 1 is a polygon of 2 points",
+            ),
+            (
+                shape("a", "rectangle", "[0, 0]", "null"),
+                "shape 1 is a rectangle of 1 points, expected two",
+            ),
+            (
+                shape("a", "polygon", "[0, 0], [1]", "null"),
+                "is no file of LabelMe's",
+            ),
+            ("{".to_owned(), "is no file of LabelMe's"),
+        ] {
+            let folder = labelme_folder(&shapes);
+            let error = ObjectDataset::open(ObjectFormat::Labelme, folder.path(), "all")
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains("a.json") && error.contains(part), "{error}");
+        }
+        let folder = labelme_folder("");
+        RgbImage::new(6, 8).save(folder.path().join("a.png")).unwrap();
+        let data = ObjectDataset::open(ObjectFormat::Labelme, folder.path(), "all").unwrap();
+        let error = data.samples[0].load().unwrap_err().to_string();
+        assert!(
+            error.contains("a.png: is 6x8, its annotations are for 8x6"),
+            "{error}"
+        );
+        std::fs::remove_file(folder.path().join("a.png")).unwrap();
+        let error = ObjectDataset::open(ObjectFormat::Labelme, folder.path(), "all")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("has no picture"), "{error}");
+        assert!(ObjectDataset::open(ObjectFormat::Labelme, &folder.path().join("none"), "all").is_err());
+    }
+
+    #[test]
+    fn yolo_s_text_has_outlines_boxes_and_pictures_without_objects() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        for place in ["images/train", "labels/train"] {
+            std::fs::create_dir_all(root.join(place)).unwrap();
+        }
+        for name in ["a", "b"] {
+            RgbImage::new(10, 20)
+                .save(root.join(format!("images/train/{name}.png")))
+                .unwrap();
+        }
+        let labels = root.join("labels/train/a.txt");
+        std::fs::write(&labels, "1 0 0 0.2 0 0.2 0.5 0 0.5\n\n0 0.5 0.5 0.4 0.2\n").unwrap();
+        let open = || ObjectDataset::open(ObjectFormat::YoloSeg, root, "train");
+        assert!(open().unwrap_err().to_string().contains("names no classes"));
+        std::fs::write(root.join("data.yaml"), "train: images/train\nnames: [cat, dog]\n").unwrap();
+        let data = open().unwrap();
+        assert_eq!((data.classes.len(), data.samples.len()), (2, 2));
+        let (_, truth) = data.samples[0].load().unwrap();
+        let found: Vec<(usize, u64, bool)> = truth
+            .objects
+            .iter()
+            .map(|o| (o.class, o.mask.area(), o.boxed))
+            .collect();
+        assert_eq!(found, [(1, 2 * 10, false), (0, 4 * 4, true)]);
+        let bbox = truth.objects[1].bbox;
+        assert!(
+            bbox.iter()
+                .zip([3.0, 8.0, 4.0, 4.0])
+                .all(|(a, b)| (a - b).abs() < 1e-9),
+            "{bbox:?}"
+        );
+        assert!(data.samples[1].load().unwrap().1.objects.is_empty());
+
+        std::fs::write(&labels, "0 0.5 0.5 0.4 0.2\n2 0.5 0.5 0.4 0.2\n").unwrap();
+        let error = open().unwrap_err().to_string();
+        assert!(
+            error.contains("a.txt: line 2: class \"2\", expected 0 to 1"),
+            "{error}"
+        );
+        let error = ObjectDataset::open(ObjectFormat::YoloSeg, root, "val")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("images/val or val/images"), "{error}");
+        std::fs::write(root.join("data.yaml"), "nc: 2\n").unwrap();
+        assert!(open().unwrap_err().to_string().contains("data.yaml"));
+    }
+
+    #[test]
+    fn small_objects_lie_in_front_and_boxes_and_crowds_are_nobody_s_pixels() {
+        let area = |x0: usize, x1: usize| Rle::new(10, 2, |x, _| (x0..x1).contains(&x));
+        let mut boxed = TrueObject::new(2, area(6, 9), false);
+        boxed.boxed = true;
+        let truth = TrueObjects {
+            objects: vec![
+                TrueObject::new(0, area(1, 3), false),
+                TrueObject::new(1, area(0, 5), false),
+                boxed,
+                TrueObject::new(3, area(4, 7), true),
+            ],
+            void: Some(area(9, 10)),
+        };
+        let map = truth.map((10, 2)).unwrap();
+        let row = [2, 1, 1, 2, 2, 255, 0, 0, 0, 255];
+        assert_eq!(map.numbers, [row, row].concat());
+        let row = [2, 1, 1, 2, 2, 4, 255, 255, 255, 255];
+        assert_eq!(map.classes.data, [row, row].concat());
+        let many = TrueObjects {
+            objects: vec![TrueObject::new(0, area(0, 1), false); 255],
+            void: None,
+        };
+        assert_eq!(many.map((10, 2)), Err(255));
     }
 
     #[test]

@@ -49,7 +49,7 @@ fn a_location_is_written_as_it_is_read() {
     assert_eq!(location.to_string(), "camvid:/data/CamVid");
     for (text, part) in [
         ("/data", "FORMAT:DIR"),
-        ("coco:/data", "cityscapes"),
+        ("cocoa:/data", "cityscapes"),
         ("voc:", "folder"),
     ] {
         let message = text.parse::<Location>().unwrap_err();
@@ -419,4 +419,55 @@ fn sizes_that_differ_are_refused_or_resized() {
     let (picture, labels) = sample.load().unwrap();
     assert_eq!(picture.get_pixel(3, 1).0, [9, 8, 7]);
     assert_eq!(labels.data, [5, 5, 255, 255, 5, 5, 255, 255]);
+}
+
+#[test]
+fn labels_are_painted_from_objects() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    write_picture(&root.join("images/a.png"), 4, 2);
+    write_picture(&root.join("images/b.png"), 4, 2);
+    write(&root.join("classes.txt"), "cat\ndog\n");
+    write(
+        &root.join("labels/a.txt"),
+        "1 0 0 0.5 0 0.5 1 0 1\n0 0.875 0.5 0.25 1\n",
+    );
+    let dataset = Dataset::open(Format::YoloSeg, root).unwrap();
+    let classes: Vec<(&str, [u8; 3])> = dataset
+        .classes
+        .iter()
+        .map(|class| (&*class.name, class.color))
+        .collect();
+    assert_eq!(
+        classes,
+        [("background", [0; 3]), ("cat", [128, 0, 0]), ("dog", [0, 128, 0])]
+    );
+    let samples = dataset.split("all").unwrap();
+    assert_eq!(names(&samples), ["a", "b"]);
+    assert_eq!(samples[0].labels, root.join("labels/a.txt"));
+    let expected = [2, 2, 0, IGNORE, 2, 2, 0, IGNORE];
+    let (image, labels) = samples[0].load().unwrap();
+    assert_eq!(
+        (image.dimensions(), labels.data.as_slice()),
+        ((4, 2), &expected[..])
+    );
+    assert_eq!(samples[0].load_labels().unwrap().data, expected);
+    assert_eq!(samples[1].load().unwrap().1.data, [0; 8]);
+    // Without splits they are made from the names.
+    let both = ["train", "val"].map(|split| dataset.split(split).unwrap().len());
+    assert_eq!(both, [1, 1]);
+    refused(Format::YoloSeg, root, "test", &["split \"test\""]);
+    refused(Format::Coco, root, "train", &["instances_train.json"]);
+    assert!(
+        Format::CityscapesThings.is_painted()
+            && !Format::Voc.is_painted()
+            && !Format::Cityscapes.is_painted()
+    );
+    assert_eq!(
+        VOC_CLASSES
+            .iter()
+            .zip(0..)
+            .find(|(class, index)| class.color != voc::color(*index)),
+        None
+    );
 }

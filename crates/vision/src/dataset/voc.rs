@@ -27,6 +27,17 @@ pub static VOC_CLASSES: [DatasetClass; 21] = classes![
     "tv monitor" 0 64 128,
 ];
 
+/// The colour of class `index` in VOC's palette: the bits of the number, from the lowest on, are the highest of red, green and
+/// blue in turn.
+pub(super) fn color(index: u8) -> [u8; 3] {
+    let channel = |channel: usize| {
+        (0..3).fold(0, |value, bit| {
+            value | (index >> (3 * bit + channel) & 1) << (7 - bit)
+        })
+    };
+    [channel(0), channel(1), channel(2)]
+}
+
 /// The pictures of `split` (`train`, `val`, `trainval`, `test`) under `root`.
 pub(super) fn pairs(root: &Path, split: &str) -> Result<Vec<Pair>> {
     let labels = root.join("SegmentationClass");
