@@ -148,6 +148,8 @@ fn solo(steps: u64) -> Recipe {
     recipe.train.loss = terms(r#"[{ kind = "cell-focal" }, { kind = "mask-dice", weight = 3.0 }]"#);
     recipe.train.head_rate = 4e-3;
     recipe.train.trunk_rate = 4e-3;
+    recipe.train.batch = 2;
+    recipe.validate.score = 0.1;
     recipe.check().unwrap();
     recipe
 }
@@ -159,17 +161,17 @@ fn terms(text: &str) -> Vec<Term> {
 
 #[test]
 fn objects_that_touch_are_learnt_and_found_in_every_backend() {
-    check(&recipe(400), OutputKind::Centers, 3);
+    check(&recipe(400), 4, OutputKind::Centers, 3);
 }
 
 #[test]
 fn solo_finds_objects_that_touch_in_every_backend() {
-    check(&solo(120), OutputKind::Prototypes, 1);
+    check(&solo(150), 2, OutputKind::Prototypes, 1);
 }
 
-/// Learns the made set; its exported files find the same objects, whose numbers begin with `first`.
-fn check(recipe: &Recipe, kind: OutputKind, first: u8) {
-    let made = made(4);
+/// Learns `count` pictures of the made set; its exported files find the same objects, whose numbers begin with `first`.
+fn check(recipe: &Recipe, count: u32, kind: OutputKind, first: u8) {
+    let made = made(count);
     let graph = recipe.graph();
     let mut run = Run::new(recipe, graph.clone(), Weights::random(&graph, 3, Device::Cpu));
     let out = Folder::create(&made.folder.path().join("run")).unwrap();
