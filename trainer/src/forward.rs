@@ -219,11 +219,11 @@ fn coordinates(side: i64) -> Tensor {
     Tensor::stack(&[right.expand(shape, false), down.expand(shape, false)], 0).unsqueeze(0)
 }
 
-/// The middles of `side` cells that reach from -1 to 1.
+/// The middles of `side` cells that reach from 0 to 6.
 #[must_use]
 pub fn places(side: i64) -> Vec<f32> {
     (0..side)
-        .map(|cell| (2 * cell + 1) as f32 / side as f32 - 1.0)
+        .map(|cell| (2 * cell + 1) as f32 * 3.0 / side as f32)
         .collect()
 }
 

@@ -215,8 +215,8 @@ pub enum Op {
         /// Parts.
         heads: i64,
     },
-    /// Where the cells of a picture of `side` by `side` cells lie: to the right and down, -1 to 1 from edge to edge; `[N, 2,
-    /// side, side]`. The input says how many pictures there are.
+    /// Where the cells of a picture of `side` by `side` cells lie: to the right and down, 0 to 6 from edge to edge, the range of
+    /// ReLU6, so that 8 bits store them beside its values; `[N, 2, side, side]`. The input says how many pictures there are.
     Coordinates {
         /// Cells along each axis.
         side: i64,

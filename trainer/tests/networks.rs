@@ -31,6 +31,9 @@ const MOST_STEPS: usize = 400;
 /// batch normalisation.
 const NOT_IN_8_BITS: [&str; 1] = ["unet"];
 
+/// Networks without logits of classes, which tests/objects.rs teaches and exports; here each weight must get a gradient.
+const OF_OBJECTS: [&str; 1] = ["solo-light"];
+
 /// Four pictures of three stripes, one class each, in different orders and directions: `[4, 3, SIDE, SIDE]` and labels
 /// `[4, SIDE, SIDE]`. A stripe is as wide as one cell of stride 32.
 fn made_set() -> (Tensor, Tensor) {
@@ -65,7 +68,7 @@ fn same(a: &Tensor, b: &Tensor) -> f64 {
     a.eq_tensor(b).to_kind(Kind::Float).mean(None).double_value(&[])
 }
 
-/// Trains by Adam until more than 99 % of the pixels are right; the first step must reach every weight.
+/// Trains by Adam until more than 99 % of the pixels are right, or for one step alone; the first must reach every weight.
 fn learn(name: &str, graph: &Graph, weights: &Weights, pictures: &Tensor, labels: &Tensor) {
     let names = Weights::trainable(graph);
     let parameters: Vec<Tensor> = names
@@ -75,7 +78,8 @@ fn learn(name: &str, graph: &Graph, weights: &Weights, pictures: &Tensor, labels
     let zeros = || parameters.iter().map(Tensor::zeros_like).collect::<Vec<_>>();
     let (mut means, mut squares) = (zeros(), zeros());
     let mut accuracy = 0.0;
-    for step in 1..=MOST_STEPS {
+    let steps = if OF_OBJECTS.contains(&name) { 1 } else { MOST_STEPS };
+    for step in 1..=steps {
         let momentum = 0.1f64.max(1.0 / step as f64);
         let outputs: Vec<_> = graph.outputs().collect();
         let train = Mode::Train { momentum };
@@ -113,7 +117,7 @@ fn learn(name: &str, graph: &Graph, weights: &Weights, pictures: &Tensor, labels
         }
     }
     assert!(
-        accuracy > 0.95,
+        accuracy > 0.95 || steps == 1,
         "{name}: {accuracy} of the pixels are right after {MOST_STEPS} steps"
     );
 }
@@ -220,6 +224,9 @@ fn check(name: &str) {
     let weights = Weights::random(&graph, 9, Device::Cpu);
     let (pictures, labels) = made_set();
     learn(name, &graph, &weights, &pictures, &labels);
+    if OF_OBJECTS.contains(&name) {
+        return;
+    }
 
     let folder = tempfile::tempdir().unwrap();
     let recipe = recipe(name, architecture.multiple);

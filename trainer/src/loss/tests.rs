@@ -225,9 +225,13 @@ mod reference {
             |f: &dyn Fn(usize) -> f64| present.iter().map(|&c| f(c)).sum::<f64>() / present.len() as f64;
         let is = |i: usize, class: usize| usize::from(labels[i]) == class;
         let unweighted = match *term {
-            Term::CenterHeat { .. } | Term::CenterHeatMse { .. } | Term::CenterOffsets { .. } => {
-                panic!("centres have no logits of classes")
-            }
+            Term::CenterHeat { .. }
+            | Term::CenterHeatMse { .. }
+            | Term::CenterOffsets { .. }
+            | Term::CellFocal { .. }
+            | Term::MaskDice { .. }
+            | Term::BoxProjection { .. }
+            | Term::BoxAffinity { .. } => panic!("objects have no logits of classes"),
             Term::CrossEntropy { .. } => mean(&labelled, &|i| -own(i).ln()),
             Term::Focal { gamma, .. } => mean(&labelled, &|i| -own(i).ln() * (1.0 - own(i)).powf(gamma)),
             Term::Ohem { threshold, keep, .. } => {

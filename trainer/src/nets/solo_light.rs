@@ -3,7 +3,8 @@
 //!
 //! The trunk's features at stride 16 go up to stride 4 as in [`deeplabv3_light`](super::deeplabv3_light); the last ones give the
 //! features of the masks. Grids of `S` x `S` cells are resized from strides 8 and 16, whatever the picture's sides. A kernel is
-//! of 1x1: its numbers times the features are the mask's logits. Both branches know where their cells lie (CoordConv).
+//! of 1x1: its numbers times the features are the mask's logits. Kernels and features know where their cells lie (CoordConv),
+//! features at stride 4 as well, as in CondInst (Tian et al. 2020).
 
 use super::deeplabv3_light::decoder_step;
 use super::{BATCH_NORM_EPS, Features, Trunk, conv_relu6, separable};
@@ -52,7 +53,7 @@ pub const LEVELS: [Level; 3] = [
 
 /// Channels of the features at stride 16, and of both branches on the grids.
 const WIDE: i64 = 96;
-/// Cells of the map of places that is resized to stride 16: no such map is larger.
+/// Cells of the map of places that is resized to strides 16 and 4.
 const PLACES: i64 = 64;
 /// Few cells have an object: scores start where one of a hundred has (Lin et al. 2017).
 const FIRST_SCORE: f64 = -4.6;
@@ -90,16 +91,13 @@ pub fn solo_light(trunk: Trunk, decoder: [i64; 2], classes: i64) -> Graph {
     let name = |layer: &str| format!("{PREFIX}{layer}");
 
     let places = graph.push(Part::Head, name("places"), Op::Coordinates { side: PLACES }, &[0]);
-    let places = graph.push(
-        Part::Head,
-        name("places.resize"),
-        Op::ResizeLike,
-        &[places, deep.0],
-    );
-    let x = graph.push(Part::Head, name("deep.concat"), Op::Concat, &[deep.0, places]);
-    let deep = Conv::pointwise(deep.1 + 2, WIDE, BATCH_NORM_EPS);
-    let x = conv_relu6(graph, &name("deep"), deep, x);
-    let coarse: Features = (separable(graph, &name("deep.refine"), 3, (x, WIDE), WIDE), WIDE);
+    let (deep, channels) = deep;
+    let near = graph.push(Part::Head, name("places.deep"), Op::ResizeLike, &[places, deep]);
+    let project = Conv::pointwise(channels, WIDE, BATCH_NORM_EPS);
+    let x = conv_relu6(graph, &name("deep"), project, deep);
+    let x = graph.push(Part::Head, name("deep.concat"), Op::Concat, &[x, near]);
+    let x = separable(graph, &name("deep.refine"), 3, (x, WIDE + 2), WIDE);
+    let coarse: Features = (x, WIDE);
     let [wide, narrow] = decoder;
     let fine = (
         decoder_step(graph, &name("decoder8"), coarse, stride8, wide),
@@ -107,8 +105,12 @@ pub fn solo_light(trunk: Trunk, decoder: [i64; 2], classes: i64) -> Graph {
     );
     let finest = decoder_step(graph, &name("decoder4"), fine, stride4, narrow);
 
-    let features = Conv::pointwise(narrow, FEATURES, BATCH_NORM_EPS);
-    let features = graph.push(Part::Head, name("features"), Op::Conv(features), &[finest]);
+    // Where a cell lies tells objects apart that look alike: kernels cut features by it.
+    let near = graph.push(Part::Head, name("places.fine"), Op::ResizeLike, &[places, finest]);
+    let x = graph.push(Part::Head, name("fine.concat"), Op::Concat, &[finest, near]);
+    let x = separable(graph, &name("fine"), 3, (x, narrow + 2), FEATURES);
+    let features = Conv::pointwise(FEATURES, FEATURES, BATCH_NORM_EPS);
+    let features = graph.push(Part::Head, name("features"), Op::Conv(features), &[x]);
 
     let (mut scores, mut kernels) = (Vec::new(), Vec::new());
     for (index, level) in LEVELS.iter().enumerate() {
@@ -199,8 +201,8 @@ mod tests {
             let step = |x: i64, skip: i64, outputs: i64| {
                 conv(x, 4 * outputs) + conv(skip, outputs) + separable(outputs, outputs)
             };
-            let deep = conv(wide[2] + 2, 96) + separable(96, 96);
-            let decoder = step(96, wide[1], 96) + step(96, wide[0], 64) + conv(64, 64);
+            let deep = conv(wide[2], 96) + separable(98, 96);
+            let decoder = step(96, wide[1], 96) + step(96, wide[0], 64) + separable(66, 64) + conv(64, 64);
             let category = 2 * separable(96, 96) + 97 * 20;
             let kernel = separable(98, 96) + separable(96, 96) + 97 * 64;
             assert_eq!(

@@ -195,7 +195,7 @@ fn shares_storage(graph: &Graph, concat: &Node) -> bool {
 fn is_non_negative(graph: &Graph, id: NodeId) -> bool {
     let node = &graph.nodes[id];
     match node.op {
-        Op::Relu | Op::Relu6 => true,
+        Op::Relu | Op::Relu6 | Op::Coordinates { .. } => true,
         Op::Add | Op::Concat => node.inputs.iter().all(|&input| is_non_negative(graph, input)),
         Op::DepthToSpace
         | Op::MaxPool(_)
@@ -210,7 +210,6 @@ fn is_non_negative(graph: &Graph, id: NodeId) -> bool {
         | Op::LayerNorm { .. }
         | Op::Gelu
         | Op::Attention { .. }
-        | Op::Coordinates { .. }
         | Op::PointsNms
         | Op::Rows => false,
     }

@@ -30,10 +30,12 @@ pub static VOC_CLASSES: [DatasetClass; 21] = classes![
 /// The colour of class `index` in VOC's palette: the bits of the number, from the lowest on, are the highest of red, green and
 /// blue in turn.
 pub(super) fn color(index: u8) -> [u8; 3] {
-    let channel = |channel: usize| {
+    // The ninth bit of a byte, which blue asks for, is none.
+    let index = u32::from(index);
+    let channel = |channel: u32| {
         (0..3).fold(0, |value, bit| {
             value | (index >> (3 * bit + channel) & 1) << (7 - bit)
-        })
+        }) as u8
     };
     [channel(0), channel(1), channel(2)]
 }
