@@ -112,6 +112,15 @@ seed("dataset", "csv", b"\1images,masks\nx/images/a.jpg,labels/a.png\nimages/a.j
 seed("dataset", "names", b"\2# pictures\na\na 1\n")
 
 seed("request", "get", b"GET /snapshot.jpg?camera=door HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n")
+fingerprint = ":".join(["AB"] * 32)
+seed("whep", "video", "\r\n".join([
+    "v=0", "o=- 1 2 IN IP4 127.0.0.1", "s=-", "t=0 0", "a=group:BUNDLE 0", "m=video 9 UDP/TLS/RTP/SAVPF 102 103",
+    "c=IN IP4 0.0.0.0", "a=ice-ufrag:abcd", "a=ice-pwd:abcdefghijklmnopqrstuvwx", "a=fingerprint:sha-256 " + fingerprint,
+    "a=setup:actpass", "a=mid:0", "a=recvonly", "a=rtcp-mux", "a=rtpmap:102 H264/90000", "a=rtcp-fb:102 nack pli",
+    "a=fmtp:102 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f",
+    "a=rtpmap:103 rtx/90000", "a=fmtp:103 apt=102", ""]).encode())
+# Masked with zeros: a ping, a text in two parts, a close.
+seed("websocket", "frames", b"\x89\x82\0\0\0\0hi" + b"\x01\x81\0\0\0\0a\x80\x81\0\0\0\0b" + b"\x88\x82\0\0\0\0\x03\xe8")
 seed("config", "file", (ROOT / "../systemd/segd.toml").read_bytes())
 seed("config", "keys", b"\n".join(
     line.removeprefix(b"#") for line in (ROOT / "../systemd/segd.toml").read_bytes().splitlines()))

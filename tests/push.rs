@@ -116,6 +116,97 @@ fn rtmp_server(port: u16, count: &Count) -> Box<dyn Server> {
     Box::new(Process(child))
 }
 
+/// An RTSP server that is sent a stream by `ann`, whose password is `s3cret`, and by nobody else.
+struct RtspServer {
+    context: gst::glib::MainContext,
+    main_loop: gst::glib::MainLoop,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Server for RtspServer {}
+
+impl Drop for RtspServer {
+    fn drop(&mut self) {
+        let main_loop = self.main_loop.clone();
+        self.context.invoke(move || main_loop.quit());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// How the server wants to know who sends.
+#[derive(Clone, Copy)]
+enum Asks {
+    Digest,
+    Basic,
+}
+
+fn rtsp_server(port: u16, asks: Asks, count: &Count) -> Box<dyn Server> {
+    use gstreamer_rtsp_server::gst_rtsp::RTSPAuthMethod;
+    use gstreamer_rtsp_server::prelude::*;
+    use gstreamer_rtsp_server::{
+        RTSPAuth, RTSPFilterResult, RTSPMediaFactory, RTSPServer, RTSPToken, RTSPTransportMode,
+    };
+    gst::init().unwrap();
+    let context = gst::glib::MainContext::new();
+    let main_loop = gst::glib::MainLoop::new(Some(&context), false);
+    let (ready_tx, ready) = std::sync::mpsc::channel();
+    let (thread_context, thread_loop, count) = (context.clone(), main_loop.clone(), count.clone());
+    let thread = std::thread::spawn(move || {
+        let server = RTSPServer::new();
+        server.set_service(&port.to_string());
+        server.set_address("127.0.0.1");
+        let auth = RTSPAuth::new();
+        let token = RTSPToken::builder().field("media.factory.role", "sender").build();
+        match asks {
+            Asks::Digest => {
+                auth.set_supported_methods(RTSPAuthMethod::Digest);
+                auth.add_digest("ann", "s3cret", &token);
+            }
+            Asks::Basic => {
+                auth.set_supported_methods(RTSPAuthMethod::Basic);
+                auth.add_basic(&RTSPAuth::make_basic("ann", "s3cret"), &token);
+            }
+        }
+        server.set_auth(Some(&auth));
+        let factory = RTSPMediaFactory::new();
+        factory.set_transport_mode(RTSPTransportMode::RECORD);
+        factory.add_role_from_structure(
+            &gst::Structure::builder("sender")
+                .field("media.factory.access", true)
+                .field("media.factory.construct", true)
+                .build(),
+        );
+        factory.set_launch(&format!(
+            "( rtph264depay name=depay0 ! h264parse ! openh264dec ! {COUNT} )"
+        ));
+        factory.connect_media_configure(move |_, media| {
+            let bin = media.element().downcast::<gst::Bin>().unwrap();
+            let sink = bin.by_name("count").unwrap();
+            count_into(&sink.downcast().unwrap(), count.clone());
+        });
+        server.mount_points().unwrap().add_factory("/live/door", factory);
+        let id = server.attach(Some(&thread_context)).unwrap();
+        ready_tx.send(()).unwrap();
+        thread_loop.run();
+        // `SourceId::remove` knows the default context alone.
+        if let Some(source) = thread_context.find_source_by_id(&id) {
+            source.destroy();
+        }
+        server.client_filter(Some(&mut |_, _| RTSPFilterResult::Remove));
+        while thread_context.pending() {
+            thread_context.iteration(false);
+        }
+    });
+    ready.recv().unwrap();
+    Box::new(RtspServer {
+        context,
+        main_loop,
+        thread: Some(thread),
+    })
+}
+
 fn free_tcp() -> u16 {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     socket.local_addr().unwrap().port()
@@ -181,6 +272,45 @@ fn rtmp_servers_get_the_video_again_when_they_come_back() {
     push_to(&format!("rtmp://127.0.0.1:{port}/live/s3cret"), |count| {
         rtmp_server(port, count)
     });
+}
+
+#[test]
+fn rtsp_servers_get_the_video_again_when_they_come_back() {
+    let port = free_tcp();
+    push_to(
+        &format!("rtsp+push://ann:s3cret@127.0.0.1:{port}/live/door"),
+        |count| rtsp_server(port, Asks::Digest, count),
+    );
+}
+
+#[test]
+fn an_rtsp_server_may_want_the_password_in_clear_and_refuse_it() {
+    let port = free_tcp();
+    let count = Count::default();
+    let _server = rtsp_server(port, Asks::Basic, &count);
+    let start = |user: &str| {
+        let output = parse_output(&format!("rtsp+push://{user}@127.0.0.1:{port}/live/door")).unwrap();
+        let opener = output.opener(&StreamOptions::default()).unwrap();
+        Faults {
+            beside: vec![opener.expect("an output for pictures")],
+            ..Faults::default()
+        }
+        .start()
+    };
+    let rig = start("ann:other");
+    rig.wait("it is refused", |rig| {
+        !rig.metrics.vitals.outputs_trouble().is_empty()
+    });
+    let trouble = rig.metrics.vitals.outputs_trouble();
+    assert!(
+        trouble.contains("user or password are wrong") && !trouble.contains("other"),
+        "{trouble}"
+    );
+    assert_eq!(rig.stop().unwrap(), Ended::Stopped);
+    assert_eq!(count.load(Relaxed), 0);
+    let rig = start("ann:s3cret");
+    rig.wait("pictures reach the server", |_| count.load(Relaxed) > 5);
+    assert_eq!(rig.stop().unwrap(), Ended::Stopped);
 }
 
 #[test]

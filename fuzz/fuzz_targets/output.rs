@@ -4,10 +4,13 @@
 use libfuzzer_sys::fuzz_target;
 use segd::web::parse_listen;
 use segd::output::access::User;
-use segd::output::parse_output;
+use segd::output::{OutputSpec, parse_output};
 
 fuzz_target!(|text: &str| {
-    if let Ok(spec) = parse_output(text) {
+    // Addresses of servers are shown without their secrets.
+    if let Ok(spec) = parse_output(text)
+        && !matches!(spec, OutputSpec::Push(_))
+    {
         assert_eq!(parse_output(&spec.to_string()).unwrap(), spec);
     }
     if let Ok(user) = User::parse(text) {

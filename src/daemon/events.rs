@@ -72,9 +72,9 @@ pub(super) fn change(
         let _ends = desk.take("history");
         desk.set_history(new.history.as_ref().map(|history| history.path.clone()));
         if let Some(options) = new.history.clone() {
-            let to = options.path.display().to_string();
+            let (to, cameras) = (options.path.display().to_string(), desk.cameras().to_vec());
             desk.attach("history", to, move |state, from, stop| {
-                history::run(&options, state, from, stop);
+                history::run(&options, &cameras, state, from, stop);
             })?;
         }
     }

@@ -702,6 +702,11 @@ impl Reader {
         self.units.recv(stop)
     }
 
+    /// The next unit, waited for so long at most.
+    pub fn recv_timeout(&self, timeout: Duration) -> Option<AccessUnit> {
+        self.units.recv_timeout(timeout)
+    }
+
     /// Units that were lost because the queue was full.
     pub fn dropped(&self) -> u64 {
         self.membership.dropped()

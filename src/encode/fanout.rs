@@ -289,12 +289,20 @@ impl Units {
             recv(stop.channel()) -> _ => self.units.try_recv().ok(),
         };
         match received {
-            Some(unit) => {
-                self.state.bytes.fetch_sub(unit.data.len(), Relaxed);
-                Received::Item(unit)
-            }
+            Some(unit) => Received::Item(self.taken(unit)),
             None => Received::Closed,
         }
+    }
+
+    /// The next unit, waited for so long at most.
+    pub(super) fn recv_timeout(&self, timeout: Duration) -> Option<AccessUnit> {
+        let unit = self.units.recv_timeout(timeout).ok()?;
+        Some(self.taken(unit))
+    }
+
+    fn taken(&self, unit: AccessUnit) -> AccessUnit {
+        self.state.bytes.fetch_sub(unit.data.len(), Relaxed);
+        unit
     }
 }
 

@@ -31,6 +31,8 @@ pub mod fragments;
 mod keyframes;
 #[cfg(feature = "gstreamer")]
 pub mod plan;
+#[cfg(feature = "gstreamer")]
+pub mod rtp;
 mod unit;
 
 #[cfg(feature = "gstreamer")]

@@ -11,6 +11,7 @@ use tokio::sync::broadcast;
 use tracing::{info, warn};
 
 use super::event::{Event, Told};
+use super::filling::{Filling, Fillings};
 use super::snapshots;
 use super::watch::Watch;
 use crate::clock::{Stop, TimeNs, stop_pair};
@@ -127,6 +128,7 @@ pub struct CameraState {
     /// When the last picture was taken whose zones are known.
     seen_ns: AtomicU64,
     zones: Mutex<Vec<ZoneState>>,
+    fillings: Mutex<Fillings>,
     watch: ArcSwap<Watch>,
 }
 
@@ -138,6 +140,7 @@ impl CameraState {
             enabled: AtomicBool::new(true),
             seen_ns: AtomicU64::new(0),
             zones: Mutex::default(),
+            fillings: Mutex::default(),
             watch: ArcSwap::default(),
         })
     }
@@ -175,7 +178,18 @@ impl CameraState {
     /// Changes what is known.
     pub fn update(&self, at: TimeNs, change: impl FnOnce(&mut Vec<ZoneState>)) {
         self.seen_ns.store(at, Relaxed);
-        change(&mut self.locked());
+        let mut zones = self.locked();
+        change(&mut zones);
+        self.fillings().add(at, &zones);
+    }
+
+    /// How full its zones were since the last call.
+    pub fn take_fillings(&self) -> Vec<Filling> {
+        self.fillings().take()
+    }
+
+    fn fillings(&self) -> MutexGuard<'_, Fillings> {
+        self.fillings.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     fn locked(&self) -> MutexGuard<'_, Vec<ZoneState>> {

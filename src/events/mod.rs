@@ -7,12 +7,13 @@
 //! ```
 //!
 //! `geometry.rs` knows polygons and lines, `measure.rs` what of a scene is in them, `rules.rs` and `gate.rs` when
-//! something begins, ends and crosses; all four are pure. `watch.rs` joins them for one camera. `event.rs` has the form
-//! of events, `desk.rs` the sinks' queues, and each sink has a file of its own.
+//! something begins, ends and crosses; all four are pure. `watch.rs` joins them for one camera. `filling.rs` sums up
+//! how full zones are. `event.rs` has the form of events, `desk.rs` the sinks' queues, and each sink has a file of its own.
 
 pub mod desk;
 pub mod event;
 pub mod file;
+pub mod filling;
 pub mod gate;
 pub mod geometry;
 pub mod history;

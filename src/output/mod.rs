@@ -36,6 +36,10 @@ pub mod rtsp;
 #[cfg(feature = "gstreamer")]
 pub mod rtsp_auth;
 #[cfg(feature = "gstreamer")]
+mod rtsp_client;
+#[cfg(feature = "gstreamer")]
+mod rtsp_push;
+#[cfg(feature = "gstreamer")]
 pub mod rtsp_server;
 #[cfg(feature = "gstreamer")]
 mod segment;

@@ -1,4 +1,4 @@
-//! Video to a server: RTMP or SRT.
+//! Video to a server: RTMP, SRT or RTSP.
 //!
 //! The output reads the encoder that others share. It is opened on a thread of its own, as that waits for the server, and
 //! opened again, with the pauses that all outputs have, when the server is gone.
@@ -13,6 +13,7 @@ use gstreamer_app as gst_app;
 use crate::encode::elements::{self, internal};
 use crate::encode::{AccessUnit, Codec, EncodeOptions, Encoder, ReaderKind, Timeline, period_ns};
 use crate::output::push_address::{PushAddress, PushKind};
+use crate::output::rtsp_push;
 use crate::output::{Output, OutputOpener, UnitOutput, Video};
 use vision::error::{Error, Result};
 
@@ -48,6 +49,8 @@ fn needed(kind: PushKind) -> &'static [(&'static str, &'static str)] {
             ("flvmux", "gstreamer1.0-plugins-good"),
             ("rtmp2sink", "gstreamer1.0-plugins-bad"),
         ],
+        // It has a client of its own.
+        PushKind::Rtsp => &[],
         PushKind::Srt => &[
             ("mpegtsmux", "gstreamer1.0-plugins-bad"),
             ("srtsink", "gstreamer1.0-plugins-bad"),
@@ -66,7 +69,7 @@ impl PushOpener {
                 "output {address}: RTMP carries H.264, and stream.codec is {}",
                 encoding.codec.name()
             ))
-            .hint("use --codec h264, or srt://, which carries both"));
+            .hint("use --codec h264, or srt:// or rtsp+push://, which carry both"));
         }
         elements::init()?;
         for (element, package) in needed(address.kind()) {
@@ -100,6 +103,9 @@ impl OutputOpener for PushOpener {
                 Error::usage(format!("output {}: a server is sent live video", self.address))
                     .hint("leave --no-pace and --lockstep out, or write a file"),
             );
+        }
+        if self.address.kind() == PushKind::Rtsp {
+            return rtsp_push::open(&self.address, &self.encoding, video, READER);
         }
         let encoder = video.encoder(&self.encoding)?;
         let push = Push::open(self, &encoder)?;
@@ -145,6 +151,7 @@ impl Push {
                 sink.set_property("async-connect", true);
                 chain[2].set_property("streamable", true);
             }
+            PushKind::Rtsp => {}
             PushKind::Srt => {
                 sink.set_property("uri", address.url());
                 sink.set_property("wait-for-connection", false);
@@ -187,7 +194,7 @@ impl Push {
         while begun.elapsed() < CONNECT {
             let answered = match self.address.kind() {
                 // It has connected when it starts.
-                PushKind::Srt => true,
+                PushKind::Srt | PushKind::Rtsp => true,
                 PushKind::Rtmp => {
                     let stats = sink.property::<gst::Structure>("stats");
                     stats.get::<u64>("in-bytes-total").is_ok_and(|bytes| bytes > 0)

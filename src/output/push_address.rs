@@ -13,14 +13,27 @@ pub enum PushKind {
     Rtmp,
     /// SRT: an MPEG transport stream over UDP.
     Srt,
+    /// RTSP: packets over one TCP connection.
+    Rtsp,
 }
 
-/// A server's address. Shown without its secrets: the key of RTMP, all parameters of SRT.
+/// Who the server is told that it is.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The name.
+    pub user: String,
+    /// The password.
+    pub password: String,
+}
+
+/// A server's address. Shown without its secrets: the key of RTMP, all parameters of SRT, user and parameters of RTSP.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PushAddress {
     kind: PushKind,
-    /// As GStreamer is told it.
+    /// As the server is told it.
     url: String,
+    over_tls: bool,
+    credentials: Option<Credentials>,
     host: String,
     port: u16,
     shown: String,
@@ -28,7 +41,19 @@ pub struct PushAddress {
 }
 
 /// The schemes of addresses, and what each expects.
-const SCHEMES: [(&str, PushKind, &str, u16); 3] = [
+const SCHEMES: [(&str, PushKind, &str, u16); 5] = [
+    (
+        "rtsp+push",
+        PushKind::Rtsp,
+        "rtsp+push://[USER:PASSWORD@]HOST[:PORT]/PATH",
+        554,
+    ),
+    (
+        "rtsps+push",
+        PushKind::Rtsp,
+        "rtsps+push://[USER:PASSWORD@]HOST[:PORT]/PATH",
+        322,
+    ),
     ("rtmp", PushKind::Rtmp, "rtmp://HOST[:PORT]/APP/KEY", 1935),
     ("rtmps", PushKind::Rtmp, "rtmps://HOST[:PORT]/APP/KEY", 443),
     (
@@ -57,6 +82,10 @@ impl PushAddress {
     }
 
     fn parse_rest(scheme: &str, rest: &str, kind: PushKind, port: u16) -> Result<Self, String> {
+        let (user, rest) = match kind {
+            PushKind::Rtsp => split_user(rest)?,
+            PushKind::Rtmp | PushKind::Srt => (None, rest),
+        };
         let (before_query, query) = match rest.split_once('?') {
             Some((before, query)) => (before, Some(query)),
             None => (rest, None),
@@ -64,7 +93,7 @@ impl PushAddress {
         if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
             return Err("there is a blank in it".into());
         }
-        if before_query.contains('@') {
+        if before_query.contains('@') && kind != PushKind::Rtsp {
             return Err("a user has no place in it".into());
         }
         let (authority, path) = match before_query.find('/') {
@@ -98,7 +127,22 @@ impl PushAddress {
         let mut secrets = Vec::new();
         let names: Vec<&str> = path.split('/').skip(1).filter(|name| !name.is_empty()).collect();
         let base = format!("{scheme}://{authority}");
+        let credentials = user.map(|user| {
+            let (user, password) = user.split_once(':').unwrap_or((user, ""));
+            secrets.push(password.to_owned());
+            Credentials {
+                user: decoded(user),
+                password: decoded(password),
+            }
+        });
         let shown = match kind {
+            PushKind::Rtsp => {
+                if names.is_empty() {
+                    return Err("there is no path".into());
+                }
+                secrets.extend(query.map(str::to_owned));
+                format!("{base}/{}", names.join("/"))
+            }
             PushKind::Rtmp => {
                 let [app @ .., key] = names.as_slice() else {
                     return Err("there is no application and no key".into());
@@ -144,9 +188,16 @@ impl PushAddress {
         secrets.extend(decoded);
         secrets.retain(|secret| !secret.is_empty());
         let query = query.map_or_else(String::new, |query| format!("?{query}"));
+        let spoken = scheme.trim_end_matches("+push");
+        let path = match kind {
+            PushKind::Rtsp => path.trim_end_matches('/'),
+            PushKind::Rtmp | PushKind::Srt => path,
+        };
         Ok(Self {
             kind,
-            url: format!("{scheme}://{authority}{path}{query}"),
+            url: format!("{spoken}://{authority}{path}{query}"),
+            over_tls: matches!(spoken, "rtsps" | "rtmps"),
+            credentials,
             host: host.to_owned(),
             port,
             shown,
@@ -159,9 +210,19 @@ impl PushAddress {
         self.kind
     }
 
-    /// The address as GStreamer takes it, with its secrets.
+    /// The address as the server takes it: with its secrets, but for the user.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Whether nobody between here and the server can read along.
+    pub fn is_over_tls(&self) -> bool {
+        self.over_tls
+    }
+
+    /// Who the server is told that it is.
+    pub fn credentials(&self) -> Option<&Credentials> {
+        self.credentials.as_ref()
     }
 
     /// Name or address, and port.
@@ -176,6 +237,37 @@ impl PushAddress {
             text = text.replace(secret.as_str(), "***");
         }
         text
+    }
+}
+
+/// What stands before the host, a user and a password as they are written, and the rest.
+///
+/// # Errors
+/// Why it can't be told where the host begins.
+fn split_user(rest: &str) -> Result<(Option<&str>, &str), String> {
+    const ESCAPES: &str = "in a user name or password write %40 for @, %2F for /, %3F for ?, %23 for #";
+    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+    let at = |sign: usize| Ok((Some(&rest[..sign]), &rest[sign + 1..]));
+    // A host, with its port if it has one.
+    let is_host = |text: &str| match text.rsplit_once(':') {
+        Some((_, port)) if !port.contains(']') => port.parse::<u16>().is_ok(),
+        _ => true,
+    };
+    match (authority.rfind('@'), rest.rfind('@')) {
+        (_, None) => Ok((None, rest)),
+        (Some(plain), Some(last)) if plain == last => at(plain),
+        (Some(_), Some(_)) => Err(format!(
+            "it can't be told where the password ends: {ESCAPES}; in a path write %40 for @"
+        )),
+        (None, Some(last)) => match (is_host(authority), authority.contains(':')) {
+            // The password holds one of the others.
+            (false, _) => at(last),
+            (true, true) => Err(format!(
+                "it can't be told where the host begins: {ESCAPES}; in a path write %40 for @"
+            )),
+            // The path holds it.
+            (true, false) => Ok((None, rest)),
+        },
     }
 }
 
@@ -249,6 +341,7 @@ mod tests {
                 mask_push_addresses(&file),
                 format!("outputs = [\"a.mp4\", \"{shown}\"]\n")
             );
+            assert_eq!(address.is_over_tls(), text.starts_with("rtmps"));
         }
         assert!(PushAddress::parse("rtsp://127.0.0.1:8554/a").is_none());
         assert!(PushAddress::parse("a.mp4").is_none());
@@ -281,6 +374,66 @@ mod tests {
                 "{text}: {said}"
             );
             assert!(!said.contains("s3cret"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_user_stands_before_the_host_whatever_the_password_is() {
+        for (text, user, password, url, server, shown) in [
+            (
+                "rtsp+push://media.lan/door",
+                None,
+                "",
+                "rtsp://media.lan/door",
+                ("media.lan", 554),
+                "rtsp+push://media.lan/door",
+            ),
+            (
+                "rtsp+push://ann:s3cret@media.lan:8554/yard/door?key=s3cret",
+                Some("ann"),
+                "s3cret",
+                "rtsp://media.lan:8554/yard/door?key=s3cret",
+                ("media.lan", 8554),
+                "rtsp+push://media.lan:8554/yard/door",
+            ),
+            (
+                "rtsps+push://ann:s3/c?r#e@t:%41%zz 1@[::1]/door/",
+                Some("ann"),
+                "s3/c?r#e@t:A%zz 1",
+                "rtsps://[::1]/door",
+                ("::1", 322),
+                "rtsps+push://[::1]/door",
+            ),
+            (
+                "rtsp+push://media.lan/a@b",
+                None,
+                "",
+                "rtsp://media.lan/a@b",
+                ("media.lan", 554),
+                "rtsp+push://media.lan/a@b",
+            ),
+        ] {
+            let address = parse(text);
+            assert_eq!((address.url(), address.server()), (url, server), "{text}");
+            assert_eq!(address.to_string(), shown, "{text}");
+            let who = address.credentials();
+            assert_eq!(who.map(|who| who.user.as_str()), user, "{text}");
+            assert_eq!(who.map_or("", |who| &who.password), password, "{text}");
+            assert!(!format!("{address:?}").contains("s3"), "{address:?}");
+        }
+        for (text, part) in [
+            (
+                "rtsp+push://ann:12/s3cret@media.lan/door",
+                "where the host begins",
+            ),
+            ("rtsp+push://ann:s3cret@media.lan/a@b", "where the password ends"),
+            ("rtsp+push://ann:s3cret@media.lan", "no path"),
+            ("rtsp+push://ann:s3cret@/door", "no name"),
+            ("rtsp+push://media.lan:0/door", "the port"),
+            ("rtsp+push://media.lan/a b", "a blank"),
+        ] {
+            let said = PushAddress::parse(text).unwrap().unwrap_err().to_string();
+            assert!(said.contains(part) && !said.contains("s3cret"), "{text}: {said}");
         }
     }
 }

@@ -109,7 +109,7 @@ fn path(folder: &Path, second: &str, number: u32) -> PathBuf {
 }
 
 /// When a picture was taken, by the wall clock as it stands now.
-fn taken(unit: &AccessUnit) -> SystemTime {
+pub(super) fn taken(unit: &AccessUnit) -> SystemTime {
     let ago = Duration::from_nanos(RealClock::now().saturating_sub(unit.captured_at_ns));
     let now = SystemTime::now();
     now.checked_sub(ago).unwrap_or(now)

@@ -46,7 +46,11 @@ pub use app::{App, Changer, Gate, Models};
 pub use routes::router;
 pub use server::{Bound, bind};
 #[cfg(fuzzing)]
-pub use server::{Limits, converse};
+pub use server::{Limits, converse, converse_on};
+#[cfg(all(fuzzing, feature = "gstreamer"))]
+pub use webrtc::answer_to;
+#[cfg(fuzzing)]
+pub use websocket::silent;
 
 #[cfg(test)]
 mod tests {

@@ -86,6 +86,11 @@ const ROUTES: &[Route] = &[
         methods: || get(told::hours),
     },
     Route {
+        path: "/events/minutes.json",
+        query: "[?FILTERS]",
+        methods: || get(told::minutes),
+    },
+    Route {
         path: "/events/snapshots/{camera}/{file}",
         query: "",
         methods: || get(told::picture),

@@ -295,6 +295,19 @@ pub async fn converse(
         .await
 }
 
+/// As [`converse_and_upgrade`], for targets of fuzzing.
+///
+/// # Errors
+/// As there.
+#[cfg(fuzzing)]
+pub async fn converse_on(
+    stream: impl AsyncRead + AsyncWrite + Send + 'static,
+    router: Router,
+    limits: &Limits,
+) -> hyper::Result<()> {
+    converse_and_upgrade(stream, router, limits).await
+}
+
 /// Reads a client's request and answers it, and goes on with a WebSocket if it asks for one.
 ///
 /// # Errors

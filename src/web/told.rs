@@ -1,4 +1,5 @@
-//! `/events/history.json` and `/events/hours.json`: what was told, from the history.
+//! `/events/history.json`, `/events/hours.json` and `/events/minutes.json`: what was told, and how full zones were, from the
+//! history.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tower_http::services::ServeFile;
 
 use super::off_thread::off_thread;
 use crate::events::event::{self, Kind, Rule, text};
-use crate::events::history::search::{Cursor, MOST, MOST_HOURS, Reader, Search};
+use crate::events::history::search::{Cursor, Filled, MOST, MOST_HOURS, MOST_MINUTES, Reader, Search};
 use crate::events::history::unix_ms;
 use crate::events::snapshots;
 use crate::health::Health;
@@ -154,11 +155,59 @@ pub(super) async fn hours(State(health): State<Health>, Query(asked): Query<Aske
                 "starts": hour.starts,
                 "events": hour.events,
                 "dwell_s": (hour.dwell_s * 1e3).round() / 1e3,
+                "known_s": rounded(hour.filled.known_s),
+                "occupied_s": rounded(hour.filled.occupied_s),
+                "area": share(&hour.filled),
             })
         });
         Ok(format!("{}\n", json!({ "hours": hours.collect::<Vec<_>>() })))
     };
     answer(off_thread(counts).await)
+}
+
+fn rounded(seconds: f64) -> f64 {
+    (seconds * 1e3).round() / 1e3
+}
+
+/// The mean share of a zone; null while nothing is known.
+fn share(filled: &Filled) -> Option<f64> {
+    (filled.known_s > 0.0).then(|| (filled.area() * 1e4).round() / 1e4)
+}
+
+/// 200 and how full zones were in each minute, the oldest first; otherwise as [`events`].
+pub(super) async fn minutes(State(health): State<Health>, Query(asked): Query<Asked>) -> Response {
+    let path = match kept(&health) {
+        Ok(path) => path,
+        Err(none) => return none.into_response(),
+    };
+    let now = SystemTime::now();
+    let search = match asked.search(now) {
+        Ok(search) => search,
+        Err(why) => return (StatusCode::BAD_REQUEST, why).into_response(),
+    };
+    let hours = asked.hours.unwrap_or(1);
+    let most = MOST_MINUTES / 60;
+    if !(1..=most).contains(&hours) {
+        let why = format!("hours: found {hours}, expected 1 to {most}\n");
+        return (StatusCode::BAD_REQUEST, why).into_response();
+    }
+    let minutes = move || {
+        let minutes = Reader::open(&path)?.minutes(&search, unix_ms(now), 60 * hours)?;
+        let minutes = minutes.iter().map(|(at_ms, filled)| {
+            let began = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(at_ms.unsigned_abs());
+            json!({
+                "minute": text(began),
+                "known_s": rounded(filled.known_s),
+                "occupied_s": rounded(filled.occupied_s),
+                "area": share(filled),
+                "area_most": (filled.area_most * 1e4).round() / 1e4,
+                "regions_most": filled.regions_most,
+                "tracks_most": filled.tracks_most,
+            })
+        });
+        Ok(format!("{}\n", json!({ "minutes": minutes.collect::<Vec<_>>() })))
+    };
+    answer(off_thread(minutes).await)
 }
 
 /// 200 and the picture of an event; 404 if there is none, or none any more.
@@ -206,7 +255,8 @@ mod tests {
     use crate::events::EventDesk;
     use crate::events::event::tests::event;
     use crate::events::event::{Event, Told};
-    use crate::events::history::{HistoryOptions, Store};
+    use crate::events::filling::Filling;
+    use crate::events::history::{HistoryOptions, Minute, Store};
     use crate::health::tests::watched;
     use crate::web::tests::{get, serve};
     use serde_json::Value;
@@ -291,7 +341,52 @@ mod tests {
         let sum = |key: &str| hours.iter().map(|hour| hour[key].as_f64().unwrap()).sum::<f64>();
         assert_eq!((sum("starts"), sum("events"), sum("dwell_s")), (1.0, 2.0, 1.0));
 
+        let filling = Filling {
+            zone: "drive".into(),
+            class: "car".into(),
+            known_s: 60.0,
+            occupied_s: 45.0,
+            area_s: 15.0,
+            area_most: 0.5,
+            regions_most: 2,
+            tracks_most: 1,
+        };
+        let minute = Minute {
+            minute: unix_ms(now) / 60_000,
+            camera: "door".into(),
+            filling,
+        };
+        store.write_minutes(&[minute]).unwrap();
+        let minutes = json("/events/minutes.json?zone=drive");
+        let minutes = minutes["minutes"].as_array().unwrap();
+        assert_eq!(minutes.len(), 60);
+        // It may be the next minute already.
+        let last = minutes
+            .iter()
+            .rev()
+            .find(|minute| minute["known_s"] == 60.0)
+            .unwrap();
+        let sum = [
+            &last["occupied_s"],
+            &last["area"],
+            &last["area_most"],
+            &last["regions_most"],
+        ];
+        assert_eq!(sum.map(|n| n.as_f64().unwrap()), [45.0, 0.25, 0.5, 2.0]);
+        assert_eq!(minutes[0]["area"], Value::Null);
+        let hours = json("/events/hours.json?class=car&hours=2");
+        let hours = hours["hours"].as_array().unwrap().iter();
+        assert_eq!(
+            hours
+                .map(|hour| hour["occupied_s"].as_f64().unwrap())
+                .sum::<f64>(),
+            45.0
+        );
+        let other = json("/events/minutes.json?zone=lawn");
+        assert_eq!(other["minutes"][59]["known_s"], 0.0);
+
         for wrong in [
+            "minutes.json?hours=25",
             "history.json?before=x",
             "history.json?limit=0",
             "hours.json?hours=745",

@@ -279,34 +279,12 @@ impl Task {
     async fn begin(&mut self, offer: Offer) {
         let Offer { reply, .. } = offer;
         let now = Instant::now();
-        let config = RtcConfig::new()
-            .set_crypto_provider(Arc::new(str0m::crypto::from_feature_flags()))
-            .clear_codecs()
-            .enable_h264(true)
-            // Pictures are to be shown as they come.
-            .set_extension(12, Extension::PlayoutDelay)
-            .set_send_buffer_video(RESEND);
-        let mut rtc = config.build(now);
-        let candidate = Candidate::host(offer.address, "udp").ok();
-        if candidate
-            .and_then(|candidate| rtc.add_local_candidate(candidate).map(drop))
-            .is_none()
-        {
-            let why = format!("{} is no address for video", offer.address.ip());
-            let _ = reply.send(Err(Refused::Failed(why)));
-            return;
-        }
-        let answer = match rtc.sdp_api().accept_offer(offer.offer) {
-            Ok(answer) => answer,
-            Err(e) => {
-                let _ = reply.send(Err(Refused::NoOffer(e.to_string())));
+        let (rtc, answer, track) = match negotiate(offer.offer, offer.address, now) {
+            Ok(agreed) => agreed,
+            Err(why) => {
+                let _ = reply.send(Err(why));
                 return;
             }
-        };
-        let answer = answer.to_sdp_string();
-        let Some(track) = video_mid(&answer).and_then(|mid| track(&mut rtc, mid)) else {
-            let _ = reply.send(Err(Refused::NoVideo));
-            return;
         };
         let Some(id) = random_id() else {
             let _ = reply.send(Err(Refused::Failed("the system gives no random numbers".into())));
@@ -477,6 +455,47 @@ impl Session {
             .inspect_err(|e| debug!(id = self.id, "WebRTC: {e}"))
             .is_ok()
     }
+}
+
+/// A connection at this address that an offer may have, the answer that says so, and what video is sent as.
+///
+/// # Errors
+/// Why there is none.
+fn negotiate(offer: SdpOffer, address: SocketAddr, now: Instant) -> Result<(Rtc, String, Track), Refused> {
+    let config = RtcConfig::new()
+        .set_crypto_provider(Arc::new(str0m::crypto::from_feature_flags()))
+        .clear_codecs()
+        .enable_h264(true)
+        // Pictures are to be shown as they come.
+        .set_extension(12, Extension::PlayoutDelay)
+        .set_send_buffer_video(RESEND);
+    let mut rtc = config.build(now);
+    let candidate = Candidate::host(address, "udp").ok();
+    if candidate
+        .and_then(|candidate| rtc.add_local_candidate(candidate).map(drop))
+        .is_none()
+    {
+        return Err(Refused::Failed(format!(
+            "{} is no address for video",
+            address.ip()
+        )));
+    }
+    let answer = rtc.sdp_api().accept_offer(offer);
+    let answer = answer
+        .map_err(|e| Refused::NoOffer(e.to_string()))?
+        .to_sdp_string();
+    let track = video_mid(&answer).and_then(|mid| track(&mut rtc, mid));
+    let track = track.ok_or(Refused::NoVideo)?;
+    Ok((rtc, answer, track))
+}
+
+/// What is answered to an offer; `None` if it is none, or takes no video.
+#[cfg(fuzzing)]
+pub fn answer_to(offer: &str) -> Option<String> {
+    let offer = SdpOffer::from_sdp_string(offer).ok()?;
+    let address = SocketAddr::from(([192, 0, 2, 7], 8189));
+    let agreed = negotiate(offer, address, Instant::now());
+    agreed.ok().map(|(_, answer, _)| answer)
 }
 
 /// The number of the first video that an answer takes.

@@ -25,3 +25,19 @@ pub(super) async fn next<T>(socket: &mut WebSocket, from: &mut Receiver<T>) -> O
         }
     }
 }
+
+/// A page whose one route, `/`, is a WebSocket that says nothing; `ended` hears that its reader has gone.
+#[cfg(fuzzing)]
+pub fn silent(ended: tokio::sync::mpsc::UnboundedSender<()>) -> axum::Router {
+    use axum::routing::get;
+    let open = async move |upgrade: WebSocketUpgrade| {
+        to_reader(upgrade).on_upgrade(async move |mut socket| {
+            let (_nothing, mut from) = tokio::sync::mpsc::channel::<()>(1);
+            let said = next(&mut socket, &mut from).await;
+            assert!(said.is_none(), "nothing was said");
+            // Whoever listens may have gone.
+            let _ = ended.send(());
+        })
+    };
+    axum::Router::new().route("/", get(open))
+}

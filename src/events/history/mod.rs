@@ -6,6 +6,7 @@
 pub mod search;
 pub mod store;
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,13 +14,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::ErrorCode;
 
-use super::desk::{Queue, SinkState};
+use super::desk::{CameraState, Queue, SinkState};
 use super::event::Told;
+use super::filling::Filling;
 use crate::clock::Stop;
 use crate::mailbox::Received;
 use vision::error::{Error, Result};
 
-pub use search::{Cursor, Found, Hour, Reader, Search};
+pub use search::{Cursor, Filled, Found, Hour, Reader, Search};
 pub use store::Store;
 
 /// Where the history is, and how much of it is kept.
@@ -39,6 +41,8 @@ const BATCH: usize = 256;
 const LOOK: Duration = Duration::from_millis(200);
 /// Between two tries to write what could not be written.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Minutes of zones that wait for the disk; when there are more the oldest are dropped, and the log says how many.
+const WAITING_MINUTES: usize = 4096;
 /// How often old events are looked for.
 const TIDY: Duration = Duration::from_secs(60);
 
@@ -48,24 +52,53 @@ pub fn unix_ms(time: SystemTime) -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Writes events until its stop. What can't be written is kept and tried again while the queue takes what comes, so a disk
+fn this_minute() -> i64 {
+    unix_ms(SystemTime::now()).div_euclid(60_000)
+}
+
+/// A minute of a class in a zone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Minute {
+    /// Which one, counted from 1970 on.
+    pub minute: i64,
+    /// The camera's name.
+    pub camera: String,
+    /// What was seen.
+    pub filling: Filling,
+}
+
+/// Writes events, and each minute how full the zones of `cameras` were, until its stop. What can't be written is kept and tried again while the queue takes what comes, so a disk
 /// that is slow, or full for a while, loses nothing until the queue is full.
-pub fn run(options: &HistoryOptions, state: &SinkState, from: &Queue, stop: &Stop) {
+pub fn run(
+    options: &HistoryOptions,
+    cameras: &[Arc<CameraState>],
+    state: &SinkState,
+    from: &Queue,
+    stop: &Stop,
+) {
     let mut writer = Writer {
         options,
         store: None,
+        cameras,
         waiting: Vec::with_capacity(BATCH),
+        minute: None,
+        minutes: VecDeque::new(),
+        lost_minutes: 0,
         tidied: None,
     };
     loop {
         let ends = stop.is_stopped();
+        writer.sum_up(this_minute(), ends);
         let wait = if ends { Duration::ZERO } else { LOOK };
         if writer.waiting.is_empty() {
             match from.recv_timeout(wait) {
                 Received::Item(told) => writer.waiting.push(told),
-                Received::Timeout if ends => return,
-                Received::Timeout => {}
-                Received::Closed => return,
+                Received::Timeout if !ends => {}
+                Received::Timeout | Received::Closed => {
+                    writer.sum_up(this_minute(), true);
+                    state.set(&writer.step());
+                    return;
+                }
             }
         }
         while writer.waiting.len() < BATCH
@@ -76,30 +109,64 @@ pub fn run(options: &HistoryOptions, state: &SinkState, from: &Queue, stop: &Sto
         let count = writer.waiting.len() as u64;
         let outcome = writer.step();
         state.set(&outcome);
+        // Of two things to write one may fail.
+        let left = writer.waiting.len() as u64;
+        state.delivered.fetch_add(count - left, Relaxed);
         if outcome.is_ok() {
-            state.delivered.fetch_add(count, Relaxed);
-        } else if ends {
+            continue;
+        }
+        if ends {
             while let Received::Item(told) = from.try_recv() {
                 writer.waiting.push(told);
             }
             state.failed.fetch_add(writer.waiting.len() as u64, Relaxed);
             return;
-        } else {
-            // A stop ends the pause, and is followed by one last try.
-            stop.wait(PAUSE);
         }
+        // A stop ends the pause, and is followed by one last try.
+        stop.wait(PAUSE);
     }
 }
 
 /// What the thread has in its hands.
 struct Writer<'a> {
     options: &'a HistoryOptions,
+    cameras: &'a [Arc<CameraState>],
     store: Option<Store>,
     waiting: Vec<Arc<Told>>,
+    /// The minute that is summed up.
+    minute: Option<i64>,
+    minutes: VecDeque<Minute>,
+    lost_minutes: u64,
     tidied: Option<Instant>,
 }
 
 impl Writer<'_> {
+    /// Takes what the cameras have seen, once a minute and at the end.
+    fn sum_up(&mut self, now: i64, ends: bool) {
+        let minute = *self.minute.get_or_insert_with(|| {
+            // What was seen while nobody kept it belongs to no minute.
+            self.cameras
+                .iter()
+                .for_each(|camera| drop(camera.take_fillings()));
+            now
+        });
+        if minute == now && !ends {
+            return;
+        }
+        self.minute = Some(now);
+        for camera in self.cameras {
+            let fillings = camera.take_fillings().into_iter();
+            self.minutes.extend(fillings.map(|filling| Minute {
+                minute,
+                camera: camera.name.clone(),
+                filling,
+            }));
+        }
+        let excess = self.minutes.len().saturating_sub(WAITING_MINUTES);
+        self.minutes.drain(..excess);
+        self.lost_minutes += excess as u64;
+    }
+
     /// Writes what waits, and forgets what is old. The file is opened at once, so that a wrong one is known before anything
     /// happens.
     fn step(&mut self) -> Result<()> {
@@ -119,6 +186,14 @@ impl Writer<'_> {
         if !self.waiting.is_empty() {
             store.write(&self.waiting)?;
             self.waiting.clear();
+        }
+        if !self.minutes.is_empty() {
+            store.write_minutes(self.minutes.make_contiguous())?;
+            self.minutes.clear();
+            if self.lost_minutes > 0 {
+                tracing::warn!(lost = self.lost_minutes, "events: minutes of zones were lost");
+                self.lost_minutes = 0;
+            }
         }
         if self.tidied.is_none_or(|at| at.elapsed() >= TIDY) {
             store.forget_old(unix_ms(SystemTime::now()))?;
@@ -190,7 +265,7 @@ mod tests {
 
     fn attach(desk: &EventDesk, options: HistoryOptions) {
         desk.attach("history", "here".into(), move |state, from, stop| {
-            run(&options, state, from, stop);
+            run(&options, &[], state, from, stop);
         })
         .unwrap();
     }
@@ -300,6 +375,123 @@ mod tests {
             ..Search::default()
         };
         assert_eq!(counts(&crossings)[0], (1, 0, 0, 0.0));
+    }
+
+    fn minute(minute: i64, zone: &str, occupied_s: f64, area: f64) -> Minute {
+        Minute {
+            minute,
+            camera: "door".into(),
+            filling: Filling {
+                zone: zone.into(),
+                class: "car".into(),
+                known_s: 60.0,
+                occupied_s,
+                area_s: 60.0 * area,
+                area_most: 2.0 * area,
+                regions_most: 3,
+                tracks_most: 1,
+            },
+        }
+    }
+
+    #[test]
+    fn minutes_of_zones_are_summed_for_what_fits() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&options(folder.path())).unwrap();
+        store
+            .write_minutes(&[
+                minute(59, "drive", 60.0, 0.9),
+                minute(60, "drive", 30.0, 0.2),
+                minute(60, "lawn", 0.0, 0.0),
+                minute(62, "drive", 60.0, 0.4),
+            ])
+            .unwrap();
+        // A restart within a minute goes on with it.
+        store.write_minutes(&[minute(62, "drive", 0.0, 0.1)]).unwrap();
+        let reader = Reader::open(&options(folder.path()).path).unwrap();
+        let drive = Search {
+            place: Some("drive".into()),
+            ..Search::default()
+        };
+        let now = 62 * 60_000 + 5;
+        let of = |search: &Search| -> Vec<(i64, f64, f64, f64)> {
+            let minutes = reader.minutes(search, now, 3).unwrap();
+            let one = |(at, f): &(i64, Filled)| (at / 60_000, f.known_s, f.occupied_s, f.area());
+            minutes.iter().map(one).collect()
+        };
+        assert_eq!(
+            of(&drive),
+            [
+                (60, 60.0, 30.0, 0.2),
+                (61, 0.0, 0.0, 0.0),
+                (62, 120.0, 60.0, 0.25)
+            ]
+        );
+        assert_eq!(of(&Search::default())[0], (60, 120.0, 30.0, 0.1));
+        let hours = reader.hours(&drive, now, 2).unwrap();
+        assert_eq!(
+            hours
+                .iter()
+                .map(|hour| hour.filled.occupied_s)
+                .collect::<Vec<_>>(),
+            [60.0, 90.0]
+        );
+        assert_eq!(
+            (hours[1].filled.area_most, hours[1].filled.regions_most),
+            (0.8, 3)
+        );
+        assert_eq!(hours[1].events, 0, "a minute is no event");
+        store.forget_old(unix_ms(SystemTime::UNIX_EPOCH)).unwrap();
+        assert_eq!(of(&drive).len(), 3);
+    }
+
+    #[test]
+    fn minutes_of_zones_are_forgotten_by_age_and_size() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = HistoryOptions {
+            keep: Duration::from_secs(600),
+            max_bytes: 1 << 20,
+            ..options(folder.path())
+        };
+        let mut store = Store::open(&options).unwrap();
+        let many: Vec<Minute> = (0..20_000).map(|at| minute(at, "drive", 1.0, 0.1)).collect();
+        for some in many.chunks(1000) {
+            store.write_minutes(some).unwrap();
+        }
+        let reader = Reader::open(&options.path).unwrap();
+        let last = reader.minutes(&Search::default(), 19_999 * 60_000, 1000).unwrap();
+        assert!(last.iter().all(|(_, filled)| filled.known_s == 60.0));
+        assert!(std::fs::metadata(&options.path).unwrap().len() <= options.max_bytes);
+        store.forget_old(20_000 * 60_000).unwrap();
+        let last = reader.minutes(&Search::default(), 19_999 * 60_000, 1000).unwrap();
+        let known = last.iter().filter(|(_, filled)| filled.known_s > 0.0).count();
+        assert_eq!(known, 10);
+    }
+
+    #[test]
+    fn what_a_camera_sees_is_kept_at_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = options(folder.path());
+        let desk = EventDesk::new(["door"]);
+        let camera = desk.cameras()[0].clone();
+        let (cameras, at) = (desk.cameras().to_vec(), options.clone());
+        desk.attach("history", "here".into(), move |state, from, stop| {
+            run(&at, &cameras, state, from, stop);
+        })
+        .unwrap();
+        wait_for(|| options.path.exists() && Reader::open(&options.path).is_ok());
+        let mut state = crate::events::desk::ZoneState::new("drive", "car");
+        state.occupied = Some(true);
+        state.area = 0.25;
+        for second in 0..4_u64 {
+            camera.update(second * 1_000_000_000, |zones| *zones = vec![state.clone()]);
+        }
+        desk.close();
+        let reader = Reader::open(&options.path).unwrap();
+        let now = unix_ms(SystemTime::now());
+        let minutes = reader.minutes(&Search::default(), now, 3).unwrap();
+        let sum = |of: &dyn Fn(&Filled) -> f64| minutes.iter().map(|(_, f)| of(f)).sum::<f64>();
+        assert_eq!((sum(&|f| f.known_s), sum(&|f| f.area_s)), (3.0, 0.75));
     }
 
     #[test]

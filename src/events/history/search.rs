@@ -87,15 +87,57 @@ pub struct Hour {
     pub events: u64,
     /// How long what ended in it had lasted in all, in seconds.
     pub dwell_s: f64,
+    /// How full zones were in it.
+    pub filled: Filled,
+}
+
+/// How full zones were in a while: classes and zones that fit, together.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Filled {
+    /// Seconds of which it is known, of each class in each zone.
+    pub known_s: f64,
+    /// Of these, seconds in which it was there.
+    pub occupied_s: f64,
+    /// Shares of zones, 0 to 1, times the seconds for which they were filled so.
+    pub area_s: f64,
+    /// The largest share of a zone.
+    pub area_most: f64,
+    /// Regions of a class in a zone, at most.
+    pub regions_most: u32,
+    /// Tracks of a class in a zone, at most.
+    pub tracks_most: u32,
+}
+
+impl Filled {
+    /// The mean share, 0 to 1; 0 if nothing is known.
+    pub fn area(&self) -> f64 {
+        if self.known_s > 0.0 {
+            self.area_s / self.known_s
+        } else {
+            0.0
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.known_s += other.known_s;
+        self.occupied_s += other.occupied_s;
+        self.area_s += other.area_s;
+        self.area_most = self.area_most.max(other.area_most);
+        self.regions_most = self.regions_most.max(other.regions_most);
+        self.tracks_most = self.tracks_most.max(other.tracks_most);
+    }
 }
 
 /// Events that a page holds at most.
 pub const MOST: usize = 1000;
 /// Hours that are counted at most: a month of them.
 pub const MOST_HOURS: i64 = 31 * 24;
+/// Minutes that are listed at most: a day of them.
+pub const MOST_MINUTES: i64 = 24 * 60;
 /// How long a read waits for a file that is being recovered.
 const BUSY: Duration = Duration::from_secs(1);
 const HOUR_MS: i64 = 3_600_000;
+const MINUTE_MS: i64 = 60_000;
 
 /// The file, open to be read.
 #[derive(Debug)]
@@ -345,7 +387,92 @@ impl Reader {
                 }
             }
         }
+        let places = self.series(&places_of(search))?;
+        self.filled(
+            places.as_deref(),
+            first * 60,
+            (last + 1) * 60,
+            |minute, filled| {
+                if let Some(hour) = hours.get_mut(&minute.div_euclid(60)) {
+                    hour.filled.add(&filled);
+                }
+            },
+        )?;
         Ok(hours.into_values().collect())
+    }
+
+    /// How full zones were in each of the `count` minutes up to the one of `now_ms`, the oldest first, each with the time at
+    /// which it began in Unix ms. Times, rule and type of `search` are not asked about.
+    ///
+    /// # Errors
+    /// Transient, with the file's name.
+    pub fn minutes(&self, search: &Search, now_ms: i64, count: i64) -> Result<Vec<(i64, Filled)>> {
+        let minutes = self.try_minutes(&places_of(search), now_ms, count.clamp(1, MOST_MINUTES));
+        minutes.map_err(|e| explain(&self.path, "the history can't be read", e))
+    }
+
+    fn try_minutes(&self, search: &Search, now_ms: i64, count: i64) -> rusqlite::Result<Vec<(i64, Filled)>> {
+        let last = now_ms.div_euclid(MINUTE_MS);
+        let first = last - (count - 1);
+        let mut minutes: BTreeMap<i64, Filled> = (first..=last).map(|at| (at, Filled::default())).collect();
+        let fitting = self.series(search)?;
+        self.filled(fitting.as_deref(), first, last + 1, |minute, filled| {
+            if let Some(sum) = minutes.get_mut(&minute) {
+                sum.add(&filled);
+            }
+        })?;
+        Ok(minutes
+            .into_iter()
+            .map(|(minute, sum)| (minute * MINUTE_MS, sum))
+            .collect())
+    }
+
+    /// Shows the minutes from `first` on, before `end`, of these series.
+    fn filled(
+        &self,
+        fitting: Option<&[i64]>,
+        first: i64,
+        end: i64,
+        mut show: impl FnMut(i64, Filled),
+    ) -> rusqlite::Result<()> {
+        // Earlier files have none until they are written to.
+        let kept: bool = self.connection.query_row(
+            "SELECT count(*) > 0 FROM sqlite_schema WHERE name = 'filling'",
+            [],
+            |row| row.get(0),
+        )?;
+        if !kept {
+            return Ok(());
+        }
+        let mut statement = self.connection.prepare_cached(
+            "SELECT minute, series, known_s, occupied_s, area_s, area_most, regions_most, tracks_most FROM filling \
+             WHERE minute >= ?1 AND minute < ?2",
+        )?;
+        let mut rows = statement.query([first, end])?;
+        while let Some(row) = rows.next()? {
+            let series: i64 = row.get(1)?;
+            if fitting.is_none_or(|fitting| fitting.contains(&series)) {
+                let filled = Filled {
+                    known_s: row.get(2)?,
+                    occupied_s: row.get(3)?,
+                    area_s: row.get(4)?,
+                    area_most: row.get(5)?,
+                    regions_most: row.get(6)?,
+                    tracks_most: row.get(7)?,
+                };
+                show(row.get(0)?, filled);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The same without what only events have.
+fn places_of(search: &Search) -> Search {
+    Search {
+        rule: None,
+        kind: None,
+        ..search.clone()
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 use tracing::warn;
 
-use super::{HistoryOptions, explain, unix_ms};
+use super::{HistoryOptions, Minute, explain, unix_ms};
 use crate::events::event::{Event, Told};
 use vision::error::{Error, Result};
 
@@ -42,6 +42,19 @@ const TABLES: &str = "
         PRIMARY KEY (series, minute)
     ) STRICT, WITHOUT ROWID;
 ";
+
+/// How full zones were. Earlier files have no such table, so it is made where it lacks; other versions leave it alone.
+const FILLINGS: &str = "
+    CREATE TABLE IF NOT EXISTS filling (
+        minute INTEGER NOT NULL, series INTEGER NOT NULL, known_s REAL NOT NULL, occupied_s REAL NOT NULL,
+        area_s REAL NOT NULL, area_most REAL NOT NULL, regions_most INTEGER NOT NULL, tracks_most INTEGER NOT NULL,
+        PRIMARY KEY (minute, series)
+    ) STRICT, WITHOUT ROWID;
+";
+
+/// What stands for rule and type in the series of a zone's minutes, which are no events.
+const NO_RULE: &str = "filling";
+const NO_KIND: &str = "minute";
 
 /// What a series has in common.
 type Series = (String, String, String, &'static str, &'static str);
@@ -132,12 +145,76 @@ impl Store {
             self.series.clear();
         }
         self.checked(written, "events can't be written")?;
+        self.make_room()
+    }
+
+    /// Forgets the oldest events and minutes while there are too many.
+    fn make_room(&mut self) -> Result<()> {
         while self.is_large()? {
-            if self.forget("1")? == 0 {
+            let minutes = self.forget_minutes("minute < (SELECT min(minute) FROM filling) + 60")?;
+            if self.forget("1")? + minutes == 0 {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Writes how full zones were, all or none, and forgets the oldest if there is no room. A minute that is there already
+    /// grows.
+    ///
+    /// # Errors
+    /// Transient, with the file's name; none of them is written.
+    pub fn write_minutes(&mut self, minutes: &[Minute]) -> Result<()> {
+        let written = self.try_write_minutes(minutes);
+        if written.is_err() {
+            // Rows of series that were rolled back.
+            self.series.clear();
+        }
+        self.checked(written, "minutes of zones can't be written")?;
+        self.make_room()
+    }
+
+    fn try_write_minutes(&mut self, minutes: &[Minute]) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction()?;
+        for one in minutes {
+            let filling = &one.filling;
+            let (zone, class) = (filling.zone.to_string(), filling.class.to_string());
+            let key = (one.camera.clone(), zone, class, NO_RULE, NO_KIND);
+            let series = number_of(&transaction, &mut self.series, key)?;
+            transaction
+                .prepare_cached(
+                    "INSERT INTO filling VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (minute, series) DO UPDATE SET \
+                     known_s = known_s + excluded.known_s, occupied_s = occupied_s + excluded.occupied_s, \
+                     area_s = area_s + excluded.area_s, area_most = max(area_most, excluded.area_most), \
+                     regions_most = max(regions_most, excluded.regions_most), \
+                     tracks_most = max(tracks_most, excluded.tracks_most)",
+                )?
+                .execute(params![
+                    one.minute,
+                    series,
+                    filling.known_s,
+                    filling.occupied_s,
+                    filling.area_s,
+                    filling.area_most,
+                    filling.regions_most,
+                    filling.tracks_most
+                ])?;
+        }
+        transaction.commit()
+    }
+
+    /// Forgets the minutes that `which` chooses. Gives how many.
+    fn forget_minutes(&mut self, which: &str) -> Result<usize> {
+        let forgotten = self
+            .connection
+            .execute(&format!("DELETE FROM filling WHERE {which}"), []);
+        let forgotten = forgotten.and_then(|count| {
+            if count > 0 {
+                free_pages(&self.connection)?;
+            }
+            Ok(count)
+        });
+        self.checked(forgotten, "old minutes can't be removed")
     }
 
     fn try_write(&mut self, events: &[Arc<Told>]) -> rusqlite::Result<()> {
@@ -167,6 +244,7 @@ impl Store {
         let keep = i64::try_from(self.keep.as_millis()).unwrap_or(i64::MAX);
         let oldest = now_ms.saturating_sub(keep);
         while self.forget(&format!("at < {oldest}"))? > 0 {}
+        self.forget_minutes(&format!("minute < {}", oldest.div_euclid(60_000)))?;
         Ok(())
     }
 
@@ -221,6 +299,15 @@ fn of_series(
         event.rule.as_str(),
         event.kind.as_str(),
     );
+    number_of(connection, known, key)
+}
+
+/// The number of a series, which is made if it is new.
+fn number_of(
+    connection: &Connection,
+    known: &mut HashMap<Series, i64>,
+    key: Series,
+) -> rusqlite::Result<i64> {
     if let Some(number) = known.get(&key) {
         return Ok(*number);
     }
@@ -256,12 +343,18 @@ fn forget(connection: &mut Connection, which: &str) -> rusqlite::Result<usize> {
     }
     transaction.commit()?;
     if count > 0 {
-        // A statement that gives a row for each page that it frees.
-        let mut free = connection.prepare("PRAGMA incremental_vacuum")?;
-        let mut pages = free.query([])?;
-        while pages.next()?.is_some() {}
+        free_pages(connection)?;
     }
     Ok(count)
+}
+
+/// Gives the pages of what was forgotten back to the disk.
+fn free_pages(connection: &Connection) -> rusqlite::Result<()> {
+    // A statement that gives a row for each page that it frees.
+    let mut free = connection.prepare("PRAGMA incremental_vacuum")?;
+    let mut pages = free.query([])?;
+    while pages.next()?.is_some() {}
+    Ok(())
 }
 
 fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
@@ -273,6 +366,7 @@ fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
         transaction.pragma_update(None, "application_id", APPLICATION)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
     }
+    transaction.execute_batch(FILLINGS)?;
     transaction.commit()
 }
 

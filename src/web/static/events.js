@@ -4,31 +4,57 @@ const SVG = "http://www.w3.org/2000/svg";
 const BAR = 10;
 const HEIGHT = 60;
 
-function bars(hours) {
-  const most = Math.max(1, ...hours.map((hour) => hour.starts));
+// A figure of bars; each has a height from 0 to 1, or null where nothing is known, and a title.
+function figure(caption, all) {
   const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", `0 0 ${hours.length * BAR} ${HEIGHT}`);
+  svg.setAttribute("viewBox", `0 0 ${all.length * BAR} ${HEIGHT}`);
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("role", "img");
-  const sum = hours.reduce((all, hour) => all + hour.starts, 0);
-  const caption = document.createElement("figcaption");
-  caption.textContent = `Begun by hour: ${sum} in ${hours.length} h, ${Math.max(0, ...hours.map((hour) => hour.starts))} in one hour at most`;
-  svg.setAttribute("aria-label", caption.textContent);
-  hours.forEach((hour, at) => {
-    const height = (hour.starts / most) * (HEIGHT - 2);
+  const text = document.createElement("figcaption");
+  text.textContent = caption;
+  svg.setAttribute("aria-label", caption);
+  all.forEach(({ share, told }, at) => {
+    const height = (share ?? 1) * (HEIGHT - 2);
     const bar = document.createElementNS(SVG, "rect");
     bar.setAttribute("x", String(at * BAR + 1));
     bar.setAttribute("y", String(HEIGHT - height));
     bar.setAttribute("width", String(BAR - 2));
     bar.setAttribute("height", String(height));
+    if (share === null) { bar.setAttribute("class", "unknown"); }
     const title = document.createElementNS(SVG, "title");
-    title.textContent = `${new Date(hour.hour).toLocaleString()}: ${hour.starts} begun, ${Math.round(hour.dwell_s)} s in what ended`;
+    title.textContent = told;
     bar.append(title);
     svg.append(bar);
   });
-  const figure = document.createElement("figure");
-  figure.append(caption, svg);
-  return figure;
+  const out = document.createElement("figure");
+  out.append(text, svg);
+  return out;
+}
+
+function begun(hours) {
+  const most = Math.max(1, ...hours.map((hour) => hour.starts));
+  const sum = hours.reduce((all, hour) => all + hour.starts, 0);
+  const top = Math.max(0, ...hours.map((hour) => hour.starts));
+  return figure(`Begun by hour: ${sum} in ${hours.length} h, ${top} in one hour at most`, hours.map((hour) => ({
+    share: hour.starts / most,
+    told: `${new Date(hour.hour).toLocaleString()}: ${hour.starts} begun, ${Math.round(hour.dwell_s)} s in what ended`,
+  })));
+}
+
+const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
+
+// How much of the time something was there, by hour or by minute.
+function filled(spans, unit) {
+  const known = spans.reduce((all, span) => all + span.known_s, 0);
+  if (known === 0) { return null; }
+  const there = spans.reduce((all, span) => all + span.occupied_s, 0);
+  const unknown = spans.some((span) => span.known_s === 0) ? "; grey: not known" : "";
+  return figure(`Something there by ${unit}: ${percent(there / known)} of the time${unknown}`, spans.map((span) => {
+    const when = new Date(span[unit]).toLocaleString();
+    if (span.known_s === 0) { return { share: null, told: `${when}: not known` }; }
+    const share = span.occupied_s / span.known_s;
+    return { share, told: `${when}: there ${percent(share)} of the time, ${percent(span.area)} of the zone filled` };
+  }));
 }
 
 function row(event) {
@@ -111,10 +137,12 @@ export class Events {
     const filters = this.#filters();
     const since = this.#form.elements.namedItem("since");
     filters.delete("since");
-    filters.set("hours", since.selectedOptions[0].dataset.hours);
+    const hours = Number(since.selectedOptions[0].dataset.hours);
+    filters.set("hours", hours);
     try {
       const counts = await ask(`/events/hours.json?${filters}`);
-      this.#root.querySelector(".hours").replaceChildren(bars(counts.hours));
+      const spans = hours === 1 ? filled((await ask(`/events/minutes.json?${filters}`)).minutes, "minute") : filled(counts.hours, "hour");
+      this.#root.querySelector(".hours").replaceChildren(begun(counts.hours), ...(spans === null ? [] : [spans]));
     } catch (error) {
       this.#said.textContent = error.message;
     }
