@@ -23,6 +23,18 @@ pub fn print(line: Arguments<'_>) {
     }
 }
 
+/// As [`print`], for who must know.
+///
+/// # Errors
+/// Transient: this line, or one before it, could not be written.
+pub fn print_checked(line: Arguments<'_>) -> Result<()> {
+    print(line);
+    match &*BROKEN.lock().unwrap_or_else(|e| e.into_inner()) {
+        None => Ok(()),
+        Some(error) => Err(Error::transient("standard output can't be written").caused_by(error.to_string())),
+    }
+}
+
 /// Writes a line to standard error, if it can be written.
 pub fn say(line: Arguments<'_>) {
     let _ = writeln!(io::stderr().lock(), "{line}");

@@ -15,7 +15,7 @@ mod signals;
 
 pub use background::{Background, Ticker};
 pub use retry::{Backoff, OnTransient, open_with_retry};
-pub use signals::{Signals, signals, stop_on_signals};
+pub use signals::{Hangups, Signals, outlive_file_limits, signals, stop_on_signals};
 
 /// How long threads may take to end after a stop.
 pub const JOIN_DEADLINE: Duration = Duration::from_secs(5);

@@ -575,9 +575,11 @@ enum Camera {
     Plain,
     /// Loses a packet now and then.
     Lossy,
+    /// Sends what these elements make of the pictures.
+    Encoding(&'static str),
 }
 
-/// An RTSP server on this machine with one H.264 camera; stopped when dropped.
+/// An RTSP server on this machine with one camera; stopped when dropped.
 struct Server {
     port: i32,
     context: gst::glib::MainContext,
@@ -598,10 +600,16 @@ impl Server {
             server.set_service("0");
             server.set_address("127.0.0.1");
             let factory = gstreamer_rtsp_server::RTSPMediaFactory::new();
-            factory.set_launch(
+            let encoding = match camera {
+                Camera::Encoding(elements) => elements,
+                Camera::Plain | Camera::Lossy => {
+                    "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=5 ! rtph264pay"
+                }
+            };
+            factory.set_launch(&format!(
                 "( videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=240,framerate=25/1 \
-                 ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=5 ! rtph264pay name=pay0 )",
-            );
+                 ! {encoding} name=pay0 )"
+            ));
             if camera == Camera::Lossy {
                 factory.connect_media_configure(|_, media| {
                     let bin = media.element().downcast::<gst::Bin>().unwrap();
@@ -694,6 +702,58 @@ fn an_rtsp_stream_is_read_live_and_its_end_is_transient() {
         };
         assert!(error.is_transient(), "{error}");
         assert!(!error.to_string().contains("secret"), "{error}");
+    }
+}
+
+#[test]
+fn cameras_of_other_encodings_are_read_over_rtsp() {
+    for (encoding, decoder) in [
+        ("jpegenc ! rtpjpegpay", "jpeg"),
+        (
+            "vp8enc deadline=1 cpu-used=8 keyframe-max-dist=10 ! rtpvp8pay",
+            "vp8",
+        ),
+        (
+            "vp9enc deadline=1 cpu-used=8 keyframe-max-dist=10 ! rtpvp9pay",
+            "vp9",
+        ),
+        (
+            "x265enc tune=zerolatency speed-preset=ultrafast key-int-max=5 ! rtph265pay",
+            "265",
+        ),
+    ] {
+        let server = Server::start(Camera::Encoding(encoding));
+        let options = CaptureOptions {
+            rtsp_transport: RtspTransport::Tcp,
+            open_timeout_ms: 30_000,
+            ..CaptureOptions::default()
+        };
+        let mut source = open(&format!("rtsp://127.0.0.1:{}/cam", server.port), &options)
+            .unwrap_or_else(|e| panic!("{encoding}: {e}"));
+        let text = source.describe();
+        assert!(
+            text.contains("320x240") && text.contains(decoder),
+            "{encoding}: {text}"
+        );
+        let pool = FramePool::new(2, source.format().packed_bytes());
+        let mut count = 0;
+        while count < 5 {
+            match source.next_frame(&pool, Duration::from_secs(20)).unwrap() {
+                Capture::Frame(frame) => {
+                    assert!(!frame.damaged, "{encoding}");
+                    // The bars of the test picture: white at the left, dark at the right.
+                    let row = frame.image().plane(0).row(20, 320).to_vec();
+                    assert!(
+                        row[10] > 170 && row[300] < 60,
+                        "{encoding}: {} {}",
+                        row[10],
+                        row[300]
+                    );
+                    count += 1;
+                }
+                other => panic!("{encoding}: {other:?} after {count} frames"),
+            }
+        }
     }
 }
 

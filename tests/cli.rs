@@ -459,6 +459,9 @@ fn a_variable_that_is_empty_counts_as_not_set() {
         "SEGD_OVERLAY_CLASSES",
         "SEGD_MASKS_EVERY",
         "ORT_DYLIB_PATH",
+        // Nothing means no plug-ins to GStreamer, and the working directory to others.
+        "GST_PLUGIN_SYSTEM_PATH_1_0",
+        "TMPDIR",
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_segd"))
             .args([
@@ -521,4 +524,149 @@ fn what_a_start_refuses_is_refused_by_check_config() {
         refused(&["check-config", path], 2, &[part]);
         refused(&["--config", path], 2, &[part]);
     }
+}
+
+/// A pipe that nobody writes into.
+fn pipe(path: &Path) {
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+}
+
+#[test]
+fn a_pipe_in_place_of_a_file_is_said_to_be_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    pipe(Path::new(&path("pipe")));
+    let config = |name: &str, text: &str| {
+        let text = text.replace("PIPE", &path("pipe"));
+        std::fs::write(path(name), format!("[capture]\ninput = \"test://\"\n{text}")).unwrap();
+        path(name)
+    };
+    let outputs = |address: &str| format!("[stream]\noutputs = [\"{address}\"]\n");
+    let tls = outputs("rtsps://127.0.0.1:0/a") + "[access]\ncertificate = \"PIPE\"\nkey = \"PIPE\"\n";
+    refused(
+        &["check-config", &config("tls.toml", &tls)],
+        2,
+        &["pipe: can't be read: is a pipe"],
+    );
+    refused(
+        &["--watch-config", "--config", &path("pipe")],
+        2,
+        &["--watch-config", "is a pipe"],
+    );
+    std::fs::rename(path("pipe"), path("pipe.mkv")).unwrap();
+    let output = config("output.toml", &outputs(&path("pipe.mkv")));
+    refused(
+        &["check-config", &output],
+        2,
+        &["pipe.mkv: a recording is a file", "is a pipe"],
+    );
+    std::fs::rename(path("pipe.mkv"), path("pipe")).unwrap();
+    let scenes = outputs(&format!("scenes:{}", path("pipe")));
+    let scenes = config("scenes.toml", &scenes);
+    let run = [
+        "--config",
+        &scenes,
+        "--http",
+        "",
+        "--input",
+        "test://?width=64&height=64&frames=3",
+    ];
+    let output = segd(&[&run, &QUICK[..]].concat());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("a pipe that no program reads"), "{said}");
+    refused(
+        &["events", "--file", &path("pipe")],
+        2,
+        &["pipe: can't be read: is a pipe"],
+    );
+}
+
+#[test]
+fn events_are_listed_whatever_the_cameras_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("events.jsonl");
+    std::fs::write(&file, "no event\n").unwrap();
+    let config = folder.path().join("segd.toml");
+    // As with a camera that is not plugged in now.
+    std::fs::write(&config, format!("[events]\nfile = \"{}\"\n", file.display())).unwrap();
+    let output = segd(&["events", "--config", config.to_str().unwrap()]);
+    succeeded(&output);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("1 lines are no events"), "{said}");
+}
+
+#[test]
+fn a_hangup_while_it_starts_does_not_end_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("segd.toml");
+    // The configuration is waited for, so it can't have got further.
+    pipe(&config);
+    let child = Command::new(env!("CARGO_BIN_EXE_segd"))
+        .args(["--config", config.to_str().unwrap(), "--frames", "3"])
+        .args([
+            "--input",
+            "test://?width=64&height=64&frames=3",
+            "--output",
+            "null://",
+        ])
+        .args(["--backend", "tract", "--size", "64", "--http", ""])
+        .env("SEGD_LOG", "info")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
+    // Its handler is there once it waits: /proc shows which signals are caught.
+    let catches_hangups = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let mask = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigCgt:"))
+            .unwrap();
+        u64::from_str_radix(mask.trim(), 16).unwrap() & 1 == 1
+    };
+    while !catches_hangups() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    let mut waiting = std::fs::File::options().write(true).open(&config).unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "[overlay]\nalpha = 0.3\n").unwrap();
+    std::fs::rename(&file, &config).unwrap();
+    std::io::Write::write_all(&mut waiting, b"[overlay]\nalpha = 0.4\n").unwrap();
+    drop(waiting);
+    let output = child.wait_with_output().unwrap();
+    succeeded(&output);
+}
+
+#[test]
+fn a_file_that_may_not_grow_is_an_error_and_no_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out.mkv");
+    let segd = env!("CARGO_BIN_EXE_segd");
+    // In blocks of 512 bytes (POSIX, ulimit).
+    let run = Command::new("sh")
+        .args(["-c", "ulimit -f 16; exec \"$@\"", "sh", segd])
+        .args([
+            "--input",
+            "test://?width=320&height=240&frames=400",
+            "--no-pace",
+            "--every",
+            "400",
+        ])
+        .args([
+            "--backend",
+            "tract",
+            "--size",
+            "64",
+            "--output",
+            output.to_str().unwrap(),
+        ])
+        .env("SEGD_LOG", "warn")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(run.status.code(), Some(1), "{said}");
+    assert!(said.contains("out.partial.mkv: can't be written"), "{said}");
 }

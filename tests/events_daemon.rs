@@ -135,6 +135,23 @@ fn a_sink_that_fails_is_unwell_and_the_video_goes_on() {
 }
 
 #[test]
+fn a_standard_output_that_takes_nothing_is_said() {
+    let model = model();
+    let config = config(model.path(), "[events]\nfile = \"-\"");
+    let daemon = Daemon::spawn_under("exec >/dev/full", &config, free_port(), &[]);
+    wait_for("the trouble", LIMIT, || {
+        let (code, text) = daemon.get("/healthz");
+        code == 503 && text.contains("standard output can't be written")
+    });
+    let composed = || daemon.metric("segd_frames_composed_total{camera=\"segd\"}");
+    let before = composed();
+    wait_for("frames", LIMIT, || composed() > before + 5.0);
+    let sink = &daemon.status()["events"]["sinks"][0];
+    assert!(sink["lost"].as_u64().unwrap() > 0, "{sink}");
+    assert_eq!(sink["delivered"], 0);
+}
+
+#[test]
 fn sinks_change_with_a_reload_and_those_that_stay_go_on() {
     let model = model();
     let first = "[events]\nfile = \"FOLDER/first.jsonl\"\nhistory = \"FOLDER/events.db\"";

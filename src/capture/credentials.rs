@@ -10,9 +10,15 @@ pub fn mask_credentials(text: &str) -> String {
         out.push_str(head);
         // An unescaped slash, question mark or at-sign inside a password is against RFC 3986 but is
         // written all the same: everything up to the last @ before a blank or quote is masked.
-        let end = tail
-            .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\''))
-            .unwrap_or(tail.len());
+        // A password may hold blanks as well, where quotes stand around the address.
+        let scheme =
+            head[..at].trim_end_matches(|c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+        let quote = scheme.chars().next_back().filter(|c| matches!(c, '"' | '\''));
+        let ends = |c: char| match quote {
+            Some(quote) => c == quote || c == '\n',
+            None => c.is_whitespace() || matches!(c, '"' | '\''),
+        };
+        let end = tail.find(ends).unwrap_or(tail.len());
         match tail[..end]
             .find("://")
             .map_or(&tail[..end], |next| &tail[..next])
@@ -77,6 +83,14 @@ mod tests {
             (
                 "a rtsp://u:p@h b rtsp://v:q@i c",
                 "a rtsp://***@h b rtsp://***@i c",
+            ),
+            (
+                "input = \"rtsp://bob:my secret@cam/1\"\nx = \"a@b\"",
+                "input = \"rtsp://***@cam/1\"\nx = \"a@b\"",
+            ),
+            (
+                "[\"rtsp://cam/1\", 'rtsp+push://bob:it is \"s\" e@media/1']",
+                "[\"rtsp://cam/1\", 'rtsp+push://***@media/1']",
             ),
         ] {
             assert_eq!(mask_credentials(text), masked);

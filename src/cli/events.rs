@@ -13,6 +13,7 @@ use crate::events::file::numbered;
 use crate::events::history::search::is_database;
 use crate::events::history::{Reader, Search, unix_ms};
 use vision::error::{Error, Result};
+use vision::file;
 
 /// Arguments of `segd events`.
 #[derive(Debug, Args)]
@@ -56,6 +57,10 @@ pub fn run(args: EventsArgs) -> Result<()> {
         Some(path) => path.clone(),
         None => kept(&args)?,
     };
+    if path.exists() {
+        file::check(&path)
+            .map_err(|e| Error::usage(format!("{}: can't be read", path.display())).caused_by(e))?;
+    }
     let from = args.since.and_then(|since| SystemTime::now().checked_sub(since));
     let search = Search {
         camera: args.camera.clone(),
@@ -107,9 +112,9 @@ fn kept(args: &EventsArgs) -> Result<PathBuf> {
         config: args.config.clone(),
         arguments: Layer::default(),
     };
-    let settings = origin.settings()?;
-    let file = settings.events.file.map(|file| file.path);
-    let kept = settings.events.history.map(|history| history.path).or(file);
+    let events = origin.events()?;
+    let file = events.file.map(|file| file.path);
+    let kept = events.history.map(|history| history.path).or(file);
     kept.ok_or_else(|| {
         Error::usage("neither events.history nor events.file is set, so no events are kept")
             .hint("set one in [events], or name a file with --file")

@@ -8,7 +8,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value as Json;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::segments::{Panoptic, write_instances};
 use crate::cli::args::{ModelArgs, VisualizeArgs};
@@ -81,6 +81,7 @@ pub fn run(args: ImageArgs) -> Result<()> {
         })
         .collect();
     refuse_twice(&jobs)?;
+    say_replaced(&jobs);
     let drawing = config::drawing(&args.visualize.section())?;
     let options = args.model.options()?;
     let model = options.find()?;
@@ -152,6 +153,24 @@ fn refuse_twice(jobs: &[Job]) -> Result<()> {
                 .hint("give --output, --instances and --panoptic a place each"),
         ),
         None => Ok(()),
+    }
+}
+
+/// Says what earlier runs have written and this one writes anew.
+fn say_replaced(jobs: &[Job]) {
+    let all = jobs
+        .iter()
+        .flat_map(|job| [&job.drawn, &job.instances, &job.panoptic]);
+    let there: Vec<_> = all.flatten().filter(|path| path.exists()).collect();
+    match there.as_slice() {
+        [] => {}
+        [one] => warn!("{}: replaces the file that is there", one.display()),
+        [first, .., last] => warn!(
+            "{} to {}: {} files that are there are replaced",
+            first.display(),
+            last.display(),
+            there.len()
+        ),
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 use crate::choose::{BackendName, ChoiceOptions};
 use crate::metrics::Metrics;
 use vision::error::{Error, Result};
+use vision::file;
 use vision::frame::{FrameFormat, LabelMap, PixelFormat};
 use vision::import::{Beside, Normalization, Proposal, Signature, read_names};
 use vision::infer::Backend;
@@ -46,6 +47,8 @@ pub struct ImportArgs {
 
 /// The picture of the four normalisations.
 const SHEET: &str = "normalizations.png";
+/// Largest file of class names, or of what stands beside the network, in bytes.
+const MAX_LABELS_BYTES: u64 = 16 << 20;
 /// Width of one of its parts in pixels.
 const PART_WIDTH: u32 = 640;
 
@@ -141,16 +144,7 @@ pub fn run(args: &ImportArgs) -> Result<()> {
 fn read_bounded(path: &Path) -> Result<Vec<u8>> {
     let cant_read =
         |e: std::io::Error| Error::usage(format!("{}: can't be read", path.display())).caused_by(e);
-    let size = std::fs::metadata(path).map_err(cant_read)?.len();
-    if size > MAX_FILE_BYTES {
-        return Err(Error::usage(format!(
-            "{} has {} MB, a network may have {}",
-            path.display(),
-            size >> 20,
-            MAX_FILE_BYTES >> 20
-        )));
-    }
-    std::fs::read(path).map_err(cant_read)
+    file::read(path, MAX_FILE_BYTES).map_err(cant_read)
 }
 
 /// What lies beside the file.
@@ -158,7 +152,7 @@ fn beside(args: &ImportArgs) -> Result<Beside> {
     let labels = match &args.labels {
         None => None,
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|e| {
+            let text = file::read_text(path, MAX_LABELS_BYTES).map_err(|e| {
                 Error::usage(format!("--labels {}: can't be read", path.display())).caused_by(e)
             })?;
             Some(read_names(&text))
@@ -166,7 +160,7 @@ fn beside(args: &ImportArgs) -> Result<Beside> {
     };
     let json = |name: &str| -> Result<Option<Json>> {
         let path = args.file.with_file_name(name);
-        let Ok(text) = std::fs::read_to_string(&path) else {
+        let Ok(text) = file::read_text(&path, MAX_LABELS_BYTES) else {
             return Ok(None);
         };
         serde_json::from_str(&text)

@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::pipeline;
 use crate::supervise::{Ended, stop_on_signals};
 use vision::error::{Error, Result};
+use vision::file;
 use vision::model::contract::Contract;
 use vision::model::load::sha256_hex;
 
@@ -34,6 +35,9 @@ const MANIFEST: &str = "manifest";
 
 /// Entries of a list at most.
 const MAX_ENTRIES: usize = 10_000_000;
+
+/// Largest list in bytes.
+const MAX_LIST_BYTES: u64 = 1 << 30;
 
 /// The part of a list that one process does: every `of`-th entry, from number `index` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,7 +257,7 @@ impl Pattern {
 
 /// The recordings of a list: one a line, empty lines and those after `#` left out.
 fn read_list(path: &Path) -> Result<Vec<String>> {
-    let text = fs::read_to_string(path).map_err(|e| {
+    let text = file::read_text(path, MAX_LIST_BYTES).map_err(|e| {
         Error::usage(format!("the list of recordings {} can't be read", path.display()))
             .caused_by(e)
             .hint("one recording a line; a source whose own name begins with @ is written ./@NAME")

@@ -66,7 +66,9 @@ pub(super) fn named_sections(layers: &Layers) -> Result<Vec<NamedSections>> {
             if let Some(other) = used.insert((kind, text.clone()), name) {
                 let error = Error::usage(format!("cameras {other} and {name} have the same {kind} {text}"));
                 return Err(match kind {
-                    "output" => error.hint("write {name} in stream.outputs: rtsp://127.0.0.1:8554/{name}"),
+                    "output" => {
+                        error.hint("write {name} in stream.outputs, as in rtsp://127.0.0.1:8554/{name}")
+                    }
                     _ => error,
                 });
             }

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use similar::{ChangeTag, TextDiff};
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, TableLike, Value};
 
+use super::layer::MAX_BYTES;
 use super::{Layer, LineLayer, Origin, ZoneLayer};
 use crate::events::Watch;
 use crate::events::geometry::Point;
 use vision::error::{Error, Result};
+use vision::file;
 use vision::picture::write_whole;
 
 /// What a key is set to.
@@ -331,7 +333,9 @@ impl Origin {
             Error::usage("segd was started without a configuration file")
                 .hint("start it with --config FILE to keep what is changed here")
         })?;
-        let before = std::fs::read_to_string(&path)
+        // What is no file can't be written to again.
+        let before = file::check(&path)
+            .and_then(|()| file::read_text(&path, MAX_BYTES))
             .map_err(|e| Error::usage(format!("{}: can't be read", path.display())).caused_by(e))?;
         let after = with_edit(&before, camera, edit)?;
         self.resolve(Layer::parse(&after, &path.display().to_string())?)?;

@@ -8,8 +8,12 @@ use super::sections::{
     AccessSection, CaptureSection, ClipsSection, EventsSection, HealthSection, MasksSection, ModelSection,
     MqttSection, OverlaySection, PrivacySection, RecordSection, RunSection, StreamSection,
 };
-use super::{LineLayer, Settings, ZoneLayer, from_environment};
+use super::{EventSettings, LineLayer, Settings, ZoneLayer, from_environment, resolve};
 use vision::error::{Error, Result};
+use vision::file;
+
+/// Largest configuration file in bytes.
+pub(super) const MAX_BYTES: u64 = 16 << 20;
 
 /// The one list of the sections that belong to a camera: they stand in the file's root, for all cameras, and in each
 /// `[[camera]]`.
@@ -174,7 +178,7 @@ impl Layer {
     /// # Errors
     /// Usage, naming the file, the key, and for an unknown key the nearest valid one.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
+        let text = file::read_text(path, MAX_BYTES)
             .map_err(|e| Error::usage(format!("config {}: can't be read", path.display())).caused_by(e))?;
         Self::parse(&text, &path.display().to_string())
     }
@@ -267,6 +271,16 @@ impl Origin {
             None => Layer::default(),
         };
         self.resolve(file)
+    }
+
+    /// Where events go, whatever the cameras are.
+    ///
+    /// # Errors
+    /// Usage, naming file or variable, the key, what was found and what was expected.
+    pub fn events(&self) -> Result<EventSettings> {
+        let file = self.file().map(|path| Layer::read(&path)).transpose()?;
+        let all = from_environment(std::env::vars_os())?.over(&file.unwrap_or_default());
+        resolve::events(&all.events, &all.mqtt)
     }
 
     /// Resolves all layers, with this one in place of the file.

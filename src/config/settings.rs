@@ -1,6 +1,7 @@
 //! Settings: typed and checked. There is one way to them, [`Settings::resolve`].
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use super::cameras::{NamedSections, named_sections};
@@ -78,6 +79,19 @@ pub struct EventSettings {
     pub mqtt: Option<MqttOptions>,
 }
 
+impl EventSettings {
+    /// The files that events are written to, each with its key.
+    fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let file = self
+            .file
+            .as_ref()
+            .map(|file| ("events.file", file.path.as_path()));
+        let history = self.history.as_ref();
+        let history = history.map(|history| ("events.history", history.path.as_path()));
+        file.into_iter().chain(history)
+    }
+}
+
 /// The HTTP server, and what counts as unwell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthSettings {
@@ -117,14 +131,16 @@ impl Settings {
         }
         // An output must destroy no source, of whichever camera, and no other output.
         let sources = cameras.iter().flat_map(|camera| camera.source.files());
-        check_files(sources, cameras.iter().flat_map(|camera| &camera.outputs))?;
+        let outputs = cameras.iter().flat_map(|camera| &camera.outputs);
+        let events = resolve::events(&common.events, &common.mqtt)?;
+        check_files(sources, outputs, events.files())?;
         let tells_hidden = common.events.hidden.unwrap_or(false);
         zones::assign(&common.zone, &common.line, tells_hidden, &mut cameras)?;
         Ok(Self {
             cameras,
             access,
             health,
-            events: resolve::events(&common.events, &common.mqtt)?,
+            events,
         })
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::config::CameraSettings;
 use crate::output::{OutputSpec, StreamOptions};
 use vision::error::{Error, Result};
+use vision::file;
 
 /// Checks a camera's outputs: the certificate in a handshake, and folders by a file that is made and removed again.
 ///
@@ -31,9 +32,18 @@ fn check_output(
             Some(files) => crate::output::rtsp_auth::check_tls(files),
             None => Ok(()),
         },
-        OutputSpec::Mp4(path) | OutputSpec::Mkv(path) | OutputSpec::Scenes { path, .. } => {
+        OutputSpec::Mp4(path) | OutputSpec::Mkv(path) => {
+            if path.exists() {
+                // It would be moved aside when the recording is complete.
+                file::check(path).map_err(|e| {
+                    Error::usage(format!("output {output}: a recording is a file"))
+                        .caused_by(e)
+                        .hint("name another one; programs that read as it is written are served by rtsp://")
+                })?;
+            }
             check_folder(path.parent().unwrap_or(Path::new("")), output)
         }
+        OutputSpec::Scenes { path, .. } => check_folder(path.parent().unwrap_or(Path::new("")), output),
         #[cfg(feature = "gstreamer")]
         OutputSpec::Camera(device) => crate::output::camera::check_camera(device),
         OutputSpec::Record(folder) | OutputSpec::Clips(folder) => {

@@ -13,6 +13,7 @@ pub mod reload;
 mod steering;
 pub mod status;
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +25,11 @@ use crate::choose::Chooser;
 use crate::config::{DEFAULT_LISTEN, FileLook, Origin, Settings};
 use crate::health::{Health, Limits, Watched, notify};
 use crate::pipeline;
-use crate::supervise::{Background, Job, Ticker, run_all, signals};
+use crate::supervise::{Background, Hangups, Job, Ticker, run_all, signals};
 use crate::turns::Turns;
 use crate::web;
 use vision::error::{Error, Result};
+use vision::file;
 use vision::infer::Device;
 
 pub use build::{Built, build, build_camera};
@@ -47,6 +49,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// # Errors
 /// Usage for wrong arguments or configuration; otherwise what ended a pipeline.
 pub fn run(origin: Origin, watches_config: bool) -> Result<()> {
+    let hangups = Hangups::take()?;
     let (changed, _watch) = match watches_config {
         true => watch(&origin)?,
         false => (never(), None),
@@ -67,7 +70,7 @@ pub fn run(origin: Origin, watches_config: bool) -> Result<()> {
     let live = built.iter().all(|b| b.options.live);
     let desk = events::desk(&settings);
     let health = Health::new(watched(&settings, &built)).with_events(desk.clone());
-    let signals = signals(notify::stopping)?;
+    let signals = signals(&hangups, notify::stopping)?;
     let fleet = Fleet::new(settings.clone(), &built, chooser);
     let gate = fleet.gate();
     let steering = Steering::new(fleet);
@@ -112,6 +115,13 @@ fn watch(origin: &Origin) -> Result<(Receiver<()>, Option<Ticker>)> {
     let path = origin.file().ok_or_else(|| {
         Error::usage("--watch-config: there is no configuration file to watch")
             .hint("name one with --config, or make /etc/segd/segd.toml")
+    })?;
+    file::check(&path).or_else(|e| match e.kind() {
+        // It is waited for.
+        ErrorKind::NotFound => Ok(()),
+        _ => Err(Error::usage(format!("--watch-config: {}", path.display()))
+            .caused_by(e)
+            .hint("what is no file can be read once alone")),
     })?;
     let (tx, changed) = bounded(1);
     let mut look = FileLook::new(path.clone());

@@ -1,6 +1,6 @@
 //! Events as lines of JSON: into a file that is rotated by its size, or to standard output.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use super::event::Told;
 use crate::clock::Stop;
 use crate::stdio;
 use vision::error::{Error, Result};
+use vision::file;
 
 /// Where lines go, and how much of them is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +50,7 @@ impl Lines {
             let hint = match e.kind() {
                 ErrorKind::StorageFull => "make room on the disk",
                 ErrorKind::NotFound => "create the folder",
+                ErrorKind::NotConnected => "start the program that is to read it",
                 _ => "name a file that this user may write",
             };
             let path = self.options.path.display();
@@ -131,7 +133,7 @@ impl Lines {
 }
 
 fn open(path: &Path) -> std::io::Result<Opened> {
-    let file = OpenOptions::new().append(true).create(true).open(path)?;
+    let file = file::append(path)?;
     let found = file.metadata()?;
     Ok((file, found.len(), found.is_file()))
 }
@@ -155,8 +157,7 @@ pub struct Stdout;
 
 impl Sink for Stdout {
     fn tell(&mut self, told: &Told, _stop: &Stop) -> Result<()> {
-        stdio::print(format_args!("{}", told.json));
-        Ok(())
+        stdio::print_checked(format_args!("{}", told.json))
     }
 }
 

@@ -19,6 +19,10 @@ use super::secret::Secret;
 use crate::clock::Stop;
 use crate::mailbox::Received;
 use vision::error::{Error, Result};
+use vision::file;
+
+/// Largest file of certificates in bytes.
+const MAX_CA_BYTES: u64 = 16 << 20;
 
 /// A program that is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -323,7 +327,7 @@ fn certificates(options: &WebhookOptions) -> Result<Vec<Certificate<'static>>> {
     let fail = |why: String| {
         Error::transient(format!("events.webhook_ca {}: can't be read", path.display())).caused_by(why)
     };
-    let text = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
+    let text = file::read(path, MAX_CA_BYTES).map_err(|e| fail(e.to_string()))?;
     let mut all = Vec::new();
     for item in parse_pem(&text) {
         if let PemItem::Certificate(certificate) = item.map_err(|e| fail(e.to_string()))? {

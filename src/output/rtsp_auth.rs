@@ -11,6 +11,7 @@ use gstreamer_rtsp_server::{gio, gst_rtsp};
 
 use crate::output::access::{RtspAccess, TlsFiles};
 use vision::error::{Error, Result};
+use vision::file;
 
 /// The role that may watch; everyone has it where there are no users.
 pub(super) const ROLE: &str = "viewer";
@@ -90,7 +91,8 @@ fn read_users(
 
 fn certificate(files: &TlsFiles) -> Result<gio::TlsCertificate> {
     for path in [&files.certificate, &files.key] {
-        std::fs::File::open(path)
+        file::check(path)
+            .and_then(|()| std::fs::File::open(path))
             .map_err(|e| Error::usage(format!("{}: can't be read", path.display())).caused_by(e))?;
     }
     let wrong = |what: &str, e: glib::Error| {

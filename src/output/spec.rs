@@ -34,7 +34,7 @@ use vision::error::{Error, Result};
 pub const DEFAULT_OUTPUT: &str = "rtsp://127.0.0.1:8554/segd";
 
 /// The forms that an output can have, for messages.
-const FORMS: &str = "rtsp(s)://ADDRESS:PORT/PATH, rtmp(s):// or srt:// SERVER, FILE.mp4, FILE.mkv, record:FOLDER, clips:FOLDER, v4l2:/dev/videoN, FOLDER/ (for PNG images), scenes:FILE.jsonl or null://";
+const FORMS: &str = "rtsp(s)://ADDRESS:PORT/PATH, rtmp(s)://, srt:// or rtsp(s)+push:// SERVER, FILE.mp4, FILE.mkv, record:FOLDER, clips:FOLDER, v4l2:/dev/videoN, FOLDER/ (for PNG images), scenes:FILE.jsonl or null://";
 
 /// How the video is encoded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -261,7 +261,7 @@ impl fmt::Display for OutputSpec {
     }
 }
 
-/// Understands an output: `rtsp://ADDRESS:PORT/PATH`, `FILE.mp4`, `FILE.mkv`, `record:FOLDER`, `clips:FOLDER`, `FOLDER/`
+/// Understands an output: `rtsp://ADDRESS:PORT/PATH`, a server that is [sent video](PushAddress), `FILE.mp4`, `FILE.mkv`, `record:FOLDER`, `clips:FOLDER`, `FOLDER/`
 /// (or a folder that exists), `scenes:FILE.jsonl[?masks=rle]`, `null://`.
 ///
 /// # Errors
@@ -323,10 +323,16 @@ pub fn parse_output(text: &str) -> Result<OutputSpec> {
         });
     }
     let path = PathBuf::from(text);
-    if text.ends_with('/') || path.is_dir() {
+    let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
+    let is_video = matches!(extension.as_deref(), Some("mp4" | "mkv"));
+    if text.ends_with('/') || !is_video && path.is_dir() {
         return Ok(OutputSpec::Images(path));
     }
-    let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
+    if path.is_dir() {
+        return Err(Error::usage(format!("output {text:?} is a folder")).hint(format!(
+            "name a file in it, or write {text}/ for PNG images in it"
+        )));
+    }
     match extension.as_deref() {
         Some("mp4") => Ok(OutputSpec::Mp4(path)),
         Some("mkv") => Ok(OutputSpec::Mkv(path)),
@@ -450,6 +456,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let text = folder.path().to_str().unwrap();
         assert_eq!(parse_output(text).unwrap(), OutputSpec::Images(text.into()));
+        // Who names a video did not mean pictures.
+        let text = &format!("{text}/clip.mp4");
+        std::fs::create_dir(text).unwrap();
+        refused(text, "is a folder");
+        assert!(matches!(
+            parse_output(&format!("{text}/")),
+            Ok(OutputSpec::Images(_))
+        ));
     }
 
     #[test]

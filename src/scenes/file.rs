@@ -17,6 +17,7 @@ use crate::observe::SceneReader;
 use crate::output::{Output, OutputOpener, ServedOutput, Video};
 use crate::pipeline::control::Control;
 use vision::error::{Error, Result};
+use vision::file;
 
 /// How long a scene is waited for at a time: the end of scenes ends the wait.
 const LOOK: Duration = Duration::from_secs(1);
@@ -42,8 +43,7 @@ pub struct ScenesOpener {
 impl ScenesOpener {
     fn create(&self) -> Result<File> {
         // A line that was begun before a crash stays what it is; what follows begins anew.
-        let file = File::options().append(true).create(true).open(&self.path);
-        file.map_err(|e| failed(&self.path, e))
+        file::append(&self.path).map_err(|e| failed(&self.path, e))
     }
 }
 
@@ -51,6 +51,7 @@ fn failed(path: &Path, error: std::io::Error) -> Error {
     let hint = match error.kind() {
         std::io::ErrorKind::StorageFull => "make room on the disk",
         std::io::ErrorKind::NotFound => "create the folder",
+        std::io::ErrorKind::NotConnected => "start the program that is to read it",
         _ => "name a file that this user may write",
     };
     Error::transient(format!("{}: scenes can't be written", path.display()))

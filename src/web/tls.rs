@@ -12,6 +12,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::output::access::TlsFiles;
 use vision::error::{Error, Result};
+use vision::file;
 
 /// Certificate and key are read again once both have stood still for so long: they are not written at once.
 const FILES_SETTLE: Duration = Duration::from_secs(3);
@@ -99,6 +100,10 @@ fn read(files: &TlsFiles) -> Result<ServerConfig> {
     let unread = |what: &dyn std::fmt::Display, e: &dyn std::fmt::Display| {
         Error::usage(format!("{what}: can't be read as PEM: {e}"))
     };
+    for path in [&files.certificate, &files.key] {
+        file::check(path)
+            .map_err(|e| Error::usage(format!("{}: can't be read", path.display())).caused_by(e))?;
+    }
     let chain = CertificateDer::pem_file_iter(&files.certificate)
         .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
         .map_err(|e| unread(&certificate, &e))?;

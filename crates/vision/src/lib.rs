@@ -9,6 +9,7 @@
 
 // What every stage stands on.
 pub mod error;
+pub mod file;
 pub mod frame;
 pub mod pool;
 pub mod tensor;

@@ -4,10 +4,12 @@ use std::io::{BufWriter, Cursor, Write};
 use std::path::Path;
 
 use image::codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
+use image::metadata::Orientation;
 use image::{AnimationDecoder, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 use tracing::warn;
 
 use crate::error::{Error, Result};
+use crate::file;
 use crate::frame::{FrameFormat, ImageRef, LabelMap, PixelFormat};
 use crate::model::contract::Class;
 
@@ -19,6 +21,9 @@ pub const BACKGROUND: [u8; 3] = [255; 3];
 
 /// Largest side in pixels of a picture that is read.
 pub const MAX_SIDE: u32 = 16_384;
+
+/// Largest picture file in bytes that is read.
+const MAX_BYTES: u64 = 1 << 30;
 
 /// Whether the file's extension is one of [`EXTENSIONS`].
 pub fn is_picture(path: &Path) -> bool {
@@ -46,7 +51,8 @@ pub fn read_rgb_as_stored(path: &Path) -> Result<RgbImage> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| Error::fatal(format!("{}: can't be read", path.display())).caused_by(e))
+    file::read(path, MAX_BYTES)
+        .map_err(|e| Error::fatal(format!("{}: can't be read", path.display())).caused_by(e))
 }
 
 /// Decodes a picture of any known type; `name` stands for it in errors.
@@ -125,7 +131,8 @@ fn decode(bytes: &[u8], name: &str, turn: bool) -> Result<RgbImage> {
         limits.max_image_height = Some(MAX_SIDE);
         reader.limits(limits);
         let mut decoder = reader.into_decoder()?;
-        let orientation = decoder.orientation()?;
+        // A broken EXIF block says nothing about the pixels.
+        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
         let mut picture = DynamicImage::from_decoder(decoder)?;
         if turn {
             picture.apply_orientation(orientation);

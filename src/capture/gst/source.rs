@@ -413,7 +413,16 @@ fn decoder_name(pipeline: &gst::Pipeline) -> String {
         .into_iter()
         .flatten()
         .filter_map(|e| e.factory())
-        .find(|f| f.has_type(gst::ElementFactoryType::DECODER | gst::ElementFactoryType::MEDIA_VIDEO))
+        .find(|f| {
+            // Of MJPEG pictures are decoded, not video.
+            let media = [
+                gst::ElementFactoryType::MEDIA_VIDEO,
+                gst::ElementFactoryType::MEDIA_IMAGE,
+            ];
+            media
+                .iter()
+                .any(|kind| f.has_type(gst::ElementFactoryType::DECODER | *kind))
+        })
         .map_or_else(
             || "not decoded".to_owned(),
             |f| format!("decoded by {}", f.name()),

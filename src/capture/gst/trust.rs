@@ -16,6 +16,7 @@ use tempfile::NamedTempFile;
 
 use crate::capture::options::CaptureOptions;
 use vision::error::{Error, Result};
+use vision::file;
 
 /// An authority that has signed nothing, as its key was thrown away. Where a fingerprint is set it is the only one that
 /// is known, so that every certificate is refused at first and then compared with the fingerprint.
@@ -88,14 +89,16 @@ impl Trust {
             }
             (None, Some(path)) => {
                 // Said now rather than when a camera answers.
-                gio::TlsFileDatabase::new(path).map_err(|e| {
+                let refused = |why: String| {
                     Error::usage(format!(
                         "capture.tls_ca: {}: no certificate can be read",
                         path.display()
                     ))
-                    .caused_by(e)
+                    .caused_by(why)
                     .hint("name a PEM file with the camera's certificate, or its authority's")
-                })?;
+                };
+                file::check(path).map_err(|e| refused(e.to_string()))?;
+                gio::TlsFileDatabase::new(path).map_err(|e| refused(e.to_string()))?;
                 SignedBy::File(path.clone())
             }
             (None, None) => SignedBy::Known,

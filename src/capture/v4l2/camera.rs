@@ -32,6 +32,7 @@ use super::identity::{Identity, Nodes, device_name};
 use super::mjpeg::MjpegDecoder;
 use super::mode::{Choice, Encoding, Wanted, choose_mode};
 use super::offered::{interval, modes_of};
+use super::shape;
 use super::unpack::{Decode, Numbering, Unpacker, age_of, colorimetry};
 use crate::capture::options::{CameraFormat, CaptureOptions};
 use crate::capture::source::{Capture, FrameSource, SourceCounters, SourceOpener};
@@ -281,6 +282,13 @@ impl CameraSource {
                 path.display(),
                 set.width,
                 set.height
+            );
+        }
+        if let Some(stretch) = shape::stretch(&device, set.width, set.height) {
+            let path = path.display();
+            warn!(
+                "camera {path}: its pixels are not square: the picture should be {stretch:.2} times as wide; \
+                 --input \"gst:v4l2src device={path} ! videoconvert ! appsink\" shows it so"
             );
         }
         // Some drivers leave it at 0 for rows without padding.

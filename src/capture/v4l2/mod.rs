@@ -10,6 +10,7 @@ mod list;
 pub mod mjpeg;
 pub mod mode;
 mod offered;
+mod shape;
 mod unpack;
 
 pub use camera::CameraOpener;

@@ -30,6 +30,10 @@ use crate::metrics::Metrics;
 use crate::pipeline::control::{Control, Looks};
 use crate::snapshot::{Picture, jpeg};
 use vision::error::{Error, Result};
+use vision::file;
+
+/// Largest file of certificates in bytes.
+const MAX_CA_BYTES: u64 = 16 << 20;
 
 use discovery::{Components, Shown, components, message};
 use topics::{Asked, Topics};
@@ -230,7 +234,7 @@ impl<'a> Session<'a> {
         if options.tls {
             connect.set_transport(match &options.ca {
                 Some(path) => Transport::tls_with_config(TlsConfiguration::Simple {
-                    ca: std::fs::read(path).map_err(|e| {
+                    ca: file::read(path, MAX_CA_BYTES).map_err(|e| {
                         Error::transient(format!("mqtt.ca {}: can't be read", path.display())).caused_by(e)
                     })?,
                     alpn: None,

@@ -24,6 +24,7 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::file;
 use crate::picture;
 
 pub use camvid::CAMVID_CLASSES;
@@ -351,9 +352,12 @@ fn failed(path: &Path, reason: impl fmt::Display) -> Error {
     Error::fatal(format!("{}: {reason}", path.display()))
 }
 
+/// Largest list file in bytes.
+const MAX_LIST_BYTES: u64 = 1 << 30;
+
 /// Reads a list file: the first word of each line, blank lines and comments (`#`) skipped.
 fn read_names(path: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(path).map_err(|error| failed(path, error))?;
+    let text = file::read_text(path, MAX_LIST_BYTES).map_err(|error| failed(path, error))?;
     let names: Vec<String> = text
         .lines()
         .filter(|line| !line.starts_with('#'))

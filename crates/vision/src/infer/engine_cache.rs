@@ -139,7 +139,9 @@ pub fn installed_tensorrt() -> Option<String> {
         "/usr/lib".into(),
         "/usr/local/lib".into(),
     ];
-    let folders = std::env::split_paths(&search).chain(system.iter().map(PathBuf::from));
+    // An empty one would be the working directory.
+    let named = std::env::split_paths(&search).filter(|folder| !folder.as_os_str().is_empty());
+    let folders = named.chain(system.iter().map(PathBuf::from));
     folders.into_iter().find_map(|folder| {
         let entries = std::fs::read_dir(folder).ok()?;
         let names: Vec<String> = entries

@@ -1,8 +1,6 @@
 //! Reading a model's contract and files: bounded, and with the hash that the contract names.
 
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -10,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::contract::{Contract, ModelFile};
 use super::{Model, ModelBytes, Origin, embedded};
 use crate::error::{Error, Result};
+use crate::file;
 
 /// The contract's file name.
 pub const CONTRACT_FILE: &str = "contract.toml";
@@ -27,7 +26,7 @@ impl Model {
     /// Usage if there is no readable, valid `contract.toml`.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(CONTRACT_FILE);
-        let bytes = read_bounded(&path, MAX_CONTRACT_BYTES).map_err(|e| {
+        let bytes = file::read(&path, MAX_CONTRACT_BYTES).map_err(|e| {
             Error::usage(format!("can't read {}", path.display()))
                 .caused_by(e)
                 .hint("a model is a folder with a contract.toml")
@@ -88,7 +87,7 @@ impl Model {
         match &self.origin {
             Origin::Folder(folder) => {
                 let path: PathBuf = folder.join(name);
-                read_bounded(&path, MAX_FILE_BYTES)
+                file::read(&path, MAX_FILE_BYTES)
                     .map(Cow::Owned)
                     .map_err(|e| Error::fatal(format!("can't read {}", path.display())).caused_by(e))
             }
@@ -118,24 +117,6 @@ fn parse(bytes: &[u8], origin: &str) -> Result<Contract> {
     Contract::parse(text, origin)
 }
 
-/// Reads a file that may not be larger than `limit` bytes, whatever its size is while it is read.
-fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
-    }
-    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(limit)).unwrap_or(0));
-    file.take(limit + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("larger than {limit} bytes"),
-        ));
-    }
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,18 +127,5 @@ mod tests {
             sha256_hex(b"abc"),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
-    }
-
-    #[test]
-    fn reading_stops_at_the_limit() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
-        std::fs::write(&path, [7; 100]).unwrap();
-        assert_eq!(read_bounded(&path, 100).unwrap().len(), 100);
-        assert_eq!(
-            read_bounded(&path, 99).unwrap_err().kind(),
-            io::ErrorKind::FileTooLarge
-        );
-        assert!(read_bounded(folder.path(), 99).is_err());
     }
 }
