@@ -706,10 +706,9 @@ fn an_rtsp_stream_is_read_live_and_its_end_is_transient() {
 }
 
 #[test]
-fn cameras_of_every_usual_encoding_are_read_over_rtsp() {
+fn cameras_of_other_encodings_are_read_over_rtsp() {
     for (encoding, decoder) in [
         ("jpegenc ! rtpjpegpay", "jpeg"),
-        ("avenc_mpeg4 ! rtpmp4vpay config-interval=1", "mpeg4"),
         (
             "vp8enc deadline=1 cpu-used=8 keyframe-max-dist=10 ! rtpvp8pay",
             "vp8",
@@ -729,7 +728,8 @@ fn cameras_of_every_usual_encoding_are_read_over_rtsp() {
             open_timeout_ms: 30_000,
             ..CaptureOptions::default()
         };
-        let mut source = open(&format!("rtsp://127.0.0.1:{}/cam", server.port), &options).unwrap();
+        let mut source = open(&format!("rtsp://127.0.0.1:{}/cam", server.port), &options)
+            .unwrap_or_else(|e| panic!("{encoding}: {e}"));
         let text = source.describe();
         assert!(
             text.contains("320x240") && text.contains(decoder),

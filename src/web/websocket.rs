@@ -30,14 +30,17 @@ pub(super) async fn next<T>(socket: &mut WebSocket, from: &mut Receiver<T>) -> O
 #[cfg(fuzzing)]
 pub fn silent(ended: tokio::sync::mpsc::UnboundedSender<()>) -> axum::Router {
     use axum::routing::get;
-    let open = async move |upgrade: WebSocketUpgrade| {
-        to_reader(upgrade).on_upgrade(async move |mut socket| {
-            let (_nothing, mut from) = tokio::sync::mpsc::channel::<()>(1);
-            let said = next(&mut socket, &mut from).await;
-            assert!(said.is_none(), "nothing was said");
-            // Whoever listens may have gone.
-            let _ = ended.send(());
-        })
+    let open = move |upgrade: WebSocketUpgrade| {
+        let ended = ended.clone();
+        async move {
+            to_reader(upgrade).on_upgrade(move |mut socket| async move {
+                let (_nothing, mut from) = tokio::sync::mpsc::channel::<()>(1);
+                let said = next(&mut socket, &mut from).await;
+                assert!(said.is_none(), "nothing was said");
+                // Whoever listens may have gone.
+                let _ = ended.send(());
+            })
+        }
     };
     axum::Router::new().route("/", get(open))
 }
