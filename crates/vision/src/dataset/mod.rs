@@ -430,9 +430,9 @@ fn painted_classes(format: Format, root: &Path) -> Result<Vec<DatasetClass>> {
     let Some(objects) = format.objects() else {
         return Ok(vec![]);
     };
-    // Every split names all classes; data may lack one of the two.
-    let found = ObjectDataset::open(objects, root, "train")
-        .or_else(|error| ObjectDataset::open(objects, root, "val").map_err(|_| error));
+    // Every split names all classes; data may lack one, and a single picture can't be split.
+    let open = |split| ObjectDataset::open(objects, root, split);
+    let found = open("train").or_else(|error| open("val").or_else(|_| open("all")).map_err(|_| error));
     let names = found?.classes;
     if names.len() >= usize::from(IGNORE) {
         return Err(failed(
