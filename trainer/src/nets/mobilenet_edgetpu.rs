@@ -27,7 +27,6 @@ enum Widen {
 }
 
 /// A run of blocks: how they widen, expansion of the first and of the others, output channels, repeats, stride.
-
 const STAGES: [(Widen, i64, i64, i64, i64, i64); 7] = [
     (Widen::Not, 1, 1, 16, 1, 1),
     (Widen::Fused, 8, 4, 24, 4, 2),
