@@ -151,7 +151,7 @@ mod tests {
         let (a, b) = (state("a", Some(true), 0.5), state("b", Some(false), 0.0));
         fillings.add(0, &[]);
         fillings.add(SECOND, &[a.clone(), b.clone()]);
-        fillings.add(2 * SECOND, &[b.clone()]);
+        fillings.add(2 * SECOND, std::slice::from_ref(&b));
         fillings.add(3 * SECOND, &[b, a]);
         let sums = fillings.take();
         let known: Vec<(&str, f64, f64)> = sums
