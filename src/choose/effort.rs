@@ -210,14 +210,14 @@ mod tests {
         let Some(input) = model.map(|model| model.contract.input) else {
             return;
         };
-        assert_eq!((input.width, input.height, input.multiple), (384, 384, 32));
+        assert_eq!((input.width, input.height, input.multiple), (512, 512, 32));
         assert_eq!(length_within(&input, 20, 24), None);
         assert_eq!(length_within(&input, 24, 24), None);
-        // 384 * sqrt(24 / 30) is 343.5.
-        assert_eq!(length_within(&input, 30, 24), Some(320));
-        assert_eq!(length_within(&input, 25, 24), Some(352));
-        assert_eq!(length_within(&input, 10_000, 24), Some(192));
-        assert_eq!(length_within(&input, u64::MAX, 0), Some(192));
+        // 512 * sqrt(24 / 30) is 457.9.
+        assert_eq!(length_within(&input, 30, 24), Some(448));
+        assert_eq!(length_within(&input, 25, 24), Some(480));
+        assert_eq!(length_within(&input, 10_000, 24), Some(256));
+        assert_eq!(length_within(&input, u64::MAX, 0), Some(256));
     }
 
     #[test]

@@ -48,7 +48,7 @@ fn networks() -> Vec<(&'static str, Graph)> {
     let head = Head {
         pyramid: 24,
         decoder: vec![16],
-        rates: [2, 3, 5],
+        rates: vec![2, 3, 5],
         classes: 6,
     };
     vec![
