@@ -520,12 +520,16 @@ mod tests {
         let names = operators("voc21");
         let count = |name: &str| names.iter().filter(|n| *n == name).count();
         assert_eq!(count("SegdQuantize"), 1, "{names:?}");
-        assert_eq!(count("SegdConvolveInt8"), 62, "{names:?}");
-        assert_eq!(count("SegdAddInt8"), 11);
+        assert_eq!(count("SegdConvolveInt8"), 63, "{names:?}");
+        assert_eq!(count("SegdAddInt8"), 13);
         assert_eq!(count("SegdAverageInt8"), 1);
-        assert_eq!(count("SegdConcatenateInt8"), 1);
-        assert_eq!(count("SegdDepthToSpaceInt8"), 1);
+        assert_eq!(count("SegdDepthToSpaceInt8"), 2);
         assert_eq!(count("SegdDequantize"), 1);
+        assert_eq!(count("SegdPack") + count("SegdUnpack"), 0);
+        // A pyramid of several branches.
+        let names = operators("camvid-deeplab");
+        let count = |name: &str| names.iter().filter(|n| *n == name).count();
+        assert_eq!(count("SegdConcatenateInt8"), 1, "{names:?}");
         assert_eq!(count("SegdPack") + count("SegdUnpack"), 0);
     }
 
