@@ -23,7 +23,7 @@ pub fn print(line: Arguments<'_>) {
     }
 }
 
-/// As [`print`], for who must know.
+/// As [`print()`], for a caller that must know.
 ///
 /// # Errors
 /// Transient: this line, or one before it, could not be written.
