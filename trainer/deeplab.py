@@ -48,13 +48,12 @@ def mobilenet_v2():
 
 def mobilenet_edgetpu():
     """The same of MobileNetEdgeTPU."""
-    names, index = ["Conv"], 0
-    for layers, repeats in ((1, 1), (2, 4), (2, 4), (3, 4), (3, 4), (3, 4), (3, 1)):
-        for _ in range(repeats):
-            block = f"expanded_conv_{index}" if index else "expanded_conv"
-            names += [f"{block}.{layer}" for layer in ("expand", "depthwise", "project") if
-                      layer == "project" or layers == 3 or (layers == 2 and layer == "expand")]
-            index += 1
+    project, fused = ("project",), ("expand", "project")
+    separable = ("expand", "depthwise", "project")
+    blocks = [project] + 8 * [fused] + 13 * [separable]
+    names = ["Conv", *(f"expanded_conv.{layer}" for layer in blocks[0])]
+    for index, layers in enumerate(blocks[1:], 1):
+        names += [f"expanded_conv_{index}.{layer}" for layer in layers]
     return names + ["Conv_1"], ("expanded_conv_8.project", "expanded_conv_4.project", "expanded_conv.project")
 
 
@@ -245,15 +244,13 @@ def main(path, folder, out):
     names, skips = trunk()
     layers, cut, model = read(path, names)
     # ReLUs of the head are cut off where 8 bits end; the network has ReLU6 there.
-    for name, following in (("aspp.0", ["aspp.project"]), ("aspp.project", ["classifier"])):
-        factor = 6 / cut[name]
-        weight, bias = layers[name]
-        layers[name] = (weight * factor, bias * factor)
-        if name == "aspp.project":
-            weight, bias = layers["aspp.pool.project"]
-            layers["aspp.pool.project"] = (weight * factor, bias * factor)
-        for after in following:
-            layers[after] = (layers[after][0] / factor, layers[after][1])
+    for scaled, after in ((("aspp.0",), "aspp.project"), (("aspp.project", "aspp.pool.project"), "classifier")):
+        factor = 6 / cut[scaled[0]]
+        for name in scaled:
+            weight, bias = layers[name]
+            layers[name] = (weight * factor, bias * factor)
+        weight, bias = layers[after]
+        layers[after] = (weight / factor, bias)
     deep, *values = seen(model, ["aspp.project", *skips], folder, size)
     deep = np.clip(deep * 6 / cut["aspp.project"], 0, 6)
     classifier = layers.pop("classifier")

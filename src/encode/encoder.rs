@@ -1,6 +1,7 @@
 //! One encoder: pictures in, access units out, to all its readers.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -360,6 +361,11 @@ impl Encoder {
     /// What it makes.
     pub fn codec(&self) -> Codec {
         self.plan.codec
+    }
+
+    /// An output that it works for, for people: its name, what it gets and from which element.
+    pub fn describe(&self, output: impl fmt::Display) -> String {
+        format!("{output} ({} by {})", self.codec(), self.element())
     }
 
     /// What its units have in common.

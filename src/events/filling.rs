@@ -8,6 +8,59 @@ use crate::clock::TimeNs;
 /// A picture tells of the time since the one before it, but of no more than this: what was in between is not known.
 const LONGEST_NS: u64 = 5_000_000_000;
 
+/// How full zones were in a while: a class in a zone, or several of them together.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Filled {
+    /// Seconds of which it is known, of each class in each zone.
+    pub known_s: f64,
+    /// Of these, seconds in which it was there.
+    pub occupied_s: f64,
+    /// Shares of zones, 0 to 1, times the seconds for which they were filled so.
+    pub area_s: f64,
+    /// The largest share of a zone.
+    pub area_most: f64,
+    /// Connected regions of a class in a zone, at most.
+    pub regions_most: u32,
+    /// Tracks of a class that were inside a zone, at most.
+    pub tracks_most: u32,
+}
+
+impl Filled {
+    /// What a state says that lasted so long; nothing if it is not known.
+    fn of(state: &ZoneState, seconds: f64) -> Self {
+        let Some(occupied) = state.occupied else {
+            return Self::default();
+        };
+        Self {
+            known_s: seconds,
+            occupied_s: if occupied { seconds } else { 0.0 },
+            area_s: state.area * seconds,
+            area_most: state.area,
+            regions_most: state.regions,
+            tracks_most: state.tracks,
+        }
+    }
+
+    /// The mean share, 0 to 1; 0 if nothing is known.
+    pub fn area(&self) -> f64 {
+        if self.known_s > 0.0 {
+            self.area_s / self.known_s
+        } else {
+            0.0
+        }
+    }
+
+    /// Adds another while, or other classes and zones.
+    pub fn add(&mut self, other: &Self) {
+        self.known_s += other.known_s;
+        self.occupied_s += other.occupied_s;
+        self.area_s += other.area_s;
+        self.area_most = self.area_most.max(other.area_most);
+        self.regions_most = self.regions_most.max(other.regions_most);
+        self.tracks_most = self.tracks_most.max(other.tracks_most);
+    }
+}
+
 /// A class in a zone, over a while.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Filling {
@@ -15,50 +68,13 @@ pub struct Filling {
     pub zone: Arc<str>,
     /// The class's name.
     pub class: Arc<str>,
-    /// Seconds of which it is known.
-    pub known_s: f64,
-    /// Of these, seconds in which it was there.
-    pub occupied_s: f64,
-    /// Its share of the zone, 0 to 1, times the seconds for which it had that share.
-    pub area_s: f64,
-    /// Its largest share of the zone.
-    pub area_most: f64,
-    /// Its connected regions, at most.
-    pub regions_most: u32,
-    /// Its tracks that were inside, at most.
-    pub tracks_most: u32,
+    /// How full the zone was of it.
+    pub filled: Filled,
 }
 
 impl Filling {
-    fn new(state: &ZoneState) -> Self {
-        Self {
-            zone: state.zone.clone(),
-            class: state.class.clone(),
-            known_s: 0.0,
-            occupied_s: 0.0,
-            area_s: 0.0,
-            area_most: 0.0,
-            regions_most: 0,
-            tracks_most: 0,
-        }
-    }
-
     fn is_of(&self, state: &ZoneState) -> bool {
         self.zone == state.zone && self.class == state.class
-    }
-
-    fn add(&mut self, state: &ZoneState, seconds: f64) {
-        let Some(occupied) = state.occupied else {
-            return;
-        };
-        self.known_s += seconds;
-        if occupied {
-            self.occupied_s += seconds;
-        }
-        self.area_s += state.area * seconds;
-        self.area_most = self.area_most.max(state.area);
-        self.regions_most = self.regions_most.max(state.regions);
-        self.tracks_most = self.tracks_most.max(state.tracks);
     }
 }
 
@@ -83,13 +99,14 @@ impl Fillings {
                 Some(sum) if sum.is_of(state) => Some(place),
                 _ => self.sums.iter().position(|sum| sum.is_of(state)),
             };
+            let filled = Filled::of(state, seconds);
             match known {
-                Some(place) => self.sums[place].add(state, seconds),
-                None => {
-                    let mut sum = Filling::new(state);
-                    sum.add(state, seconds);
-                    self.sums.push(sum);
-                }
+                Some(place) => self.sums[place].filled.add(&filled),
+                None => self.sums.push(Filling {
+                    zone: state.zone.clone(),
+                    class: state.class.clone(),
+                    filled,
+                }),
             }
         }
     }
@@ -97,7 +114,7 @@ impl Fillings {
     /// Gives the sums since the last call; of what nothing is known there is none.
     pub fn take(&mut self) -> Vec<Filling> {
         let mut sums = std::mem::take(&mut self.sums);
-        sums.retain(|sum| sum.known_s > 0.0);
+        sums.retain(|sum| sum.filled.known_s > 0.0);
         sums
     }
 }
@@ -139,6 +156,7 @@ mod tests {
         let [sum] = &fillings.take()[..] else {
             panic!("one class in one zone");
         };
+        let sum = sum.filled;
         assert_eq!((sum.known_s, sum.occupied_s), (4.0, 2.0));
         assert!((sum.area_s - (0.5 + 2.0 * 0.1 + 0.2)).abs() < 1e-9, "{sum:?}");
         assert_eq!((sum.area_most, sum.regions_most), (0.5, 1));
@@ -156,7 +174,7 @@ mod tests {
         let sums = fillings.take();
         let known: Vec<(&str, f64, f64)> = sums
             .iter()
-            .map(|sum| (&*sum.zone, sum.known_s, sum.occupied_s))
+            .map(|sum| (&*sum.zone, sum.filled.known_s, sum.filled.occupied_s))
             .collect();
         assert_eq!(known, [("a", 2.0, 2.0), ("b", 3.0, 0.0)]);
     }

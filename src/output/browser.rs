@@ -71,7 +71,7 @@ struct BrowserOutput {
 impl ServedOutput for BrowserOutput {
     fn describe(&self) -> String {
         match &self.encoder {
-            Some(encoder) => format!("browsers ({} by {})", encoder.codec(), encoder.element()),
+            Some(encoder) => encoder.describe("browsers"),
             None => "browsers (JPEGs)".into(),
         }
     }

@@ -281,12 +281,8 @@ fn paths(open: &[Clip]) -> Vec<&std::path::Path> {
 
 impl UnitOutput for Clips {
     fn describe(&self) -> String {
-        format!(
-            "clips:{} ({} by {})",
-            self.shelf.folder().display(),
-            self.encoder.codec(),
-            self.encoder.element()
-        )
+        let folder = self.shelf.folder().display();
+        self.encoder.describe(format_args!("clips:{folder}"))
     }
 
     fn push(&mut self, unit: &AccessUnit) -> Result<()> {

@@ -251,12 +251,7 @@ impl Push {
 
 impl UnitOutput for Push {
     fn describe(&self) -> String {
-        format!(
-            "{} ({} by {})",
-            self.address,
-            self.encoder.codec(),
-            self.encoder.element()
-        )
+        self.encoder.describe(&self.address)
     }
 
     fn push(&mut self, unit: &AccessUnit) -> Result<()> {

@@ -172,12 +172,8 @@ impl Recording {
 
 impl UnitOutput for Recording {
     fn describe(&self) -> String {
-        format!(
-            "record:{} ({} by {})",
-            self.shelf.folder().display(),
-            self.encoder.codec(),
-            self.encoder.element()
-        )
+        let folder = self.shelf.folder().display();
+        self.encoder.describe(format_args!("record:{folder}"))
     }
 
     fn push(&mut self, unit: &AccessUnit) -> Result<()> {

@@ -252,8 +252,7 @@ impl RtspOutput {
 
 impl ServedOutput for RtspOutput {
     fn describe(&self) -> String {
-        let encoder = &self.stream.encoder;
-        format!("{} ({} by {})", self.address, encoder.codec(), encoder.element())
+        self.stream.encoder.describe(&self.address)
     }
 
     fn check(&self) -> Result<()> {

@@ -149,17 +149,11 @@ fn shake_hands(session: &mut ClientConnection, mut socket: &TcpStream) -> Result
     Ok(())
 }
 
-/// Letters that nobody can foresee.
-fn random_text() -> Result<String, String> {
-    let mut bytes = [0; 8];
+/// Bytes that nobody can foresee.
+fn random<const N: usize>() -> Result<[u8; N], String> {
+    let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|e| format!("there are no random numbers: {e}"))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-fn random_word() -> Result<u32, String> {
-    let mut bytes = [0; 4];
-    getrandom::fill(&mut bytes).map_err(|e| format!("there are no random numbers: {e}"))?;
-    Ok(u32::from_be_bytes(bytes))
+    Ok(bytes)
 }
 
 /// The channels for packets and reports that an answer to SETUP names.
@@ -227,7 +221,11 @@ impl Push {
         wire: Wire,
         first: AccessUnit,
     ) -> Result<Self, String> {
-        let mut client = Client::new(wire, address.credentials().cloned(), random_text()?);
+        let mut client = Client::new(
+            wire,
+            address.credentials().cloned(),
+            format!("{:016x}", u64::from_be_bytes(random()?)),
+        );
         let url = address.url();
         let text = rtp::description(&first, CONTROL).ok_or("the encoder gave no parameter sets")?;
         client.ask("ANNOUNCE", url, "Content-Type: application/sdp\r\n", &text)?;
@@ -248,9 +246,9 @@ impl Push {
             timeline: Timeline::new(period_ns(first.parameters.frame_rate)),
             encoder,
             client,
-            packets: Packets::new(random_word()?, random_word()? as u16),
+            packets: Packets::new(u32::from_be_bytes(random()?), u16::from_be_bytes(random()?)),
             channels,
-            begins_at: random_word()?,
+            begins_at: u32::from_be_bytes(random()?),
             first: Some(first),
             out: Vec::new(),
             reported: None,
@@ -324,12 +322,7 @@ fn frame(out: &mut Vec<u8>, channel: u8, packet: &[u8]) {
 
 impl UnitOutput for Push {
     fn describe(&self) -> String {
-        format!(
-            "{} ({} by {})",
-            self.address,
-            self.encoder.codec(),
-            self.encoder.element()
-        )
+        self.encoder.describe(&self.address)
     }
 
     fn push(&mut self, unit: &AccessUnit) -> Result<()> {

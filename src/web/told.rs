@@ -1,6 +1,7 @@
 //! `/events/history.json`, `/events/hours.json` and `/events/minutes.json`: what was told, and how full zones were, from the
 //! history.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -17,7 +18,8 @@ use tower_http::services::ServeFile;
 
 use super::off_thread::off_thread;
 use crate::events::event::{self, Kind, Rule, text};
-use crate::events::history::search::{Cursor, Filled, MOST, MOST_HOURS, MOST_MINUTES, Reader, Search};
+use crate::events::filling::Filled;
+use crate::events::history::search::{Cursor, MOST, MOST_HOURS, MOST_MINUTES, Reader, Search};
 use crate::events::history::unix_ms;
 use crate::events::snapshots;
 use crate::health::Health;
@@ -92,6 +94,21 @@ fn kept(health: &Health) -> std::result::Result<Arc<PathBuf>, (StatusCode, &'sta
     ))
 }
 
+/// The history's file, and what is looked for in it.
+///
+/// # Errors
+/// As [`kept`]; 400 for a filter that is none.
+fn asked_of(
+    health: &Health,
+    asked: &Asked,
+    now: SystemTime,
+) -> std::result::Result<(Arc<PathBuf>, Search), (StatusCode, Cow<'static, str>)> {
+    let path = kept(health).map_err(|(status, why)| (status, why.into()))?;
+    let search = asked.search(now);
+    let search = search.map_err(|why| (StatusCode::BAD_REQUEST, why.into()))?;
+    Ok((path, search))
+}
+
 fn answer(outcome: Result<Result<String>>) -> Response {
     match outcome.flatten() {
         Ok(body) => ([(CONTENT_TYPE, "application/json")], body).into_response(),
@@ -132,14 +149,10 @@ pub(super) async fn events(State(health): State<Health>, Query(asked): Query<Ask
 
 /// 200 and what happened in each hour, the oldest first; otherwise as [`events`].
 pub(super) async fn hours(State(health): State<Health>, Query(asked): Query<Asked>) -> Response {
-    let path = match kept(&health) {
-        Ok(path) => path,
-        Err(none) => return none.into_response(),
-    };
     let now = SystemTime::now();
-    let search = match asked.search(now) {
-        Ok(search) => search,
-        Err(why) => return (StatusCode::BAD_REQUEST, why).into_response(),
+    let (path, search) = match asked_of(&health, &asked, now) {
+        Ok(found) => found,
+        Err(why) => return why.into_response(),
     };
     let count = asked.hours.unwrap_or(HOURS);
     if !(1..=MOST_HOURS).contains(&count) {
@@ -154,7 +167,7 @@ pub(super) async fn hours(State(health): State<Health>, Query(asked): Query<Aske
                 "hour": text(began),
                 "starts": hour.starts,
                 "events": hour.events,
-                "dwell_s": (hour.dwell_s * 1e3).round() / 1e3,
+                "dwell_s": rounded(hour.dwell_s),
                 "known_s": rounded(hour.filled.known_s),
                 "occupied_s": rounded(hour.filled.occupied_s),
                 "area": share(&hour.filled),
@@ -176,14 +189,10 @@ fn share(filled: &Filled) -> Option<f64> {
 
 /// 200 and how full zones were in each minute, the oldest first; otherwise as [`events`].
 pub(super) async fn minutes(State(health): State<Health>, Query(asked): Query<Asked>) -> Response {
-    let path = match kept(&health) {
-        Ok(path) => path,
-        Err(none) => return none.into_response(),
-    };
     let now = SystemTime::now();
-    let search = match asked.search(now) {
-        Ok(search) => search,
-        Err(why) => return (StatusCode::BAD_REQUEST, why).into_response(),
+    let (path, search) = match asked_of(&health, &asked, now) {
+        Ok(found) => found,
+        Err(why) => return why.into_response(),
     };
     let hours = asked.hours.unwrap_or(1);
     let most = MOST_MINUTES / 60;
@@ -344,12 +353,14 @@ mod tests {
         let filling = Filling {
             zone: "drive".into(),
             class: "car".into(),
-            known_s: 60.0,
-            occupied_s: 45.0,
-            area_s: 15.0,
-            area_most: 0.5,
-            regions_most: 2,
-            tracks_most: 1,
+            filled: Filled {
+                known_s: 60.0,
+                occupied_s: 45.0,
+                area_s: 15.0,
+                area_most: 0.5,
+                regions_most: 2,
+                tracks_most: 1,
+            },
         };
         let minute = Minute {
             minute: unix_ms(now) / 60_000,

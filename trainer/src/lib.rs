@@ -7,7 +7,6 @@ pub mod data;
 pub mod export;
 pub mod forward;
 pub mod graph;
-pub mod huggingface;
 pub mod import;
 pub mod loss;
 pub mod nets;

@@ -21,7 +21,7 @@ use crate::clock::Stop;
 use crate::mailbox::Received;
 use vision::error::{Error, Result};
 
-pub use search::{Cursor, Filled, Found, Hour, Reader, Search};
+pub use search::{Cursor, Found, Hour, Reader, Search};
 pub use store::Store;
 
 /// Where the history is, and how much of it is kept.
@@ -226,6 +226,7 @@ mod tests {
     use crate::events::EventDesk;
     use crate::events::event::tests::event;
     use crate::events::event::{Event, Kind, Rule, text};
+    use crate::events::filling::Filled;
 
     fn options(folder: &std::path::Path) -> HistoryOptions {
         HistoryOptions {
@@ -384,12 +385,14 @@ mod tests {
             filling: Filling {
                 zone: zone.into(),
                 class: "car".into(),
-                known_s: 60.0,
-                occupied_s,
-                area_s: 60.0 * area,
-                area_most: 2.0 * area,
-                regions_most: 3,
-                tracks_most: 1,
+                filled: Filled {
+                    known_s: 60.0,
+                    occupied_s,
+                    area_s: 60.0 * area,
+                    area_most: 2.0 * area,
+                    regions_most: 3,
+                    tracks_most: 1,
+                },
             },
         }
     }

@@ -14,6 +14,7 @@ use rusqlite::{Connection, OpenFlags, params};
 use super::explain;
 use super::store::{APPLICATION, with};
 use crate::events::event::{Kind, Rule};
+use crate::events::filling::Filled;
 use vision::error::{Error, Result};
 
 /// What is looked for; what is `None` is not asked about.
@@ -89,43 +90,6 @@ pub struct Hour {
     pub dwell_s: f64,
     /// How full zones were in it.
     pub filled: Filled,
-}
-
-/// How full zones were in a while: classes and zones that fit, together.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Filled {
-    /// Seconds of which it is known, of each class in each zone.
-    pub known_s: f64,
-    /// Of these, seconds in which it was there.
-    pub occupied_s: f64,
-    /// Shares of zones, 0 to 1, times the seconds for which they were filled so.
-    pub area_s: f64,
-    /// The largest share of a zone.
-    pub area_most: f64,
-    /// Regions of a class in a zone, at most.
-    pub regions_most: u32,
-    /// Tracks of a class in a zone, at most.
-    pub tracks_most: u32,
-}
-
-impl Filled {
-    /// The mean share, 0 to 1; 0 if nothing is known.
-    pub fn area(&self) -> f64 {
-        if self.known_s > 0.0 {
-            self.area_s / self.known_s
-        } else {
-            0.0
-        }
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.known_s += other.known_s;
-        self.occupied_s += other.occupied_s;
-        self.area_s += other.area_s;
-        self.area_most = self.area_most.max(other.area_most);
-        self.regions_most = self.regions_most.max(other.regions_most);
-        self.tracks_most = self.tracks_most.max(other.tracks_most);
-    }
 }
 
 /// Events that a page holds at most.

@@ -178,6 +178,7 @@ impl Store {
         let transaction = self.connection.transaction()?;
         for one in minutes {
             let filling = &one.filling;
+            let filled = &filling.filled;
             let (zone, class) = (filling.zone.to_string(), filling.class.to_string());
             let key = (one.camera.clone(), zone, class, NO_RULE, NO_KIND);
             let series = number_of(&transaction, &mut self.series, key)?;
@@ -192,12 +193,12 @@ impl Store {
                 .execute(params![
                     one.minute,
                     series,
-                    filling.known_s,
-                    filling.occupied_s,
-                    filling.area_s,
-                    filling.area_most,
-                    filling.regions_most,
-                    filling.tracks_most
+                    filled.known_s,
+                    filled.occupied_s,
+                    filled.area_s,
+                    filled.area_most,
+                    filled.regions_most,
+                    filled.tracks_most
                 ])?;
         }
         transaction.commit()

@@ -14,14 +14,14 @@ use vision::dataset::{self, Dataset, Format, Location};
 
 use super::{DeviceName, device};
 use crate::augment::Size;
-use crate::data::{Batch, Donors};
+use crate::data::{self, Batch, Donors};
+use crate::import::{self, huggingface};
 use crate::nets::panoptic_deeplab_light::PREFIX;
 use crate::objects::Source;
 use crate::recipe::{self, Recipe};
 use crate::run::{Folder, Origin};
 use crate::train::{End, Run, Validation, train};
 use crate::weights::Weights;
-use crate::{data, huggingface, import};
 
 /// Batches that the head's statistics are measured on where an exported file is gone on from.
 const MEASURED_BATCHES: u64 = 12;

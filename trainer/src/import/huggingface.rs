@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use tch::Tensor;
 
+use super::file;
 use crate::graph::Graph;
-use crate::import::file;
 use crate::nets::segformer::{CLASSIFIER, ENCODER, FUSE, FUSED_BATCH_NORM, HEAD};
 use crate::weights::Weights;
 
