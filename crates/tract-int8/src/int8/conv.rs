@@ -8,7 +8,7 @@ use super::filter::{Filter, Part};
 #[cfg(target_arch = "aarch64")]
 use super::lanes::Dotprod;
 #[cfg(target_arch = "x86_64")]
-use super::lanes::{Avx2, Avx512, Vnni};
+use super::lanes::{Avx2, Avx2Small, Avx512, Vnni};
 use super::lanes::{Lanes, Level, Portable, Quad};
 use super::planes::{copy_every, load, plane_len, span, store};
 
@@ -31,11 +31,16 @@ pub fn convolve(
     output: &mut [Quad],
     scratch: &mut Vec<Quad>,
 ) {
+    #[cfg(target_arch = "x86_64")]
+    let is_small = filter.is_small();
     let filter = &filter.part(first, output.len() / plane_len(geometry.output()));
     match level {
         // SAFETY: plain Rust needs no instructions.
         Level::Portable => unsafe { form::<Portable, 1, 1, 1>(geometry, filter, input, output, scratch) },
         // SAFETY: a level exists only where the CPU has its instructions.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 if is_small => unsafe { avx2_small(geometry, filter, input, output, scratch) },
+        // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { avx2(geometry, filter, input, output, scratch) },
         // SAFETY: as above.
@@ -70,6 +75,7 @@ macro_rules! compiled {
 
 compiled!(dotprod: Dotprod, 2, 3, 4; "aarch64", "neon,dotprod");
 compiled!(avx2: Avx2, 1, 2, 2; "x86_64", "avx2,fma");
+compiled!(avx2_small: Avx2Small, 1, 2, 2; "x86_64", "avx2,fma");
 compiled!(avx_vnni: Vnni, 1, 3, 2; "x86_64", "avx2,fma,avxvnni");
 compiled!(avx512_vnni: Avx512, 2, 3, 4; "x86_64", "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni");
 

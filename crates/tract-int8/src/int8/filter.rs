@@ -1,5 +1,6 @@
 //! Weights of a convolution of bytes, laid out for [`conv`](super::conv).
 
+use super::lanes::are_small;
 use super::planes::planes;
 use super::taps::Taps;
 
@@ -23,6 +24,12 @@ pub struct Filter {
     /// Entries of `weights` for a plane of the output.
     depth: usize,
     is_depthwise: bool,
+    /// Whether [`are_small`] holds for all weights.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "a form of x86-64 asks")
+    )]
+    is_small: bool,
 }
 
 /// A convolution as a file has it.
@@ -85,6 +92,7 @@ impl Filter {
             fill: stored.input_zero,
             depth,
             is_depthwise,
+            is_small: false,
         };
         for output in 0..outputs {
             let (plane, lane) = (output / 4, output % 4);
@@ -112,7 +120,14 @@ impl Filter {
             filter.totals[plane][lane] = i32::try_from(total).ok()?;
             filter.scales[plane][lane] = stored.scales[output];
         }
+        filter.is_small = filter.weights.iter().flatten().all(|&weights| are_small(weights));
         Some(filter)
+    }
+
+    /// Whether [`are_small`] holds for all weights.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn is_small(&self) -> bool {
+        self.is_small
     }
 
     /// Planes of the output.

@@ -82,6 +82,12 @@ impl Level {
     }
 }
 
+/// Whether products of bytes and two neighbours of `weights` always fit 16 bits together: weights of 7 bits do.
+pub(super) fn are_small(weights: [i8; 4]) -> bool {
+    let [a, b, c, d] = weights.map(|w| u16::from(w.unsigned_abs()));
+    a + b <= 128 && c + d <= 128
+}
+
 /// Vectors of `PIXELS` pixels of four channels, and of `PIXELS` sums.
 ///
 /// # Safety
@@ -166,7 +172,7 @@ fn requantize(sum: i32, scale: f32, zero: u8) -> u8 {
 #[cfg(target_arch = "aarch64")]
 pub(super) use arm::Dotprod;
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2, Avx512, Vnni};
+pub(super) use x86::{Avx2, Avx2Small, Avx512, Vnni};
 
 #[cfg(target_arch = "aarch64")]
 mod arm {
@@ -254,6 +260,10 @@ mod x86 {
     /// 256 bits, `pmaddwd`.
     #[derive(Clone, Copy)]
     pub struct Avx2;
+    /// 256 bits, `pmaddubsw`: for weights of which no two neighbours' magnitudes exceed 128 together
+    /// ([`are_small`](super::are_small)).
+    #[derive(Clone, Copy)]
+    pub struct Avx2Small;
     /// 256 bits, `vpdpbusd`.
     #[derive(Clone, Copy)]
     pub struct Vnni;
@@ -319,7 +329,7 @@ mod x86 {
     }
 
     lanes_256!(Avx2, |sums, bytes, weights| {
-        // `pmaddubsw` would be shorter, and saturates; bytes 0 and 2 as 16 bits, then 1 and 3.
+        // `pmaddubsw` is shorter, and saturates; bytes 0 and 2 as 16 bits, then 1 and 3.
         let [w0, w1, w2, w3] = weights.map(|w| u32::from(i16::from(w) as u16));
         let even = _mm256_set1_epi32((w0 | w2 << 16) as i32);
         let odd = _mm256_set1_epi32((w1 | w3 << 16) as i32);
@@ -327,6 +337,13 @@ mod x86 {
         let high = _mm256_srli_epi16::<8>(bytes);
         let two = _mm256_add_epi32(_mm256_madd_epi16(low, even), _mm256_madd_epi16(high, odd));
         _mm256_add_epi32(sums, two)
+    });
+
+    lanes_256!(Avx2Small, |sums, bytes, weights| {
+        let weights = _mm256_set1_epi32(i32::from_le_bytes(weights.map(|w| w as u8)));
+        // 255 * 128 fits 16 bits.
+        let pairs = _mm256_maddubs_epi16(bytes, weights);
+        _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
     });
 
     lanes_256!(Vnni, |sums, bytes, weights| {
