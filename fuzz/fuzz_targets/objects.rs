@@ -8,7 +8,7 @@ use vision::frame::LabelMap;
 use vision::model::Contract;
 use vision::tensor::{Elements, InputSize, Outputs, Placement};
 
-const KINDS: [&str; 7] = [
+const KINDS: [&str; 9] = [
     "kind = \"prototypes\"\nnms = 0.5\ntensors = [{ role = \"detections\", name = \"a\" }, { role = \"prototypes\", name = \"b\" }]",
     "kind = \"boxes-masks\"\ntensors = [{ role = \"boxes\", name = \"a\" }, { role = \"masks\", name = \"b\" }, \
      { role = \"scores\", name = \"c\" }, { role = \"classes\", name = \"d\", dtype = \"i64\" }]",
@@ -21,6 +21,10 @@ const KINDS: [&str; 7] = [
      tensors = [{ role = \"scores\", name = \"a\" }, { role = \"masks\", name = \"b\" }]",
     "kind = \"centers\"\ntensors = [{ role = \"logits\", name = \"a\" }, { role = \"heat\", name = \"b\" }, \
      { role = \"offsets\", name = \"c\" }]",
+    "kind = \"boxes\"\nnms = 0.5\nboxes = \"cells\"\ndetections = \"objectness\"\ntensors = [{ role = \"logits\", name = \"a\" }, \
+     { role = \"detections\", name = \"b\" }]",
+    "kind = \"boxes\"\ntensors = [{ role = \"logits\", name = \"a\" }, { role = \"boxes\", name = \"b\" }, \
+     { role = \"scores\", name = \"c\" }]",
 ];
 
 fuzz_target!(|input: (u8, u8, Vec<(Vec<u8>, Vec<f32>)>, Vec<i64>, (u8, u8))| {

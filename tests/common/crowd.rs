@@ -37,7 +37,7 @@ pub struct Kind {
 }
 
 /// All kinds, at the sizes that networks have.
-pub const KINDS: [Kind; 8] = [
+pub const KINDS: [Kind; 9] = [
     Kind {
         name: "prototypes, 6300 candidates",
         output: "kind = \"prototypes\"\nnms = 0.5\nscore = 0.25\ntensors = [{ role = \"detections\", name = \"a\" }, \
@@ -93,6 +93,14 @@ pub const KINDS: [Kind; 8] = [
         things: 8,
         stuff: 11,
         give: centers,
+    },
+    Kind {
+        name: "boxes",
+        output: "kind = \"boxes\"\nnms = 0.6\nscore = 0.1\ndetections = \"objectness\"\nboxes = \"cells\"\n\
+                 tensors = [{ role = \"logits\", name = \"a\" }, { role = \"detections\", name = \"b\" }]",
+        things: 8,
+        stuff: 11,
+        give: classes_boxes,
     },
     Kind {
         name: "regions",
@@ -307,15 +315,23 @@ fn instance(step: usize, outputs: &mut Outputs) {
     outputs.write(1, "b", &[1, QUERIES, ROWS, COLUMNS], Elements::F32(&masks));
 }
 
-fn centers(step: usize, outputs: &mut Outputs) {
-    const CLASSES: usize = 20;
-    let mut logits = vec![0.0; CLASSES * CELLS];
-    let (mut heat, mut offsets) = (vec![0.0; CELLS], vec![0.0; 2 * CELLS]);
+/// The classes of objects, and two kinds of stuff behind them: `[1, 20, ROWS, COLUMNS]`.
+fn logits(step: usize) -> Vec<f32> {
+    let mut logits = vec![0.0; 20 * CELLS];
     for cell in 0..CELLS {
         let owner = (0..OBJECTS).find(|&n| covers(n, step, cell));
         let label = owner.map_or(9 + cell * 2 / CELLS, |n| 1 + class(n));
         logits[label * CELLS + cell] = 5.0;
-        if let Some(n) = owner {
+    }
+    logits
+}
+
+fn centers(step: usize, outputs: &mut Outputs) {
+    const CLASSES: usize = 20;
+    let logits = logits(step);
+    let (mut heat, mut offsets) = (vec![0.0; CELLS], vec![0.0; 2 * CELLS]);
+    for cell in 0..CELLS {
+        if let Some(n) = (0..OBJECTS).find(|&n| covers(n, step, cell)) {
             let [left, top, width, height] = place(n, step);
             let (x, y) = ((cell % COLUMNS) as f32 * 4.0, (cell / COLUMNS) as f32 * 4.0);
             offsets[cell] = top + height / 2.0 - y;
@@ -333,6 +349,27 @@ fn centers(step: usize, outputs: &mut Outputs) {
     outputs.write(0, "a", &[1, CLASSES, ROWS, COLUMNS], Elements::F32(&logits));
     outputs.write(1, "b", &[1, 1, ROWS, COLUMNS], Elements::F32(&heat));
     outputs.write(2, "c", &[1, 2, ROWS, COLUMNS], Elements::F32(&offsets));
+}
+
+/// The classes of [`centers`], and each object's box at the cell of stride 8 that holds its middle.
+fn classes_boxes(step: usize, outputs: &mut Outputs) {
+    const CLASSES: usize = 20;
+    const FIELDS: usize = 5 + CLASSES - 1;
+    let logits = logits(step);
+    let cells = |stride: usize| SIZE.width.div_ceil(stride) * SIZE.height.div_ceil(stride);
+    let rows = cells(8) + cells(16) + cells(32);
+    let mut detections = vec![0.0; rows * FIELDS];
+    for n in 0..OBJECTS {
+        let [left, top, width, height] = place(n, step);
+        let (x, y) = ((left + width / 2.0) / 8.0, (top + height / 2.0) / 8.0);
+        let cell = y as usize * SIZE.width.div_ceil(8) + x as usize;
+        let row = &mut detections[cell * FIELDS..][..FIELDS];
+        row[..4].copy_from_slice(&[x.fract(), y.fract(), (width / 8.0).ln(), (height / 8.0).ln()]);
+        row[4] = 1.0;
+        row[5 + class(n)] = score(n);
+    }
+    outputs.write(0, "a", &[1, CLASSES, ROWS, COLUMNS], Elements::F32(&logits));
+    outputs.write(1, "b", &[1, rows, FIELDS], Elements::F32(&detections));
 }
 
 /// Each object is of a class of its own, so that those that touch stay apart.

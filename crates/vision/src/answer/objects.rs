@@ -117,9 +117,9 @@ impl<'a> Planes<'a> {
     }
 }
 
-/// What [`OutputKind::Prototypes`] reads.
+/// Candidates with boxes.
 #[derive(Debug, Clone, Copy)]
-pub struct Prototyped<'a> {
+pub struct Detected<'a> {
     /// Four numbers each, from the first field on.
     pub boxes: Rows<'a>,
     /// Scores of the classes, beginning at `first_score`; of [`DetectionForm::BestClass`] score and class.
@@ -128,6 +128,13 @@ pub struct Prototyped<'a> {
     pub first_score: usize,
     /// Where they factor in how likely there is anything.
     pub objectness: Option<usize>,
+}
+
+/// What [`OutputKind::Prototypes`] reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Prototyped<'a> {
+    /// The candidates.
+    pub detected: Detected<'a>,
     /// Factors of the prototypes, beginning at `first_coefficient`.
     pub coefficients: Rows<'a>,
     /// Where they begin.
@@ -178,6 +185,15 @@ pub struct Centered<'a> {
     pub heat: Planes<'a>,
     /// Down, right.
     pub offsets: Planes<'a>,
+}
+
+/// What [`OutputKind::Boxes`] reads.
+#[derive(Debug, Clone, Copy)]
+pub struct ClassesAndBoxes<'a> {
+    /// Of each class.
+    pub logits: Planes<'a>,
+    /// The candidates.
+    pub detected: Detected<'a>,
 }
 
 /// What the contract says of outputs that objects are read from.
@@ -334,43 +350,77 @@ impl Form {
         if prototypes.count == 0 || prototypes.width == 0 {
             return Err("its prototypes are none".into());
         }
+        let is_apart = self.output.position(Role::Detections).is_none();
+        let (detected, fields) = self.detected(outputs, if is_apart { 0 } else { prototypes.count })?;
+        let coefficients = match is_apart {
+            true => self.rows(outputs, Role::Coefficients, prototypes.count)?,
+            false => detected.boxes,
+        };
+        match detected.boxes.count == coefficients.count {
+            true => Ok(Prototyped {
+                detected,
+                coefficients,
+                first_coefficient: if is_apart { 0 } else { fields },
+                prototypes,
+            }),
+            false => Err(format!(
+                "it gave {} boxes and coefficients of {}",
+                detected.boxes.count, coefficients.count
+            )),
+        }
+    }
+
+    /// Candidates with boxes, and after how many fields what else a candidate has begins: `others` numbers.
+    fn detected<'a>(&self, outputs: &'a Outputs, others: usize) -> Result<(Detected<'a>, usize), String> {
         let classes = self.known_classes();
         if self.output.position(Role::Detections).is_none() {
             let boxes = self.rows(outputs, Role::Boxes, 4)?;
             let scores = self.rows(outputs, Role::Scores, classes)?;
-            let coefficients = self.rows(outputs, Role::Coefficients, prototypes.count)?;
-            if boxes.count != scores.count || boxes.count != coefficients.count {
-                return Err(format!(
-                    "it gave {} boxes, scores of {} and coefficients of {}",
-                    boxes.count, scores.count, coefficients.count
-                ));
-            }
-            return Ok(Prototyped {
-                boxes,
-                scores,
-                first_score: 0,
-                objectness: None,
-                coefficients,
-                first_coefficient: 0,
-                prototypes,
-            });
+            return match boxes.count == scores.count {
+                true => Ok((
+                    Detected {
+                        boxes,
+                        scores,
+                        first_score: 0,
+                        objectness: None,
+                    },
+                    0,
+                )),
+                false => Err(format!(
+                    "it gave {} boxes and scores of {}",
+                    boxes.count, scores.count
+                )),
+            };
         }
         let (first_score, scores, objectness) = match self.output.objects.detections {
             DetectionForm::ClassScores => (4, classes, None),
             DetectionForm::Objectness => (5, classes, Some(4)),
             DetectionForm::BestClass => (4, 2, None),
         };
-        let first_coefficient = first_score + scores;
-        let all = self.rows(outputs, Role::Detections, first_coefficient + prototypes.count)?;
-        Ok(Prototyped {
-            boxes: all,
-            scores: all,
-            first_score,
-            objectness,
-            coefficients: all,
-            first_coefficient,
-            prototypes,
-        })
+        let fields = first_score + scores;
+        let all = self.rows(outputs, Role::Detections, fields + others)?;
+        Ok((
+            Detected {
+                boxes: all,
+                scores: all,
+                first_score,
+                objectness,
+            },
+            fields,
+        ))
+    }
+
+    /// What [`OutputKind::Boxes`] reads.
+    ///
+    /// # Errors
+    /// What was found, and what the contract says.
+    pub fn classes_and_boxes<'a>(&self, outputs: &'a Outputs) -> Result<ClassesAndBoxes<'a>, String> {
+        let logits = self.planes(outputs, Role::Logits, Some(self.classes))?;
+        if logits.interleaved {
+            return Err("the logits beside boxes are read as [1, C, H, W] (layout = \"nchw\")".into());
+        }
+        let (detected, _) = self.detected(outputs, 0)?;
+        Ok(ClassesAndBoxes { logits, detected })
     }
 
     /// What [`OutputKind::Prototypes`] reads where there are no boxes.
@@ -502,6 +552,7 @@ impl Form {
             OutputKind::BoxesMasks => self.boxed(outputs).map(drop),
             OutputKind::Queries => self.queried(outputs).map(drop),
             OutputKind::Centers => self.centered(outputs).map(drop),
+            OutputKind::Boxes => self.classes_and_boxes(outputs).map(drop),
         }
     }
 
@@ -529,7 +580,8 @@ impl Form {
                     false => Ok(()),
                 }
             }
-            OutputKind::Prototypes => self.check_candidates(&self.prototyped(outputs)?),
+            OutputKind::Prototypes => self.check_candidates(&self.prototyped(outputs)?.detected),
+            OutputKind::Boxes => self.check_candidates(&self.classes_and_boxes(outputs)?.detected),
             OutputKind::BoxesMasks => {
                 let found = self.boxed(outputs)?;
                 probabilities("scores", found.scores.iter().copied())?;
@@ -557,7 +609,7 @@ impl Form {
         }
     }
 
-    fn check_candidates(&self, found: &Prototyped<'_>) -> Result<(), String> {
+    fn check_candidates(&self, found: &Detected<'_>) -> Result<(), String> {
         let Objects {
             activation,
             detections,

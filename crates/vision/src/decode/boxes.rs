@@ -23,13 +23,37 @@ impl Corners {
         let [a, b, c, d] = numbers;
         let [left, top, right, bottom] = match objects.boxes {
             BoxForm::Corners => [a, b, c, d],
-            BoxForm::CenterSize => [a - c / 2.0, b - d / 2.0, a + c / 2.0, b + d / 2.0],
+            BoxForm::CenterSize | BoxForm::Cells => [a - c / 2.0, b - d / 2.0, a + c / 2.0, b + d / 2.0],
         };
         Self {
             left: left * across,
             top: top * down,
             right: right * across,
             bottom: bottom * down,
+        }
+    }
+
+    /// Of the cell `row` as [`BoxForm::Cells`] writes it, in an input of `size`.
+    pub fn of_cell([x, y, width, height]: [f32; 4], row: usize, size: InputSize) -> Self {
+        let mut first = 0;
+        let mut stride = FIRST_STRIDE;
+        while stride < LAST_STRIDE && row >= first + cells(size, stride) {
+            first += cells(size, stride);
+            stride *= 2;
+        }
+        let columns = size.width.div_ceil(stride);
+        let (across, down) = ((row - first) % columns, (row - first) / columns);
+        let stride = stride as f32;
+        let middle = |at: usize, from: f32| (at as f32 + from) * stride;
+        // More than any picture has, and finite whatever the network says.
+        let half = |log: f32| log.min(12.0).exp() * stride / 2.0;
+        let (x, y) = (middle(across, x), middle(down, y));
+        let (width, height) = (half(width), half(height));
+        Self {
+            left: x - width,
+            top: y - height,
+            right: x + width,
+            bottom: y + height,
         }
     }
 
@@ -61,6 +85,40 @@ impl Corners {
             down(self.bottom),
         ]
     }
+}
+
+/// The strides of [`BoxForm::Cells`]: each twice the one before.
+const FIRST_STRIDE: usize = 8;
+const LAST_STRIDE: usize = 128;
+
+/// Cells of a stride in an input of `size`.
+fn cells(size: InputSize, stride: usize) -> usize {
+    size.width.div_ceil(stride) * size.height.div_ceil(stride)
+}
+
+/// Whether `count` boxes are one for each cell of the first strides.
+///
+/// # Errors
+/// How many were expected.
+pub(super) fn check_cells(count: usize, size: InputSize) -> Result<(), String> {
+    let mut sum = 0;
+    let mut stride = FIRST_STRIDE;
+    let mut usual = 0;
+    while stride <= LAST_STRIDE {
+        sum += cells(size, stride);
+        if sum == count {
+            return Ok(());
+        }
+        if stride == 32 {
+            usual = sum;
+        }
+        stride *= 2;
+    }
+    Err(format!(
+        "it gave {count} boxes for an input of {}x{}; output.boxes = \"cells\" expects one for each cell of strides 8, 16 and 32 \
+         ({usual}), or of more strides",
+        size.width, size.height
+    ))
 }
 
 /// The pixels whose centres lie in a box, in a picture of `width` x `height`.
@@ -148,6 +206,39 @@ mod tests {
             read(&objects, [0.5, 0.5, 1.0, 1.0]),
             corners(50.0, 25.0, 100.0, 50.0)
         );
+    }
+
+    #[test]
+    fn boxes_of_cells_count_from_their_cell() {
+        let size = InputSize {
+            width: 64,
+            height: 32,
+        };
+        // 8x4 cells of stride 8, 4x2 of 16, 2x1 of 32.
+        assert_eq!(check_cells(32, size), Ok(()));
+        assert_eq!(check_cells(32 + 8 + 2, size), Ok(()));
+        assert_eq!(check_cells(32 + 8 + 2 + 1, size), Ok(()));
+        let why = check_cells(41, size).unwrap_err();
+        assert!(
+            why.contains("41 boxes for an input of 64x32") && why.contains("(42)"),
+            "{why}"
+        );
+        let none = [0.0, 0.0, 0.0, 0.0];
+        assert_eq!(Corners::of_cell(none, 0, size), corners(-4.0, -4.0, 4.0, 4.0));
+        assert_eq!(
+            Corners::of_cell([0.5, 0.25, 0.0, 2.0f32.ln()], 9, size),
+            corners(8.0, 2.0, 16.0, 18.0)
+        );
+        assert_eq!(
+            Corners::of_cell(none, 32 + 5, size),
+            corners(8.0, 8.0, 24.0, 24.0)
+        );
+        assert_eq!(
+            Corners::of_cell(none, 32 + 8 + 1, size),
+            corners(16.0, -16.0, 48.0, 16.0)
+        );
+        let huge = Corners::of_cell([0.0, 0.0, 1e9, 1e9], 0, size);
+        assert!(huge.right.is_finite() && huge.left.is_finite());
     }
 
     #[test]

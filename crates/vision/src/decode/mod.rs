@@ -9,7 +9,9 @@ use crate::tensor::{InputSize, Outputs, Placement};
 
 mod boxes;
 mod boxes_masks;
+mod candidates;
 mod centers;
+mod classes_boxes;
 mod kernels;
 mod prototypes;
 mod queries;
@@ -22,6 +24,7 @@ mod tests;
 
 use boxes_masks::BoxesMasksDecoder;
 use centers::CentersDecoder;
+use classes_boxes::ClassesBoxesDecoder;
 use kernels::KernelsDecoder;
 use prototypes::PrototypesDecoder;
 use queries::QueriesDecoder;
@@ -92,6 +95,7 @@ pub fn decoder(
         OutputKind::BoxesMasks => Box::new(BoxesMasksDecoder::new(contract, origin, place)),
         OutputKind::Queries => Box::new(QueriesDecoder::new(contract, origin, place)),
         OutputKind::Centers => Box::new(CentersDecoder::new(contract, origin, place)),
+        OutputKind::Boxes => Box::new(ClassesBoxesDecoder::new(contract, origin, place)),
     }
 }
 

@@ -150,6 +150,9 @@ pub enum OutputKind {
     Queries,
     /// Pixels that point at the centre of their object: Panoptic-DeepLab.
     Centers,
+    /// Boxes of objects beside the classes of pixels, such as YOLOX beside DeepLab: an object is the pixels of its class in its
+    /// box.
+    Boxes,
 }
 
 /// What one output holds.
@@ -160,7 +163,7 @@ pub enum Role {
     Logits,
     /// The winning class's index in each cell.
     Labels,
-    /// Candidates: box, scores and coefficients, `[1, N, A]` or `[1, A, N]`.
+    /// Candidates: box, scores, and coefficients where there are prototypes, `[1, N, A]` or `[1, A, N]`.
     Detections,
     /// Boxes, `[N, 4]` or `[1, N, 4]`.
     Boxes,

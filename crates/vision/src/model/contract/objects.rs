@@ -39,6 +39,9 @@ pub enum BoxForm {
     CenterSize,
     /// Left, top, right, bottom.
     Corners,
+    /// Centre x and y from the corner of a cell, and the logarithms of width and height, all in cells: the cells of strides 8, 16,
+    /// 32 and so on, one stride behind the other, each row by row. YOLOX.
+    Cells,
 }
 
 /// What a box is measured in.
@@ -126,6 +129,7 @@ impl OutputKind {
             Self::BoxesMasks => "boxes-masks",
             Self::Queries => "queries",
             Self::Centers => "centers",
+            Self::Boxes => "boxes",
         }
     }
 
@@ -147,6 +151,10 @@ impl OutputKind {
             Self::BoxesMasks => &[&[Role::Boxes, Role::Scores, Role::Classes, Role::Masks]],
             Self::Queries => &[&[Role::Scores, Role::Masks]],
             Self::Centers => &[&[Role::Logits, Role::Heat, Role::Offsets]],
+            Self::Boxes => &[
+                &[Role::Logits, Role::Detections],
+                &[Role::Logits, Role::Boxes, Role::Scores],
+            ],
         }
     }
 
@@ -188,6 +196,17 @@ impl OutputKind {
                 "mask_quality",
             ],
             Self::Centers => &["activation", "score", "doubt", "max_objects"],
+            Self::Boxes => &[
+                "activation",
+                "score",
+                "doubt",
+                "nms",
+                "max_objects",
+                "first_class",
+                "detections",
+                "boxes",
+                "box_unit",
+            ],
         }
     }
 }
@@ -272,6 +291,8 @@ impl OutputContract {
             matrix_nms,
             max_objects,
             first_class,
+            boxes,
+            box_unit,
             reading,
             ..
         } = self.objects;
@@ -304,6 +325,11 @@ impl OutputContract {
                     "output.matrix_nms = {sigma}, expected more than 0 and at most 100"
                 ));
             }
+        }
+        if boxes == BoxForm::Cells && (self.kind != OutputKind::Boxes || box_unit != BoxUnit::Pixels) {
+            return Err(format!(
+                "output.boxes = \"cells\" is for kind = \"boxes\" with box_unit = \"pixels\", not {kind:?} with {box_unit:?}"
+            ));
         }
         if !(1..=250).contains(&max_objects) {
             return Err(format!("output.max_objects = {max_objects}, expected 1 to 250"));
@@ -373,7 +399,7 @@ impl OutputContract {
                 classes[0].name
             ));
         }
-        if self.kind == OutputKind::Centers {
+        if matches!(self.kind, OutputKind::Centers | OutputKind::Boxes) {
             // Each class is a segment, and so is each object.
             let most = MAX_SEGMENTS - self.objects.max_objects;
             if classes.len() > most {

@@ -19,6 +19,7 @@ enum WrittenKind {
     BoxesMasks,
     Queries,
     Centers,
+    Boxes,
 }
 
 /// The section. The keys of an output stand beside `kind` where it names the output's role (format 1), and in
@@ -165,6 +166,7 @@ impl TryFrom<Written> for OutputContract {
             WrittenKind::BoxesMasks => OutputKind::BoxesMasks,
             WrittenKind::Queries => OutputKind::Queries,
             WrittenKind::Centers => OutputKind::Centers,
+            WrittenKind::Boxes => OutputKind::Boxes,
         };
         if let Some(key) = written.written_keys().find(|key| !kind.keys().contains(key)) {
             return Err(format!(
@@ -243,6 +245,7 @@ impl From<OutputContract> for Written {
             OutputKind::BoxesMasks => WrittenKind::BoxesMasks,
             OutputKind::Queries => WrittenKind::Queries,
             OutputKind::Centers => WrittenKind::Centers,
+            OutputKind::Boxes => WrittenKind::Boxes,
         };
         let has = |key: &str| kind.keys().contains(&key);
         Self {
