@@ -229,7 +229,7 @@ const BUILT_IN: [(&str, &str); 7] = [
     ("camvid-deeplab", include_str!("../recipes/camvid-deeplab.toml")),
     ("camvid-segnet", include_str!("../recipes/camvid-segnet.toml")),
     ("human-unet", include_str!("../recipes/human-unet.toml")),
-    ("things", include_str!("../recipes/things.toml")),
+    ("voc-centers", include_str!("../recipes/voc-centers.toml")),
     ("solo-light", include_str!("../recipes/solo-light.toml")),
 ];
 /// What a network is trained by that no built-in recipe is for.

@@ -7,10 +7,14 @@
 //! are rarely cut where boxes end. A box that shows less than [`LEAST`] of its area is no object. Pixels of a thing outside
 //! all boxes have their class alone.
 //!
+//! With `output.regions` a large connected region of a class that no object has a pixel of is an object too, as
+//! [`regions`](super::regions) has them, half as sure as its class: a detector as small as these misses things that fill the picture.
+//!
 //! Boxes of hidden classes see what the classes miss: one in which less than [`LEAST`] is of its class is hidden as a whole.
 
 use super::boxes::{check_cells, pixels};
 use super::candidates::Candidates;
+use super::regions::{Logits, Regions};
 use super::roster::{Found, Hidden, enlist};
 use super::semantic::SemanticDecoder;
 use super::{Decoder, Place, outputs_of, was_read};
@@ -18,7 +22,7 @@ use crate::answer::objects::Form;
 use crate::answer::{Answer, Reader};
 use crate::error::{Error, Result};
 use crate::frame::LabelMap;
-use crate::model::contract::{BoxForm, Contract};
+use crate::model::contract::{BoxForm, Contract, MAX_SEGMENTS};
 use crate::scene::Segment;
 use crate::tensor::Outputs;
 
@@ -26,6 +30,8 @@ use crate::tensor::Outputs;
 pub(super) const MARGIN: f64 = 0.08;
 /// Share of a box that has to be of its class.
 pub(super) const LEAST: f64 = 0.05;
+/// How sure a region without a box is, as a share of its class's probability.
+pub(super) const UNBOXED: f32 = 0.5;
 /// A pixel that no box claims.
 const NOBODY: u16 = u16::MAX;
 
@@ -48,6 +54,11 @@ pub(super) struct ClassesBoxesDecoder {
     owned: Vec<u32>,
     /// Of each candidate, its segment.
     numbers: Vec<Option<u8>>,
+    /// With `output.regions`.
+    regions: Option<Regions>,
+    /// Of each region, whether a box has a pixel of it; then its segment.
+    boxed: Vec<bool>,
+    region_numbers: Vec<Option<u8>>,
 }
 
 impl ClassesBoxesDecoder {
@@ -66,6 +77,9 @@ impl ClassesBoxesDecoder {
             owners: Vec::new(),
             owned: Vec::new(),
             numbers: Vec::new(),
+            regions: contract.output.regions.then(|| Regions::new(contract, place)),
+            boxed: Vec::new(),
+            region_numbers: Vec::new(),
         }
     }
 
@@ -152,6 +166,45 @@ impl ClassesBoxesDecoder {
     }
 }
 
+impl ClassesBoxesDecoder {
+    /// Regions of which no object has a pixel become objects, as far as there is room.
+    fn find_regions(&mut self, logits: Logits<'_>, map: &mut LabelMap, segments: &mut Vec<Segment>) {
+        let Some(regions) = &mut self.regions else {
+            return;
+        };
+        regions.find(map, Some(logits));
+        let is_owned = |owner: &u16| matches!(self.numbers.get(usize::from(*owner)), Some(Some(_)));
+        self.boxed.clear();
+        self.boxed.resize(regions.len(), false);
+        for (pixels, region) in regions.runs(map.width) {
+            self.boxed[region] = self.boxed[region] || self.owners[pixels].iter().any(is_owned);
+        }
+        self.region_numbers.clear();
+        self.region_numbers.resize(regions.len(), None);
+        let mut instances = segments
+            .iter()
+            .filter(|segment| segment.instance.is_some())
+            .count();
+        for (place, region) in regions.large().filter(|(place, _)| !self.boxed[*place]) {
+            if segments.len() >= MAX_SEGMENTS || instances >= self.form.objects().max_objects {
+                break;
+            }
+            self.region_numbers[place] = u8::try_from(segments.len()).ok();
+            segments.push(Segment {
+                instance: Some(instances as u32),
+                score: UNBOXED * region.score(true),
+                ..Segment::of_class(region.class.into())
+            });
+            instances += 1;
+        }
+        for (pixels, region) in regions.runs(map.width) {
+            if let Some(number) = self.region_numbers[region] {
+                map.labels[pixels].fill(number);
+            }
+        }
+    }
+}
+
 impl Decoder for ClassesBoxesDecoder {
     fn read(&self, outputs: &mut Outputs, answer: &mut Answer) -> Result<()> {
         self.reader.read(outputs, answer)?;
@@ -182,9 +235,6 @@ impl Decoder for ClassesBoxesDecoder {
             .find(&answer.detected, &self.form, &self.hidden, &mut self.found);
         self.found
             .retain(|object| self.is_thing[usize::from(object.class)]);
-        if self.found.is_empty() {
-            return;
-        }
         self.claim(map);
         self.settle(map);
         enlist(&mut self.found, self.form.objects(), &self.hidden, segments);
@@ -193,6 +243,16 @@ impl Decoder for ClassesBoxesDecoder {
         for object in self.found.iter().filter(|object| self.owned[object.index] > 0) {
             self.numbers[object.index] = Some(object.number);
         }
+        self.find_regions(
+            Logits {
+                classes,
+                height: answer.logits.height,
+                width: answer.logits.width,
+                values: answer.logits.values(),
+            },
+            map,
+            segments,
+        );
         for (label, &owner) in map.labels.iter_mut().zip(&self.owners) {
             if let Some(Some(number)) = self.numbers.get(usize::from(owner)) {
                 *label = *number;

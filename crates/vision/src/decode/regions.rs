@@ -36,8 +36,8 @@ struct Run {
 
 /// What is known of a region.
 #[derive(Debug, Clone, Copy)]
-struct Region {
-    class: u8,
+pub(super) struct Region {
+    pub class: u8,
     pixels: u32,
     /// Sum of the class's probabilities, and how many cells they are of.
     probability: (f32, u32),
@@ -46,17 +46,8 @@ struct Region {
 /// Decodes classes, and tells their regions apart.
 pub(super) struct RegionsDecoder {
     classes: Semantic,
-    place: Place,
-    is_thing: Vec<bool>,
     most: usize,
-    runs: Vec<Run>,
-    /// Where each row's runs begin, and after the last one the end.
-    rows: Vec<usize>,
-    regions: Vec<Region>,
-    /// The region of each run.
-    owners: Vec<u32>,
-    /// Regions in the order of their numbers.
-    order: Vec<u32>,
+    regions: Regions,
     /// The number of each region.
     numbers: Vec<Option<u8>>,
 }
@@ -65,16 +56,87 @@ impl RegionsDecoder {
     pub(super) fn new(contract: &Contract, classes: Semantic, place: Place) -> Self {
         Self {
             classes,
+            most: contract.output.objects.max_objects,
+            regions: Regions::new(contract, place),
+            numbers: Vec::new(),
+        }
+    }
+}
+
+/// A network's logits: `[classes, height, width]`.
+#[derive(Clone, Copy)]
+pub(super) struct Logits<'a> {
+    pub classes: usize,
+    pub height: usize,
+    pub width: usize,
+    pub values: &'a [f32],
+}
+
+/// The regions of things in a map of classes.
+pub(super) struct Regions {
+    place: Place,
+    is_thing: Vec<bool>,
+    runs: Vec<Run>,
+    /// Where each row's runs begin, and after the last one the end.
+    rows: Vec<usize>,
+    regions: Vec<Region>,
+    /// The region of each run.
+    owners: Vec<u32>,
+    /// Large regions, the largest first.
+    order: Vec<u32>,
+}
+
+impl Regions {
+    pub fn new(contract: &Contract, place: Place) -> Self {
+        Self {
             place,
             is_thing: contract.classes.iter().map(|class| class.thing).collect(),
-            most: contract.output.objects.max_objects,
             runs: Vec::new(),
             rows: Vec::new(),
             regions: Vec::new(),
             owners: Vec::new(),
             order: Vec::new(),
-            numbers: Vec::new(),
         }
+    }
+
+    /// Finds the regions of `map`, and how sure the network is of each.
+    pub fn find(&mut self, map: &LabelMap, logits: Option<Logits<'_>>) {
+        self.read_runs(map);
+        self.measure();
+        if let Some(logits) = logits {
+            self.rate(logits);
+        }
+        let least = LEAST * (map.width * map.height) as f64;
+        self.order.clear();
+        self.order
+            .extend((0..).zip(&self.regions).filter_map(|(number, region)| {
+                let is_object = f64::from(region.pixels) >= least;
+                is_object.then_some(number)
+            }));
+        let regions = &self.regions;
+        // Of regions of one size the upper one comes first.
+        self.order
+            .sort_unstable_by_key(|number| (u32::MAX - regions[*number as usize].pixels, *number));
+    }
+
+    /// How many regions there are, of any size.
+    pub fn len(&self) -> usize {
+        self.regions.len()
+    }
+
+    /// Those that are large enough for objects, by their places, the largest first.
+    pub fn large(&self) -> impl Iterator<Item = (usize, &Region)> {
+        self.order
+            .iter()
+            .map(|&number| (number as usize, &self.regions[number as usize]))
+    }
+
+    /// Each run of pixels: its place in a map of `width`, and its region's.
+    pub fn runs(&self, width: usize) -> impl Iterator<Item = (std::ops::Range<usize>, usize)> {
+        self.runs.iter().zip(&self.owners).map(move |(run, owner)| {
+            let row = run.row as usize * width;
+            (row + run.start as usize..row + run.end as usize, *owner as usize)
+        })
     }
 
     /// The runs of things, joined to those that they touch in the row above.
@@ -172,23 +234,20 @@ impl RegionsDecoder {
     }
 
     /// How sure the network is of each region.
-    fn rate(&mut self, answer: &Answer) {
-        let Answer::Logits {
+    fn rate(&mut self, logits: Logits<'_>) {
+        let Logits {
             classes,
             height,
             width,
             values,
-        } = answer
-        else {
-            return;
-        };
+        } = logits;
         let (plane, mut step) = (width * height, 1);
         while height.div_ceil(step) * width.div_ceil(step) > CELLS {
             step += 1;
         }
-        for row in (0..*height).step_by(step) {
-            for column in (0..*width).step_by(step) {
-                let Some((x, y)) = self.pixel_of((column, row), (*width, *height)) else {
+        for row in (0..height).step_by(step) {
+            for column in (0..width).step_by(step) {
+                let Some((x, y)) = self.pixel_of((column, row), (width, height)) else {
                     continue;
                 };
                 let Some(region) = self.region_at(x, y) else {
@@ -198,7 +257,7 @@ impl RegionsDecoder {
                 let cell = row * width + column;
                 let logit = |class: usize| values[class * plane + cell];
                 let own = logit(usize::from(region.class));
-                let others: f32 = (0..*classes).map(|class| (logit(class) - own).exp()).sum();
+                let others: f32 = (0..classes).map(|class| (logit(class) - own).exp()).sum();
                 region.probability.0 += others.recip();
                 region.probability.1 += 1;
             }
@@ -230,7 +289,7 @@ impl RegionsDecoder {
 
 impl Region {
     /// Mean probability; that of a region between the cells is not known better than by a guess.
-    fn score(&self, has_scores: bool) -> f32 {
+    pub fn score(&self, has_scores: bool) -> f32 {
         match self.probability {
             _ if !has_scores => 1.0,
             (_, 0) => 0.5,
@@ -246,45 +305,40 @@ impl Decoder for RegionsDecoder {
 
     fn decode(&mut self, answer: &Answer, map: &mut LabelMap, segments: &mut Vec<Segment>) {
         self.classes.decode(answer, map, segments);
-        let classes = self.is_thing.len();
+        let logits = match answer {
+            Answer::Logits {
+                classes,
+                height,
+                width,
+                values,
+            } => Some(Logits {
+                classes: *classes,
+                height: *height,
+                width: *width,
+                values,
+            }),
+            _ => None,
+        };
+        self.regions.find(map, logits);
+        let classes = self.classes.classes;
         segments.truncate(classes);
-        self.read_runs(map);
-        self.measure();
-        self.rate(answer);
-
-        let has_scores = matches!(answer, Answer::Logits { .. });
-        let least = LEAST * (map.width * map.height) as f64;
-        self.order.clear();
-        self.order
-            .extend((0..).zip(&self.regions).filter_map(|(number, region)| {
-                let is_object = f64::from(region.pixels) >= least;
-                is_object.then_some(number)
-            }));
-        let regions = &self.regions;
-        // Of regions of one size the upper one comes first.
-        self.order
-            .sort_unstable_by_key(|number| (u32::MAX - regions[*number as usize].pixels, *number));
-        self.order
-            .truncate(self.most.min(MAX_SEGMENTS.saturating_sub(classes)));
-
         self.numbers.clear();
         self.numbers.resize(self.regions.len(), None);
         let mut instances = [0; 256];
-        for &region in &self.order {
-            let (number, found) = (segments.len(), &self.regions[region as usize]);
-            let instance = &mut instances[usize::from(found.class)];
+        let room = self.most.min(MAX_SEGMENTS.saturating_sub(classes));
+        for (place, region) in self.regions.large().take(room) {
+            self.numbers[place] = u8::try_from(segments.len()).ok();
+            let instance = &mut instances[usize::from(region.class)];
             *instance += 1;
             segments.push(Segment {
                 instance: Some(*instance - 1),
-                score: found.score(has_scores),
-                ..Segment::of_class(found.class.into())
+                score: region.score(logits.is_some()),
+                ..Segment::of_class(region.class.into())
             });
-            self.numbers[region as usize] = u8::try_from(number).ok();
         }
-        for (run, owner) in self.runs.iter().zip(&self.owners) {
-            if let Some(number) = self.numbers[*owner as usize] {
-                let row = run.row as usize * map.width;
-                map.labels[row + run.start as usize..row + run.end as usize].fill(number);
+        for (pixels, region) in self.regions.runs(map.width) {
+            if let Some(number) = self.numbers[region] {
+                map.labels[pixels].fill(number);
             }
         }
     }

@@ -876,6 +876,59 @@ fn a_box_of_a_hidden_class_hides_what_the_classes_miss() {
 }
 
 #[test]
+fn a_region_without_a_box_is_an_object_if_asked() {
+    let count = |regions: bool, score: f32| {
+        let contract = contract(
+            &format!(
+                r#"kind = "boxes"
+                regions = {regions}
+                tensors = [{{ role = "logits", name = "a" }}, {{ role = "detections", name = "b" }}]"#
+            ),
+            2,
+            0,
+        );
+        let everywhere = Placement {
+            x: 0,
+            y: 0,
+            width: SIZE.width,
+            height: SIZE.height,
+        };
+        // Columns of class 2, nothing, class 1, nothing.
+        let logits: Vec<f32> = (0..3 * 16)
+            .map(|n| match (n / 16, n % 4) {
+                (0, 1 | 3) | (1, 2) | (2, 0) => 9.0,
+                _ => 0.0,
+            })
+            .collect();
+        let given = outputs(&[
+            ("a", &[1, 3, 4, 4], &logits),
+            // Centre and sides, around the column of class 1.
+            ("b", &[1, 1, 6], &[10.0, 8.0, 4.0, 16.0, score, 0.0]),
+        ]);
+        let found = run(&contract, everywhere, (16, 16), &[false; 256], given).unwrap();
+        let objects = found.segments.iter().filter(|s| s.instance.is_some());
+        let scores = objects.map(|s| (s.class, s.instance.unwrap(), (s.score * 100.0).round()));
+        let scores: Vec<_> = scores.collect();
+        for (pixel, label) in found.map.labels.iter().enumerate() {
+            let segment = &found.segments[usize::from(*label)];
+            let is_thing = segment.class > 0;
+            let has_object = scores.iter().any(|(class, ..)| *class == segment.class);
+            assert_eq!(
+                segment.instance.is_some(),
+                is_thing && has_object,
+                "pixel {pixel}"
+            );
+        }
+        scores
+    };
+    assert_eq!(count(false, 0.9), [(1, 0, 90.0)]);
+    assert_eq!(count(true, 0.9), [(1, 0, 90.0), (2, 1, 50.0)]);
+    // Without its box the other is a region as well.
+    assert_eq!(count(true, 0.1).len(), 2);
+    assert_eq!(count(false, 0.1), []);
+}
+
+#[test]
 fn as_many_boxes_as_cells_are_expected() {
     let contract = contract(
         r#"kind = "boxes"

@@ -276,9 +276,9 @@ impl OutputContract {
 
     /// Says which key holds what, and what was expected.
     pub(super) fn check(&self) -> Result<(), String> {
-        if self.regions && self.kind.has_objects() {
+        if self.regions && self.kind.has_objects() && self.kind != OutputKind::Boxes {
             return Err(format!(
-                "output.regions is for networks that give classes alone, not output.kind = {:?}",
+                "output.regions is for networks that give classes, alone or beside boxes, not output.kind = {:?}",
                 self.kind.as_str()
             ));
         }
