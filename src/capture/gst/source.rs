@@ -1,7 +1,8 @@
 //! Video files, RTSP streams and launch lines, through one GStreamer appsink.
 //!
 //! Frames leave GStreamer by one copy into a pooled buffer, row padding removed. A recording waits
-//! while its frames are not taken; a live stream keeps the newest two and counts the others as lost.
+//! while its frames are not taken; a live stream does so until its first frame is, then keeps the newest two and counts
+//! the others as lost.
 //!
 //! * Pictures tagged as rotated are turned, and scaled to square pixels. Interlaced pictures stay as they are.
 //! * A file that is cut short or damaged gives its frames until there, a warning, and then its end.

@@ -87,11 +87,10 @@ impl Drop for Stream {
 }
 
 impl Stream {
-    /// Starts a pipeline.
-    fn start(built: Built, live: bool) -> Result<Self, String> {
+    /// Starts a pipeline, which waits while its pictures are not taken until it is [set live](Self::set_live).
+    fn start(built: Built) -> Result<Self, String> {
         let (tx, items) = bounded(QUEUED);
         let handover = Arc::new(Handover::default());
-        handover.live.store(live, Ordering::Release);
         let (shared, evict) = (handover.clone(), items.clone());
         let hand_over = move |mut item| {
             loop {
@@ -147,7 +146,7 @@ impl Stream {
             built,
             items,
             handover,
-            live,
+            live: false,
             pipe: None,
             missing: None,
         };
@@ -177,6 +176,7 @@ impl Stream {
         None
     }
 
+    /// From here on the oldest picture makes room for a new one.
     pub fn set_live(&mut self) {
         self.live = true;
         self.handover.live.store(true, Ordering::Release);
@@ -321,13 +321,19 @@ fn start_within(
             trust.as_ref().and_then(|trust| trust.refused()),
         )
     };
-    let mut stream = Stream::start(built, network).map_err(|e| open_error(&e, None))?;
+    let mut stream = Stream::start(built).map_err(|e| open_error(&e, None))?;
     stream.pipe = pipe;
     let mut deadline = Instant::now() + timeout;
     let mut held = 0;
     loop {
         match stream.items.recv_timeout(BUS_POLL) {
-            Ok(Item::Picture(picture)) => return Ok(Some((stream, picture))),
+            Ok(Item::Picture(picture)) => {
+                // Not before: the first picture is a whole one, and one that took its place might be damaged.
+                if network {
+                    stream.set_live();
+                }
+                return Ok(Some((stream, picture)));
+            }
             Ok(Item::End) => {
                 let why = stream.poll_bus().unwrap_or_else(|| match stream.built.gate.corrupt() {
                     0 => "it ended before the first frame".to_owned(),
@@ -446,4 +452,36 @@ fn neighbour(path: &Path) -> Option<String> {
         .collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     meant(wanted, &names).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_picture_waits_and_those_after_it_make_room() {
+        let line = "videotestsrc num-buffers=20 ! video/x-raw,format=I420,width=64,height=64 ! appsink";
+        let built = build::from_launch(line, "line", &CaptureOptions::default()).unwrap();
+        let mut stream = Stream::start(built).unwrap();
+        let wait_for = |stream: &Stream, count: u64| {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while stream.handover.arrived.load(Ordering::Relaxed) < count {
+                assert!(Instant::now() < deadline, "{count} pictures within 20 s");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let next = |stream: &Stream| match stream.items.recv_timeout(Duration::from_secs(20)) {
+            Ok(Item::Picture(picture)) => Some(picture.number),
+            Ok(Item::End) => None,
+            Err(error) => panic!("{error}"),
+        };
+        // The queue is full, and the next picture stands before it.
+        wait_for(&stream, QUEUED as u64 + 1);
+        assert_eq!(next(&stream), Some(0));
+        stream.set_live();
+        wait_for(&stream, 20);
+        while let Some(number) = next(&stream) {
+            assert!(number >= 17, "{number} is none of the newest");
+        }
+    }
 }
