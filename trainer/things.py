@@ -11,7 +11,11 @@ YOLOX.onnx is yolox_nano.onnx as Megvii published it (YOLOX 0.1.1rc0, Apache-2.0
 The classes of COCO that PASCAL VOC has stay; the rest goes. The published network reads blue, green, red from 0 to 255 and takes
 every second pixel apart first: both are folded into its first convolution, which reads voc21's input, (RGB - 128) / 128. Its
 weights are stored as f16; beside voc21's 8 bits those of large 1x1 kernels as int8 with a scale a channel. Sums are f32 in both.
-The contract and the self-test are voc21's, with what the boxes add. Outputs:
+The contract is voc21's, with what the boxes add and without scores; the self-test is written by
+
+    segd models --write-selftest models/voc21/selftest.jpg models/things
+
+and the scores are those of segd eval --objects voc. Outputs:
 
     logits      [1, 21, H / 4, W / 4]   of voc21, as they are
     detections  [1, N, 25]              box (centre x, centre y, log width, log height, in cells), how likely there is anything, and
@@ -21,7 +25,6 @@ import argparse
 import hashlib
 import pathlib
 import re
-import shutil
 
 import numpy as np
 import onnx
@@ -241,8 +244,6 @@ def main():
     (arguments.out / "contract.toml").write_text(text)
     for path, data in files.items():
         (arguments.out / path).write_bytes(data)
-    for name in ("selftest.jpg", "selftest-labels.png"):
-        shutil.copyfile(arguments.classes / name, arguments.out / name)
 
 
 if __name__ == "__main__":
