@@ -13,7 +13,8 @@ use vision::model::Contract;
 use vision::picture::image_ref;
 use vision::rle::Rle;
 use vision::scene::Segment;
-use vision::score::objects::{FoundObject, ObjectScores, Panoptic, Shape, Size};
+use vision::score::ObjectBootstrap;
+use vision::score::objects::{FoundObject, Panoptic, Shape, Size};
 use vision::segment::Engine;
 
 /// What was scored, how, and the scores: shares, 0 to 1; null for a class without objects.
@@ -43,6 +44,12 @@ struct Report {
     panoptic_quality: Option<f64>,
     segmentation_quality: Option<f64>,
     recognition_quality: Option<f64>,
+    /// 95 %, bootstrap over pictures.
+    mask_ap_interval: Option<[f64; 2]>,
+    mask_ap50_interval: Option<[f64; 2]>,
+    box_ap_interval: Option<[f64; 2]>,
+    box_ap50_interval: Option<[f64; 2]>,
+    panoptic_quality_interval: Option<[f64; 2]>,
     classes: Vec<ClassReport>,
 }
 
@@ -92,7 +99,7 @@ pub(super) fn run(args: &EvalArgs, format: ObjectFormat) -> Result<()> {
     );
     let name = chosen.model.contract.name.clone();
     let mut engine = Engine::new(chosen.model, chosen.backend, chosen.longest, Metrics::shared());
-    let mut scores = ObjectScores::new(scored.names.len());
+    let mut pictures = ObjectBootstrap::new(scored.names.len());
     let (mut map, mut segments) = (LabelMap::zeros(0, 0), Vec::new());
     let mut ran = None;
     let bar = progress(data.samples.len());
@@ -110,11 +117,13 @@ pub(super) fn run(args: &EvalArgs, format: ObjectFormat) -> Result<()> {
             })
         });
         let objects: Vec<TrueObject> = objects.collect();
-        scores.add(&objects, truth.void.as_ref(), &scored.found(&map, &segments));
+        pictures.add(&objects, truth.void.as_ref(), &scored.found(&map, &segments));
         bar.inc(1);
     }
     bar.finish_and_clear();
     let ran = ran.ok_or_else(|| Error::usage("the split has no picture"))?;
+    let scores = pictures.whole();
+    let intervals = pictures.intervals();
     let panoptic = scores.mean_panoptic();
     let of = |part: fn(&Panoptic) -> f64| panoptic.as_ref().map(part);
     let classes = scored.names.iter().enumerate();
@@ -142,6 +151,11 @@ pub(super) fn run(args: &EvalArgs, format: ObjectFormat) -> Result<()> {
         panoptic_quality: of(|p| p.quality),
         segmentation_quality: of(|p| p.segmentation),
         recognition_quality: of(|p| p.recognition),
+        mask_ap_interval: intervals.mask_precision,
+        mask_ap50_interval: intervals.mask_precision_50,
+        box_ap_interval: intervals.box_precision,
+        box_ap50_interval: intervals.box_precision_50,
+        panoptic_quality_interval: intervals.panoptic,
         classes: classes
             .map(|(class, name)| ClassReport {
                 name: name.clone(),
@@ -268,6 +282,19 @@ fn print(report: &Report) {
         percent(report.panoptic_quality),
         percent(report.segmentation_quality),
         percent(report.recognition_quality)
+    );
+    let between = |interval: Option<[f64; 2]>| {
+        interval.map_or("-".to_owned(), |[low, high]| {
+            format!("{:.1} to {:.1}", 100.0 * low, 100.0 * high)
+        })
+    };
+    println!(
+        "95 %     mask AP {}   AP50 {}   box AP {}   AP50 {}   PQ {} (bootstrap over pictures)",
+        between(report.mask_ap_interval),
+        between(report.mask_ap50_interval),
+        between(report.box_ap_interval),
+        between(report.box_ap50_interval),
+        between(report.panoptic_quality_interval)
     );
     println!(
         "model    {}, {}, {}",

@@ -5,6 +5,7 @@
 
 mod bootstrap;
 mod boundary;
+mod object_bootstrap;
 pub mod objects;
 #[cfg(test)]
 mod reference;
@@ -13,6 +14,7 @@ pub mod tracks;
 
 pub use bootstrap::{Bootstrap, Intervals};
 pub use boundary::{BoundaryScore, TOLERANCE};
+pub use object_bootstrap::{ObjectBootstrap, ObjectIntervals};
 pub use regions::RegionScore;
 
 /// All scores of a set of pictures.

@@ -6,7 +6,7 @@ use super::ConfusionMatrix;
 const DRAWS: usize = 2000;
 
 /// What is drawn is always the same, so that one score has one interval.
-const SEED: u64 = 0x5e6d;
+pub(super) const SEED: u64 = 0x5e6d;
 
 /// The share of draws on each side of an interval, which thus holds 95 %.
 const TAIL: f64 = 0.025;
@@ -70,8 +70,8 @@ impl Bootstrap {
             }
         }
         Intervals {
-            mean_iou: interval(means),
-            iou: each.into_iter().map(interval).collect(),
+            mean_iou: interval(means, DRAWS),
+            iou: each.into_iter().map(|values| interval(values, DRAWS)).collect(),
         }
     }
 
@@ -107,8 +107,9 @@ pub struct Intervals {
     pub iou: Vec<Option<[f64; 2]>>,
 }
 
-fn interval(mut values: Vec<f64>) -> Option<[f64; 2]> {
-    if values.len() * 2 <= DRAWS {
+/// Between which 95 % of the values of `draws` sets lie; `None` if half of the sets have none.
+pub(super) fn interval(mut values: Vec<f64>, draws: usize) -> Option<[f64; 2]> {
+    if values.len() * 2 <= draws {
         return None;
     }
     values.sort_unstable_by(f64::total_cmp);
