@@ -200,12 +200,51 @@ impl Writer<'_> {
     }
 
     fn dequantize(&mut self, node: &NodeProto) -> Result<(), String> {
-        let [value, ..] = inputs::<3>(node)?;
+        let [value, scale, zero] = inputs::<3>(node)?;
+        if let Some(weights) = self.constants.get(value).copied() {
+            return self.weights(node, weights, scale, zero);
+        }
         let (real, output) = (self.real(value)?, output(node)?);
         if self.results.contains(output) {
             self.nodes.push(new_node("Identity", &[&real], output));
         }
         self.same.insert(output.to_owned(), real);
+        Ok(())
+    }
+
+    /// Weights of a layer in floats, which are stored in 8 bits, become floats: TensorRT has no such layer.
+    fn weights(
+        &mut self,
+        node: &NodeProto,
+        weights: &TensorProto,
+        scale: &str,
+        zero: &str,
+    ) -> Result<(), String> {
+        let scales = floats(self.constant(scale)?)?;
+        if weights.data_type != DataType::Int8 as i32 {
+            return Err(format!("the constant {:?} holds no signed bytes", weights.name));
+        }
+        if bytes(self.constant(zero)?)?.iter().any(|&zero| zero != 0) {
+            return Err(format!("the zero point of {:?} is not zero", weights.name));
+        }
+        let channels = usize::try_from(weights.dims.first().copied().unwrap_or(0)).unwrap_or(0);
+        let axis = node.attribute.iter().find(|attribute| attribute.name == "axis");
+        if scales.len() != 1 && (scales.len() != channels || axis.is_none_or(|axis| axis.i != 0)) {
+            return Err(format!(
+                "{} scales for {channels} channels of {:?}",
+                scales.len(),
+                weights.name
+            ));
+        }
+        let codes = bytes(weights)?;
+        let of_channel = (codes.len() / channels.max(1)).max(1);
+        let reals = codes.iter().enumerate().map(|(at, &code)| {
+            let scale = scales[if scales.len() > 1 { at / of_channel } else { 0 }];
+            f32::from(code as i8) * scale
+        });
+        let name = output(node)?.to_owned();
+        let constant = floats_constant(&name, weights.dims.clone(), reals.collect());
+        self.made.insert(name, constant);
         Ok(())
     }
 
