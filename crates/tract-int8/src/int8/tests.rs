@@ -86,7 +86,10 @@ impl Case {
         let weights: Vec<i8> = match self.seed % 5 {
             0 => vec![-128; self.outputs * seen * self.geometry.taps()],
             // The largest of 7 bits, and others of 7 bits.
-            1 => vec![if self.seed % 2 == 0 { -64 } else { 64 }; self.outputs * seen * self.geometry.taps()],
+            1 => vec![
+                if self.seed.is_multiple_of(2) { -64 } else { 64 };
+                self.outputs * seen * self.geometry.taps()
+            ],
             2 => numbers
                 .bytes(self.outputs * seen * self.geometry.taps())
                 .into_iter()

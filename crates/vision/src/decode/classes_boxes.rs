@@ -181,21 +181,21 @@ impl ClassesBoxesDecoder {
         }
         self.region_numbers.clear();
         self.region_numbers.resize(regions.len(), None);
-        let mut instances = segments
+        let boxed = segments
             .iter()
             .filter(|segment| segment.instance.is_some())
             .count();
-        for (place, region) in regions.large().filter(|(place, _)| !self.boxed[*place]) {
-            if segments.len() >= MAX_SEGMENTS || instances >= self.form.objects().max_objects {
+        let unboxed = regions.large().filter(|(place, _)| !self.boxed[*place]);
+        for (instance, (place, region)) in (boxed..self.form.objects().max_objects).zip(unboxed) {
+            if segments.len() >= MAX_SEGMENTS {
                 break;
             }
             self.region_numbers[place] = u8::try_from(segments.len()).ok();
             segments.push(Segment {
-                instance: Some(instances as u32),
+                instance: Some(instance as u32),
                 score: UNBOXED * region.score(true),
                 ..Segment::of_class(region.class.into())
             });
-            instances += 1;
         }
         for (pixels, region) in regions.runs(map.width) {
             if let Some(number) = self.region_numbers[region] {
