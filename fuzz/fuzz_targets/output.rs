@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use segd::web::parse_listen;
-use segd::output::access::User;
+use segd::config::parse_listen;
+use segd::output::access::{RtspAccess, User};
 use segd::output::{OutputSpec, parse_output};
 
 fuzz_target!(|text: &str| {
@@ -16,5 +16,9 @@ fuzz_target!(|text: &str| {
     if let Ok(user) = User::parse(text) {
         assert_eq!(User::parse(&user.entry()).unwrap(), user);
     }
-    let _ = parse_listen(text, true);
+    let open = RtspAccess {
+        insecure: true,
+        ..RtspAccess::default()
+    };
+    let _ = parse_listen(text, &open);
 });
