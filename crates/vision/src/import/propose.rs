@@ -391,6 +391,9 @@ fn given_names(signature: &Signature, beside: &Beside) -> Option<(Vec<String>, &
     Some((names.into_iter().collect::<Option<_>>()?, "config.json"))
 }
 
+/// Classes that a contract can name.
+const MOST_CLASSES: usize = 256;
+
 /// The names of `count` classes: those that are given, those of COCO, or numbers.
 fn names(
     signature: &Signature,
@@ -398,6 +401,12 @@ fn names(
     count: usize,
     notes: &mut Notes,
 ) -> Result<Vec<String>, Refusal> {
+    if count > MOST_CLASSES {
+        return Err(Refusal::new(
+            format!("it has {count} classes"),
+            format!("a model has at most {MOST_CLASSES}: export it with fewer"),
+        ));
+    }
     if let Some((names, from)) = given_names(signature, beside) {
         if names.len() == count {
             notes.known.push(format!("the classes' names are from {from}"));

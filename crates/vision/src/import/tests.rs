@@ -56,6 +56,14 @@ fn names(list: &[&str]) -> Option<Vec<String>> {
     Some(list.iter().map(|n| (*n).to_owned()).collect())
 }
 
+/// A shape may claim anything: names of so many classes would fill the memory.
+#[test]
+fn more_classes_than_a_model_has_are_refused() {
+    let lies = signature(&[1, 3, 64, 64], &[("out", &[1, usize::MAX >> 8, 8, 8])]);
+    let why = refusal(&lies, &Beside::default());
+    assert!(why.contains("72057594037927935 classes"), "{why}");
+}
+
 #[test]
 fn names_as_python_prints_them() {
     assert_eq!(
