@@ -203,7 +203,11 @@ def joined(classes, detector, as_int8):
     return model
 
 
-def contract(text, model, files):
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def contract(text, model, hashes):
     """voc21's contract with things, boxes and other files."""
 
     def replaced(pattern, by, text):
@@ -217,15 +221,13 @@ def contract(text, model, files):
     text = replaced(r'^name = "voc21"$', 'name = "things"', text)
     text = replaced(r"^description = .*?$", f'description = "{DESCRIPTION}"', text)
     text = replaced(r"^license = .*?$", f'license = "{LICENSE}"', text)
-    count = int(re.search(r"^multiply_accumulates = (\d+)$", text, re.M)[1])
     width, height = (int(re.search(rf"^{side} = (\d+)$", text, re.M)[1]) for side in ("width", "height"))
-    boxes_alone = multiply_accumulates(model, width, height) - count
-    text = replaced(r"^multiply_accumulates = \d+$", f"multiply_accumulates = {count + boxes_alone}", text)
+    count = multiply_accumulates(model, width, height)
+    text = replaced(r"^multiply_accumulates = \d+$", f"multiply_accumulates = {count}", text)
     text = replaced(r"^\[output\].*?\n\n", OUTPUT + "\n", text)
     text = re.sub(r'(name = "(?!background).*?"\ncolor = \[.*?\]\n)', r"\1thing = true\n", text)
-    for path, data in files.items():
-        text = replaced(rf'(?<=path = "{path}")(.*?sha256 = )"\w+"',
-                        re.search(rf'(?<=path = "{path}")(.*?sha256 = )"', text, re.S)[1] + f'"{hashlib.sha256(data).hexdigest()}"', text)
+    for old, new in hashes:
+        text = replaced(old, new, text)
     text = replaced(r'^data = "', 'data = "Boxes: COCO, by Megvii. Classes: ', text)
     return replaced(r"^recipe = .*?$", 'recipe = "trainer/things.py"', text)
 
@@ -240,7 +242,8 @@ def main():
     models = {f"{name}.onnx": joined(arguments.classes / f"{name}.onnx", arguments.boxes, name == "int8") for name in ("fp32", "int8")}
     files = {path: model.SerializeToString() for path, model in models.items()}
     arguments.out.mkdir(parents=True, exist_ok=True)
-    text = contract((arguments.classes / "contract.toml").read_text(), models["fp32.onnx"], files)
+    hashes = [(sha256((arguments.classes / path).read_bytes()), sha256(data)) for path, data in files.items()]
+    text = contract((arguments.classes / "contract.toml").read_text(), models["fp32.onnx"], hashes)
     (arguments.out / "contract.toml").write_text(text)
     for path, data in files.items():
         (arguments.out / path).write_bytes(data)

@@ -352,8 +352,7 @@ fn start(recipe: &Recipe, origin: &Origin, device: Device, resume: bool) -> Resu
         }
         (_, Some(path)) => weights.load_but(path, "ema/", PREFIX)?,
         (_, None) if recipe.network.frozen_classes => bail!(
-            "network.frozen_classes is set: name the network whose trunk and classes stay as they are by --init, such as \
-             models/voc21/fp32.onnx"
+            "network.frozen_classes is set: name the network whose trunk and classes stay as they are by --init"
         ),
         (Some(path), None) => match recipe.network.trunk_kind()? {
             Some(kind) => import::trunk::load(path, kind, &graph, &mut weights)?,
@@ -417,6 +416,21 @@ mod tests {
         // The command is one that is understood.
         let words = command.split_once("train ").unwrap().1.replace('\'', "");
         assert!(parse(&words).unwrap().resume);
+    }
+
+    /// What README and the recipes themselves say they start from.
+    #[test]
+    fn recipes_that_start_from_voc21_s_trunk_can() {
+        let voc21 = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/voc21/fp32.onnx");
+        for name in ["human-unet", "solo-light", "voc-centers"] {
+            let recipe = recipe::named(name).unwrap();
+            let graph = recipe.graph();
+            let mut weights = Weights::random(&graph, 1, Device::Cpu);
+            let kind = recipe.network.trunk_kind().unwrap().unwrap();
+            if let Err(why) = import::trunk::load(&voc21, kind, &graph, &mut weights) {
+                panic!("{name}: {why:#}");
+            }
+        }
     }
 
     #[test]
