@@ -256,7 +256,8 @@ pub fn named(name: &str) -> Result<Recipe> {
     Recipe::read(path)
 }
 
-/// The recipe for a network by name: a built-in one for it on its own trunk, best for data of that format, or the default.
+/// The recipe for a network by name, on its own trunk: a built-in one for it, best made for that trunk, then for data of that format; or
+/// the default.
 ///
 /// # Errors
 /// There is no network of that name.
@@ -264,14 +265,15 @@ pub fn for_arch(arch: &str, format: Format) -> Result<Recipe> {
     let own_trunk = nets::by_name(arch)?.trunk;
     let mut candidates = Vec::new();
     for (name, text) in BUILT_IN {
-        let recipe = Recipe::parse(text).with_context(|| format!("built-in recipe {name}"))?;
-        let trunk = recipe.network.trunk;
-        if recipe.network.arch == arch && (trunk.is_none() || trunk == own_trunk) {
-            candidates.push(recipe);
+        let mut recipe = Recipe::parse(text).with_context(|| format!("built-in recipe {name}"))?;
+        if recipe.network.arch == arch {
+            let trunk = recipe.network.trunk.take();
+            let is_own = trunk.is_none() || trunk == own_trunk;
+            candidates.push((!is_own, recipe.dataset != format, recipe));
         }
     }
-    candidates.sort_by_key(|recipe| recipe.dataset != format);
-    if let Some(recipe) = candidates.into_iter().next() {
+    candidates.sort_by_key(|(other_trunk, other_data, _)| (*other_trunk, *other_data));
+    if let Some((_, _, recipe)) = candidates.into_iter().next() {
         return Ok(recipe);
     }
     let mut recipe = Recipe::parse(DEFAULT).context("the default recipe")?;

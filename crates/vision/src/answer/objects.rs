@@ -76,6 +76,25 @@ pub struct Planes<'a> {
 }
 
 impl<'a> Planes<'a> {
+    /// `[count, height, width]`, one behind the other.
+    ///
+    /// # Panics
+    /// If `values` are not as many.
+    pub fn new(values: &'a [f32], count: usize, height: usize, width: usize) -> Self {
+        assert_eq!(
+            values.len(),
+            count * height * width,
+            "{count} of {width}x{height}"
+        );
+        Self {
+            values,
+            count,
+            height,
+            width,
+            interleaved: false,
+        }
+    }
+
     /// Cell `cell` of plane `plane`, counted row by row.
     ///
     /// # Panics

@@ -10,7 +10,7 @@
 use super::roster::Hidden;
 use super::semantic::SemanticDecoder;
 use super::semantic::cells::CellMap;
-use super::{Decoder, Place, outputs_of, was_read};
+use super::{Decoder, Place, one_of_each_class, outputs_of, was_read};
 use crate::answer::objects::{Centered, Form, probability};
 use crate::answer::{Answer, Reader};
 use crate::error::Result;
@@ -126,12 +126,7 @@ impl Decoder for CentersDecoder {
         let size = (answer.logits.width, answer.logits.height);
         self.semantic
             .run_logits(classes, size, answer.logits.values(), map);
-        segments.clear();
-        segments.extend(
-            (0..=u8::MAX)
-                .take(classes)
-                .map(|class| Segment::of_class(class.into())),
-        );
+        one_of_each_class(classes, segments);
         self.find_centers(&answer);
         if self.centers.is_empty() {
             return;

@@ -14,11 +14,11 @@
 
 use super::boxes::{check_cells, pixels};
 use super::candidates::Candidates;
-use super::regions::{Logits, Regions};
+use super::regions::Regions;
 use super::roster::{Found, Hidden, enlist};
 use super::semantic::SemanticDecoder;
-use super::{Decoder, Place, outputs_of, was_read};
-use crate::answer::objects::Form;
+use super::{Decoder, Place, one_of_each_class, outputs_of, was_read};
+use crate::answer::objects::{Form, Planes};
 use crate::answer::{Answer, Reader};
 use crate::error::{Error, Result};
 use crate::frame::LabelMap;
@@ -168,7 +168,7 @@ impl ClassesBoxesDecoder {
 
 impl ClassesBoxesDecoder {
     /// Regions of which no object has a pixel become objects, as far as there is room.
-    fn find_regions(&mut self, logits: Logits<'_>, map: &mut LabelMap, segments: &mut Vec<Segment>) {
+    fn find_regions(&mut self, logits: Planes<'_>, map: &mut LabelMap, segments: &mut Vec<Segment>) {
         let Some(regions) = &mut self.regions else {
             return;
         };
@@ -225,12 +225,7 @@ impl Decoder for ClassesBoxesDecoder {
         let size = (answer.logits.width, answer.logits.height);
         self.semantic
             .run_logits(classes, size, answer.logits.values(), map);
-        segments.clear();
-        segments.extend(
-            (0..=u8::MAX)
-                .take(classes)
-                .map(|class| Segment::of_class(class.into())),
-        );
+        one_of_each_class(classes, segments);
         self.candidates
             .find(&answer.detected, &self.form, &self.hidden, &mut self.found);
         self.found
@@ -243,16 +238,7 @@ impl Decoder for ClassesBoxesDecoder {
         for object in self.found.iter().filter(|object| self.owned[object.index] > 0) {
             self.numbers[object.index] = Some(object.number);
         }
-        self.find_regions(
-            Logits {
-                classes,
-                height: answer.logits.height,
-                width: answer.logits.width,
-                values: answer.logits.values(),
-            },
-            map,
-            segments,
-        );
+        self.find_regions(answer.logits, map, segments);
         for (label, &owner) in map.labels.iter_mut().zip(&self.owners) {
             if let Some(Some(number)) = self.numbers.get(usize::from(owner)) {
                 *label = *number;

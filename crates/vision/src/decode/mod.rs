@@ -142,6 +142,16 @@ impl Place {
     }
 }
 
+/// Makes segment `i` class `i`, for `classes` of them, and no other.
+fn one_of_each_class(classes: usize, segments: &mut Vec<Segment>) {
+    segments.clear();
+    segments.extend(
+        (0..=u8::MAX)
+            .take(classes)
+            .map(|class| Segment::of_class(class.into())),
+    );
+}
+
 /// The outputs of an answer of objects.
 ///
 /// # Panics
@@ -179,12 +189,7 @@ impl Decoder for Semantic {
     fn decode(&mut self, answer: &Answer, map: &mut LabelMap, segments: &mut Vec<Segment>) {
         self.decoder.run(answer, map);
         if segments.len() != self.classes {
-            segments.clear();
-            segments.extend(
-                (0..=u8::MAX)
-                    .take(self.classes)
-                    .map(|class| Segment::of_class(class.into())),
-            );
+            one_of_each_class(self.classes, segments);
         }
     }
 }

@@ -9,6 +9,7 @@
 
 use super::{Decoder, Place, Semantic};
 use crate::answer::Answer;
+use crate::answer::objects::Planes;
 use crate::error::Result;
 use crate::frame::{LabelMap, run_end};
 use crate::model::contract::{Contract, Grid, MAX_SEGMENTS};
@@ -63,15 +64,6 @@ impl RegionsDecoder {
     }
 }
 
-/// A network's logits: `[classes, height, width]`.
-#[derive(Clone, Copy)]
-pub(super) struct Logits<'a> {
-    pub classes: usize,
-    pub height: usize,
-    pub width: usize,
-    pub values: &'a [f32],
-}
-
 /// The regions of things in a map of classes.
 pub(super) struct Regions {
     place: Place,
@@ -100,7 +92,7 @@ impl Regions {
     }
 
     /// Finds the regions of `map`, and how sure the network is of each.
-    pub fn find(&mut self, map: &LabelMap, logits: Option<Logits<'_>>) {
+    pub fn find(&mut self, map: &LabelMap, logits: Option<Planes<'_>>) {
         self.read_runs(map);
         self.measure();
         if let Some(logits) = logits {
@@ -234,14 +226,9 @@ impl Regions {
     }
 
     /// How sure the network is of each region.
-    fn rate(&mut self, logits: Logits<'_>) {
-        let Logits {
-            classes,
-            height,
-            width,
-            values,
-        } = logits;
-        let (plane, mut step) = (width * height, 1);
+    fn rate(&mut self, logits: Planes<'_>) {
+        let (width, height) = (logits.width, logits.height);
+        let mut step = 1;
         while height.div_ceil(step) * width.div_ceil(step) > CELLS {
             step += 1;
         }
@@ -255,9 +242,10 @@ impl Regions {
                 };
                 let region = &mut self.regions[region];
                 let cell = row * width + column;
-                let logit = |class: usize| values[class * plane + cell];
-                let own = logit(usize::from(region.class));
-                let others: f32 = (0..classes).map(|class| (logit(class) - own).exp()).sum();
+                let own = logits.at(usize::from(region.class), cell);
+                let others: f32 = (0..logits.count)
+                    .map(|class| (logits.at(class, cell) - own).exp())
+                    .sum();
                 region.probability.0 += others.recip();
                 region.probability.1 += 1;
             }
@@ -311,12 +299,7 @@ impl Decoder for RegionsDecoder {
                 height,
                 width,
                 values,
-            } => Some(Logits {
-                classes: *classes,
-                height: *height,
-                width: *width,
-                values,
-            }),
+            } => Some(Planes::new(values, *classes, *height, *width)),
             _ => None,
         };
         self.regions.find(map, logits);

@@ -220,23 +220,19 @@ impl Writer<'_> {
         scale: &str,
         zero: &str,
     ) -> Result<(), String> {
-        let scales = floats(self.constant(scale)?)?;
-        if weights.data_type != DataType::Int8 as i32 {
-            return Err(format!("the constant {:?} holds no signed bytes", weights.name));
-        }
-        if bytes(self.constant(zero)?)?.iter().any(|&zero| zero != 0) {
-            return Err(format!("the zero point of {:?} is not zero", weights.name));
-        }
-        let channels = usize::try_from(weights.dims.first().copied().unwrap_or(0)).unwrap_or(0);
+        let scales = self.scales(weights, scale, zero)?;
+        let channels = weights.dims.first().map_or(0, |&channels| channels as usize);
         let axis = node.attribute.iter().find(|attribute| attribute.name == "axis");
-        if scales.len() != 1 && (scales.len() != channels || axis.is_none_or(|axis| axis.i != 0)) {
+        if scales.len() > 1 && axis.is_none_or(|axis| axis.i != 0) {
             return Err(format!(
-                "{} scales for {channels} channels of {:?}",
-                scales.len(),
+                "the scales of {:?} are not those of its first axis",
                 weights.name
             ));
         }
         let codes = bytes(weights)?;
+        if codes.len() % channels.max(1) != 0 {
+            return Err(format!("{:?} is cut short", weights.name));
+        }
         let of_channel = (codes.len() / channels.max(1)).max(1);
         let reals = codes.iter().enumerate().map(|(at, &code)| {
             let scale = scales[if scales.len() > 1 { at / of_channel } else { 0 }];
@@ -257,18 +253,9 @@ impl Writer<'_> {
         })
         .map(|names| names.map(str::to_owned))?;
         let from = self.storage(&x_scale, &x_zero)?;
-        let scales = floats(self.constant(&w_scale)?)?;
         let weight = self.constant(&w)?;
-        if weight.data_type != DataType::Int8 as i32 {
-            return Err(format!("its weights {w:?} are not signed bytes"));
-        }
-        if bytes(self.constant(&w_zero)?)?.iter().any(|&zero| zero != 0) {
-            return Err(format!("the zero point of its weights {w:?} is not zero"));
-        }
+        let scales = self.scales(weight, &w_scale, &w_zero)?;
         let channels = weight.dims.first().copied().unwrap_or(0);
-        if scales.len() as i64 != channels && scales.len() != 1 {
-            return Err(format!("{} scales for {channels} channels", scales.len()));
-        }
         let weights = format!("{w}.real");
         let mut dequantize = new_node("DequantizeLinear", &[&w, &w_scale, &w_zero], &weights);
         if scales.len() > 1 {
@@ -386,6 +373,23 @@ impl Writer<'_> {
     fn constant(&self, name: &str) -> Result<&TensorProto, String> {
         let constant = self.constants.get(name).copied();
         constant.ok_or_else(|| format!("{name:?} is no constant of the file"))
+    }
+
+    /// The scales of weights in signed bytes without a zero point: one, or one for each output channel.
+    fn scales(&self, weights: &TensorProto, scale: &str, zero: &str) -> Result<Vec<f32>, String> {
+        let name = &weights.name;
+        let scales = floats(self.constant(scale)?)?;
+        if weights.data_type != DataType::Int8 as i32 {
+            return Err(format!("its weights {name:?} are not signed bytes"));
+        }
+        if bytes(self.constant(zero)?)?.iter().any(|&zero| zero != 0) {
+            return Err(format!("the zero point of its weights {name:?} is not zero"));
+        }
+        let channels = weights.dims.first().copied().unwrap_or(0);
+        if scales.len() as i64 != channels && scales.len() != 1 {
+            return Err(format!("{} scales for {channels} channels", scales.len()));
+        }
+        Ok(scales)
     }
 
     /// Scale and zero point of an unsigned value.
